@@ -1,0 +1,44 @@
+#pragma once
+
+#include <rora/data/dataset.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace rora {
+
+/// Rows of tokens, all int64 `[batch, seq]`.
+struct Batch {
+  at::Tensor input_ids;
+  at::Tensor labels; ///< `kIgnoreIndex` on padding and on the first token of each packed sequence
+  /// 0 on padding, k ≥ 1 on the tokens of a row's k-th sequence: tokens see only their own sequence's. Undefined where
+  /// every row is one sequence without padding.
+  at::Tensor attention_mask;
+  int64_t tokens = 0; ///< without padding
+  int64_t labelled_tokens = 0; ///< targets that the loss counts, after the shift
+};
+
+enum class PaddingSide { kRight, kLeft };
+
+struct BatchOptions {
+  int64_t batch_size = 1; ///< examples a batch; rows a batch when packing
+  bool packing = false; ///< several examples a row of `max_length`, seen apart by the attention mask
+  int64_t max_length = 0; ///< the length of a packed row
+  bool shuffle = true; ///< a new order each epoch, of batches whose examples are alike in length; else the file's order
+  uint64_t seed = 0; ///< the order follows from seed and epoch alone
+};
+
+/// The examples of each batch of one epoch, by index: batches of rows of examples. Follows from the arguments alone.
+using BatchPlan = std::vector<std::vector<std::vector<int64_t>>>;
+BatchPlan plan_epoch(const std::vector<Example>& examples, const BatchOptions& options, int64_t epoch);
+
+/// Rows of examples as tensors, padded to the longest row.
+Batch make_batch(
+    const std::vector<Example>& examples,
+    const std::vector<std::vector<int64_t>>& rows,
+    int64_t pad_id = 0,
+    PaddingSide side = PaddingSide::kRight);
+
+} // namespace rora

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <rora/model/llama.h>
+
+#include <filesystem>
+#include <optional>
+
+namespace rora {
+
+/// The LLaMA of a Hugging Face folder, frozen. Weights stay mapped in the file's dtype unless `dtype` asks for another.
+/// Layer widths, biases, tying and vocabulary follow from the tensors present; config.json must agree with them on
+/// hidden size, vocabulary and layer count. Throws `FileError` or `FormatError` (missing, unexpected or misshapen
+/// tensors; NaN or infinite weights), naming file and tensor.
+LlamaForCausalLM load_llama(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = std::nullopt);
+
+/// Writes config.json and model.safetensors, in transformers' names, into `folder`, which is made if need be.
+void save_llama(const LlamaForCausalLM& model, const std::filesystem::path& folder);
+
+} // namespace rora

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <rora/model/key_value_cache.h>
+#include <rora/model/llama_layer.h>
+#include <rora/model/llama_options.h>
+#include <rora/model/rms_norm.h>
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/modules/embedding.h>
+
+namespace rora {
+
+/// What a forward pass reads. All tensors are int64.
+struct LlamaInput {
+  at::Tensor input_ids; ///< `[batch, seq]`
+  /// `[batch, seq]`, or `[batch, cached + seq]` with a cache: 0 on padding, k ≥ 1 on the tokens of a row's k-th
+  /// sequence. A token sees the earlier tokens of its own sequence. Undefined: every row is one sequence.
+  at::Tensor attention_mask;
+  /// `[batch, seq]`; where undefined, each sequence counts its own tokens from 0.
+  at::Tensor position_ids;
+};
+
+/// The decoder without its head (transformers' `LlamaModel`).
+class LlamaModelImpl : public torch::nn::Module {
+ public:
+  explicit LlamaModelImpl(const LlamaOptions& options);
+
+  /// The normed hidden states, `[batch, seq, hidden]`.
+  at::Tensor forward(const LlamaInput& input, KeyValueCache* cache = nullptr);
+
+  LlamaOptions options;
+  torch::nn::Embedding embed_tokens{nullptr};
+  torch::nn::ModuleList layers{nullptr};
+  RMSNorm norm{nullptr};
+  /// Layers recompute their activations in backward instead of keeping them.
+  bool activation_checkpointing = false;
+};
+TORCH_MODULE(LlamaModel);
+
+/// The sum of a batch's token losses and how many tokens it counts.
+struct LossSum {
+  at::Tensor sum; ///< fp32 scalar (fp64 for a model in fp64)
+  int64_t tokens = 0;
+};
+
+/// A LLaMA with its language-model head. Parameter names are those of transformers (`model.layers.0.self_attn.q_proj.weight`).
+class LlamaForCausalLMImpl : public torch::nn::Module {
+ public:
+  explicit LlamaForCausalLMImpl(const LlamaOptions& options);
+
+  /// Logits `[batch, seq, vocab]` in the model's dtype.
+  at::Tensor forward(const LlamaInput& input, KeyValueCache* cache = nullptr);
+
+  /// The cross-entropy of each labelled token from the tokens before it, summed in fp32. `labels` is int64
+  /// `[batch, seq]`, unshifted, `kIgnoreIndex` (−100) where no loss is taken; logits exist for labelled tokens alone,
+  /// a chunk at a time.
+  LossSum loss(const LlamaInput& input, const at::Tensor& labels);
+
+  /// The head's projection of hidden states `[..., hidden]`.
+  at::Tensor logits(const at::Tensor& hidden);
+
+  /// The head's weight `[vocab, hidden]`: the embedding's where tied.
+  at::Tensor head_weight() const;
+
+  LlamaOptions options;
+  LlamaModel model{nullptr};
+  Projection lm_head{nullptr}; ///< null where the head is tied to the embedding
+};
+TORCH_MODULE(LlamaForCausalLM);
+
+} // namespace rora

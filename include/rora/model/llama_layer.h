@@ -1,0 +1,69 @@
+#pragma once
+
+#include <rora/model/key_value_cache.h>
+#include <rora/model/llama_options.h>
+#include <rora/model/projection.h>
+#include <rora/model/rms_norm.h>
+#include <rora/ops/attention.h>
+
+#include <torch/nn/module.h>
+
+namespace rora {
+
+/// What every layer of one forward pass shares: computed once, read by each.
+struct LayerContext {
+  at::Tensor cos; ///< `[batch or 1, seq, head_dim]` fp32
+  at::Tensor sin; ///< the same
+  ops::AttentionMask mask;
+  KeyValueCache* cache = nullptr;
+};
+
+/// Grouped-query attention with rotary positions (transformers' `LlamaAttention`).
+class LlamaAttentionImpl : public torch::nn::Module {
+ public:
+  LlamaAttentionImpl(const LlamaOptions& options, int64_t layer);
+
+  /// x `[batch, seq, hidden]` → the same shape.
+  at::Tensor forward(const at::Tensor& x, const LayerContext& context);
+
+  Projection q_proj{nullptr};
+  Projection k_proj{nullptr};
+  Projection v_proj{nullptr};
+  Projection o_proj{nullptr};
+
+ private:
+  int64_t layer_;
+  int64_t head_dim_;
+};
+TORCH_MODULE(LlamaAttention);
+
+/// down(silu(gate(x)) ⊙ up(x)) (Shazeer, arXiv 2002.05202, eq 6).
+class LlamaMLPImpl : public torch::nn::Module {
+ public:
+  LlamaMLPImpl(const LlamaOptions& options, int64_t layer);
+
+  /// x `[batch, seq, hidden]` → the same shape.
+  at::Tensor forward(const at::Tensor& x);
+
+  Projection gate_proj{nullptr};
+  Projection up_proj{nullptr};
+  Projection down_proj{nullptr};
+};
+TORCH_MODULE(LlamaMLP);
+
+/// h = x + attention(norm(x)); y = h + mlp(norm(h)). A pruned layer may lack either half.
+class LlamaDecoderLayerImpl : public torch::nn::Module {
+ public:
+  LlamaDecoderLayerImpl(const LlamaOptions& options, int64_t layer);
+
+  /// x `[batch, seq, hidden]` → the same shape.
+  at::Tensor forward(const at::Tensor& x, const LayerContext& context);
+
+  RMSNorm input_layernorm{nullptr};
+  LlamaAttention self_attn{nullptr}; ///< null where the layer has none
+  RMSNorm post_attention_layernorm{nullptr};
+  LlamaMLP mlp{nullptr}; ///< null where the layer has none
+};
+TORCH_MODULE(LlamaDecoderLayer);
+
+} // namespace rora

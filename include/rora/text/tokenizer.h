@@ -1,0 +1,49 @@
+#pragma once
+
+#include <c10/util/ArrayRef.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rora {
+
+/// Text to token ids and back.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// The ids of `text`, taken byte for byte; with `add_special_tokens` those that the tokenizer itself adds (BOS).
+  virtual std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const = 0;
+
+  /// The text of `ids`. Throws `std::out_of_range` for an id outside the vocabulary.
+  virtual std::string decode(c10::ArrayRef<int64_t> ids, bool skip_special_tokens = false) const = 0;
+
+  /// One more than the largest id.
+  virtual int64_t vocab_size() const = 0;
+
+  /// The id of a piece or added token that is spelled `token`.
+  virtual std::optional<int64_t> token_id(std::string_view token) const = 0;
+
+  /// From tokenizer_config.json, special_tokens_map.json, generation_config.json or config.json, or the sentencepiece
+  /// model, in this order.
+  std::optional<int64_t> bos_id;
+  std::optional<int64_t> eos_id;
+  std::optional<int64_t> pad_id;
+};
+
+enum class TokenizerKind {
+  kAuto, ///< tokenizer.model where the folder has one, else tokenizer.json
+  kSentencePiece, ///< tokenizer.model
+  kJson, ///< tokenizer.json
+};
+
+/// The tokenizer of a Hugging Face folder. Throws `FileError` where there is none and `FormatError` for one that is
+/// malformed or asks for something that is not supported.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, TokenizerKind kind = TokenizerKind::kAuto);
+
+} // namespace rora
