@@ -5,7 +5,7 @@
 
 namespace rora::testing {
 
-/// The path of a committed file below tests/data.
+/// The path of a committed file below tests/fixtures.
 std::filesystem::path test_data(std::string_view name);
 
 /// A fresh, empty folder that is removed with the object.
