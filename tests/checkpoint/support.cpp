@@ -1,0 +1,76 @@
+#include "checkpoint/support.h"
+
+#include <rora/error.h>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+
+namespace rora::testing {
+
+void write_raw(const std::filesystem::path& path, std::string_view bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string read_raw(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  EXPECT_TRUE(file) << path;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+std::string safetensors_bytes(std::string_view header, size_t data_bytes) {
+  const uint64_t length = header.size();
+  std::string bytes(sizeof(length), '\0');
+  std::memcpy(bytes.data(), &length, sizeof(length));
+  return bytes.append(header).append(data_bytes, '\1');
+}
+
+std::vector<std::string> listing(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+template <class Error>
+std::string message_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    EXPECT_LT(message.size(), 1000u) << message.substr(0, 1000);
+    return message;
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << "another type: " << error.what();
+    return "";
+  }
+  ADD_FAILURE() << "nothing thrown";
+  return "";
+}
+
+template std::string message_of<FileError>(const std::function<void()>&);
+template std::string message_of<FormatError>(const std::function<void()>&);
+template std::string message_of<std::invalid_argument>(const std::function<void()>&);
+
+FileSizeLimit::FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+  getrlimit(RLIMIT_FSIZE, &old_limit_);
+  rlimit limit = old_limit_;
+  limit.rlim_cur = bytes;
+  if (setrlimit(RLIMIT_FSIZE, &limit) != 0) {
+    throw std::runtime_error("cannot limit the size of files");
+  }
+}
+
+FileSizeLimit::~FileSizeLimit() {
+  setrlimit(RLIMIT_FSIZE, &old_limit_);
+  std::signal(SIGXFSZ, old_handler_);
+}
+
+} // namespace rora::testing
