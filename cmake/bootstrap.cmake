@@ -1,6 +1,24 @@
 # Sets a machine up for this project: Debian packages, and LibTorch from its Python wheel. The presets load it through
 # CMAKE_PROJECT_TOP_LEVEL_INCLUDES; nothing else does, and -DRORA_BOOTSTRAP=OFF switches it off. pip and apt are used as
 # they are configured. It runs before any language is enabled, so it looks for files by itself.
+
+# The presets' stand-in for ninja gives way as soon as there is a real one.
+set(_rora_before_ninja "${CMAKE_CURRENT_LIST_DIR}/before_ninja/ninja")
+macro(_rora_take_ninja)
+  if(CMAKE_MAKE_PROGRAM STREQUAL _rora_before_ninja)
+    find_program(_rora_ninja NAMES ninja ninja-build NO_CACHE VALIDATOR _rora_is_ninja)
+    if(_rora_ninja)
+      set(CMAKE_MAKE_PROGRAM "${_rora_ninja}" CACHE FILEPATH "The program that builds" FORCE)
+    endif()
+  endif()
+endmacro()
+function(_rora_is_ninja result path)
+  if(path STREQUAL _rora_before_ninja)
+    set(${result} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+_rora_take_ninja()
+
 option(RORA_BOOTSTRAP "Install missing Debian packages, and LibTorch where none is given" ON)
 if(NOT RORA_BOOTSTRAP)
   return()
@@ -56,8 +74,7 @@ function(_rora_missing_packages result)
     endif()
     unset(found)
   endforeach()
-  find_program(ninja NAMES ninja ninja-build NO_CACHE)
-  if(CMAKE_GENERATOR MATCHES Ninja AND NOT ninja AND NOT CMAKE_MAKE_PROGRAM)
+  if(CMAKE_MAKE_PROGRAM STREQUAL _rora_before_ninja)
     list(APPEND missing ninja-build)
   endif()
   set(${result} "${missing}" PARENT_SCOPE)
@@ -183,6 +200,7 @@ if(_rora_missing OR NOT _rora_torch_dir)
   _rora_missing_packages(_rora_missing)  # another configure may have installed them while this one waited
   if(_rora_missing)
     _rora_install_packages(${_rora_missing})
+    _rora_take_ninja()
   endif()
   if(NOT _rora_torch_dir)
     _rora_whole_torch(_rora_torch_dir "${_rora_venv}")
