@@ -1,8 +1,5 @@
 #include "support/test_data.h"
 
-#include <ftw.h>
-
-#include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -22,10 +19,8 @@ TemporaryFolder::TemporaryFolder() {
 }
 
 TemporaryFolder::~TemporaryFolder() {
-  // LibTorch's wheel exports a std::filesystem of its own, found before the standard library's; its remove_all calls a
-  // null pointer.
-  const auto remove = [](const char* path, const struct stat*, int, struct FTW*) { return std::remove(path); };
-  nftw(path_.c_str(), remove, 16, FTW_DEPTH | FTW_PHYS);
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
 }
 
 } // namespace rora::testing
