@@ -12,7 +12,7 @@ namespace rora {
 /// Rows of tokens, all int64 `[batch, seq]`.
 struct Batch {
   at::Tensor input_ids;
-  at::Tensor labels; ///< `kIgnoreIndex` on padding and on the first token of each packed sequence
+  at::Tensor labels; ///< `kIgnoreIndex` on padding and on the first token of each sequence
   /// 0 on padding, k ≥ 1 on the tokens of a row's k-th sequence: tokens see only their own sequence's. Undefined where
   /// every row is one sequence without padding.
   at::Tensor attention_mask;
@@ -30,11 +30,22 @@ struct BatchOptions {
   uint64_t seed = 0; ///< the order follows from seed and epoch alone
 };
 
-/// The examples of each batch of one epoch, by index: batches of rows of examples. Follows from the arguments alone.
+/// The examples of each batch of one epoch, by index: batches of rows of examples.
 using BatchPlan = std::vector<std::vector<std::vector<int64_t>>>;
+
+/// Each example once. Follows from the arguments alone, on every platform. The last batch may be short, and with
+/// `shuffle` stands anywhere.
+///
+/// Without packing, rows are single examples; `shuffle` orders them at random, sorts them by length within windows and
+/// shuffles the batches. With packing, `shuffle` fills rows by best fit within windows, longest first, and shuffles the
+/// rows; else rows are filled in the file's order.
+///
+/// Throws `std::invalid_argument` for a batch size below 1, a negative epoch, and, when packing, a `max_length` below 1
+/// or an example longer than that.
 BatchPlan plan_epoch(const std::vector<Example>& examples, const BatchOptions& options, int64_t epoch);
 
-/// Rows of examples as tensors, padded to the longest row.
+/// Rows of examples as tensors on the CPU, padded to the longest row. Throws `std::invalid_argument` for no rows, a row or
+/// example that is empty, and an index that is not an example's.
 Batch make_batch(
     const std::vector<Example>& examples,
     const std::vector<std::vector<int64_t>>& rows,

@@ -1,12 +1,12 @@
 #pragma once
 
+#include <rora/data/record.h>
 #include <rora/text/chat_template.h>
 #include <rora/text/tokenizer.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <string>
 #include <vector>
 
 namespace rora {
@@ -24,38 +24,48 @@ struct Example {
 struct DatasetOptions {
   int64_t max_length = 0; ///< longer examples are cut at the end; 0 is no limit
   bool train_on_inputs = false; ///< labels on the prompt as well
-  std::optional<ChatTemplate> chat_template; ///< for records of chat messages; found from the tokenizer where absent
+  std::optional<ChatTemplate> chat_template; ///< for records of chat messages; `default_chat_template` where absent
+  int64_t vocab_size = 0; ///< the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
 };
 
-/// Examples and what happened on the way to them.
+/// Examples and what happened on the way to them. Each record is either an example or skipped.
 struct Dataset {
   std::vector<Example> examples;
-  int64_t truncated = 0; ///< examples cut to `max_length`
-  int64_t skipped = 0; ///< examples without ids, or left without a label
+  int64_t truncated = 0; ///< of the examples, those cut to `max_length`
+  int64_t skipped = 0; ///< records without text or ids, or (perhaps by the cut) without a label past the first position
   int64_t size() const {
     return static_cast<int64_t>(examples.size());
   }
 };
 
-/// Reads JSON (an array of records) and JSONL (a record a line) files, in the order given. A record is one of:
+/// Reads JSON and JSONL files as `read_records` does, in the order given, and tokenises them:
 ///
-/// | record | keys | labels on |
+/// | record | ids | labels on |
 /// |---|---|---|
-/// | alpaca | `instruction`, `input` (may be absent), `output` | the output and EOS |
-/// | prompt and completion | `prompt`, `completion` | the completion and EOS |
-/// | chat | `messages`: objects of `role`, `content` | the assistant's messages |
-/// | text | `text` | all, and EOS |
-/// | tokenised | `input_ids`, `labels` (may be absent: all) | as given |
+/// | alpaca, prompt and completion | encode(prompt, special) + encode(answer) + EOS | the answer and EOS |
+/// | chat | the rendered text, see below | the assistant's messages to their end token |
+/// | text | encode(text, special) + EOS | all |
+/// | tokenised | as given | as given |
 ///
-/// `tokenizer` may be null where every record is tokenised. Throws `FileError` or `FormatError` (file, record, field),
-/// also where no example remains.
+/// EOS is appended where the tokenizer has one, it fits in `max_length` and does not stand there already; an empty
+/// answer takes no label and nor does its EOS. `train_on_inputs` puts labels on all ids, but for tokenised records, whose
+/// labels stand as given.
+///
+/// A chat is cut where an assistant's message begins and ends, found by rendering the messages before and through it.
+/// Each piece b is tokenised behind the piece a before it: where encode(a) is the beginning of encode(a + b), b is the
+/// rest of it, as in the whole text, else encode(b). So each token belongs to one piece, and a prompt that ends where an
+/// answer begins has the tokens it has in generation. Exactly one BOS stands at the beginning where the tokenizer adds
+/// one or the template has one (llama2, llama3). An assistant's message that opens a chat takes no label.
+///
+/// `tokenizer` may be null where every record is tokenised. Throws `FileError`, and `FormatError` that names file,
+/// record and field: what `read_records` throws, an id or label outside the vocabulary, a chat that the template does
+/// not allow, a file none of whose records gives an example. Throws `std::invalid_argument` on negative options.
 Dataset load_dataset(
     const std::vector<std::filesystem::path>& files,
     const Tokenizer* tokenizer,
     const DatasetOptions& options = {});
 
-/// The prompt of an alpaca record, ending where the answer begins:
-/// "### Instruction:\n{instruction}\n\n[### Input:\n{input}\n\n]### Response:\n".
-std::string alpaca_prompt(const std::string& instruction, const std::string& input);
+/// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2.
+ChatTemplate default_chat_template(const Tokenizer& tokenizer);
 
 } // namespace rora

@@ -1,0 +1,193 @@
+#include <rora/data/record.h>
+#include <rora/error.h>
+
+#include "data/data_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace rora {
+namespace {
+
+using testing::DataFile;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<Record> read(std::string_view content) {
+  return read_records(DataFile(content).path());
+}
+
+/// The message for a malformed file, without the path.
+std::string refusal(std::string_view content) {
+  const DataFile file(content);
+  const std::string message = file.message_of<FormatError>([&] { read_records(file.path()); });
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  return message;
+}
+
+TEST(Records, ReadsEveryKindInOneArray) {
+  const auto records = read(R"([
+    {"instruction": "Add.", "input": "1 2", "output": "3", "answer": "3", "source": [1]},
+    {"instruction": "Greet.", "output": "Hi", "answer": 4.0},
+    {"prompt": "p", "completion": "c"},
+    {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+                  {"role": "assistant", "content": "a"}]},
+    {"text": "t"},
+    {"input_ids": [1, 2], "labels": [-100, 2]},
+    {"input_ids": [3]}])");
+  ASSERT_EQ(records.size(), 7u);
+  EXPECT_EQ(records[0].kind, RecordKind::kCompletion);
+  EXPECT_EQ(records[0].prompt, "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n");
+  EXPECT_EQ(records[0].completion, "3");
+  EXPECT_EQ(records[0].answer, "3");
+  EXPECT_EQ(records[1].prompt, "### Instruction:\nGreet.\n\n### Response:\n");
+  EXPECT_EQ(records[1].answer, "4.0");
+  EXPECT_EQ(records[2].kind, RecordKind::kCompletion);
+  EXPECT_EQ(records[2].prompt, "p");
+  EXPECT_EQ(records[2].completion, "c");
+  EXPECT_FALSE(records[2].answer);
+  EXPECT_EQ(records[3].kind, RecordKind::kChat);
+  ASSERT_EQ(records[3].messages.size(), 3u);
+  EXPECT_EQ(records[3].messages[2].role, "assistant");
+  EXPECT_EQ(records[3].messages[2].content, "a");
+  EXPECT_EQ(records[4].kind, RecordKind::kText);
+  EXPECT_EQ(records[4].completion, "t");
+  EXPECT_EQ(records[5].kind, RecordKind::kTokenized);
+  EXPECT_THAT(records[5].input_ids, ElementsAre(1, 2));
+  EXPECT_THAT(records[5].labels, ElementsAre(-100, 2));
+  EXPECT_THAT(records[6].labels, ElementsAre(3));
+  EXPECT_EQ(records[6].place(), "record 7");
+}
+
+TEST(Records, ReadsLinesWithBlankOnesCarriageReturnsAndByteOrderMark) {
+  const auto records = read("\xEF\xBB\xBF\r\n{\"text\": \"a\\nb\"}\r\n\n  \n{\"text\": \"\xC3\xA9\"}");
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(records[0].completion, "a\nb");
+  EXPECT_EQ(records[0].place(), "record 1 (line 2)");
+  EXPECT_EQ(records[1].completion, "\xC3\xA9");
+  EXPECT_EQ(records[1].place(), "record 2 (line 5)");
+}
+
+TEST(Records, ReadsAnArrayBehindAByteOrderMark) {
+  EXPECT_EQ(read("\xEF\xBB\xBF [{\"text\": \"a\"}]\n").size(), 1u);
+}
+
+TEST(Records, TakesTheFirstOfSeveralKinds) {
+  const auto records = read(R"([
+    {"text": "t", "instruction": "i", "output": "o"},
+    {"text": "t", "input_ids": [1]},
+    {"text": "t", "instruction": "i"},
+    {"text": "t", "messages": null, "prompt": "p", "completion": "c"}])");
+  EXPECT_EQ(records[0].completion, "o");
+  EXPECT_EQ(records[1].kind, RecordKind::kTokenized);
+  EXPECT_EQ(records[2].completion, "t");
+  EXPECT_EQ(records[3].completion, "c");
+}
+
+TEST(Records, TakesNullForAbsent) {
+  const auto records = read(R"([{"instruction": "i", "input": null, "output": "o", "input_ids": null},
+                                {"input_ids": [7], "labels": null}])");
+  EXPECT_EQ(records[0].prompt, "### Instruction:\ni\n\n### Response:\n");
+  EXPECT_THAT(records[1].labels, ElementsAre(7));
+}
+
+TEST(Records, RefusesARecordOfNoKind) {
+  const std::string expected =
+      "expected the keys `instruction` and `output`, `prompt` and `completion`, `messages`, `text` or `input_ids`, ";
+  EXPECT_EQ(
+      refusal(R"([{"text": "t"}, {"answer": 1, "x\ny": 2}])"), "record 2: " + expected + "found 'answer', 'x\\x0ay'");
+  EXPECT_EQ(refusal("{}\n"), "record 1 (line 1): " + expected + "found none");
+  EXPECT_EQ(refusal("[3]"), "record 1: expected an object, found 3");
+  EXPECT_EQ(refusal("{\"text\": \"\"}\n\"t\""), "record 2 (line 2): expected an object, found a string");
+}
+
+TEST(Records, RefusesMissingFieldsAndFieldsOfAnotherType) {
+  const auto of = [](const std::string& record) { return refusal("[" + record + "]"); };
+  EXPECT_EQ(of(R"({"instruction": "i"})"), "record 1: field `output`: expected a string, found none");
+  EXPECT_EQ(of(R"({"instruction": 1, "output": "o"})"), "record 1: field `instruction`: expected a string, found 1");
+  EXPECT_EQ(
+      of(R"({"instruction": "i", "input": [], "output": "o"})"),
+      "record 1: field `input`: expected a string, found an array");
+  EXPECT_EQ(of(R"({"instruction": "i", "output": null})"), "record 1: field `output`: expected a string, found null");
+  EXPECT_EQ(of(R"({"prompt": "p"})"), "record 1: field `completion`: expected a string, found none");
+  EXPECT_EQ(
+      of(R"({"prompt": "p", "completion": true})"), "record 1: field `completion`: expected a string, found true");
+  EXPECT_EQ(of(R"({"text": {}})"), "record 1: field `text`: expected a string, found an object");
+}
+
+TEST(Records, RefusesMalformedMessages) {
+  const auto of = [](const std::string& messages) { return refusal("{\"messages\": " + messages + "}"); };
+  EXPECT_EQ(of("\"hi\""), "record 1 (line 1): field `messages`: expected an array, found a string");
+  EXPECT_EQ(of("[1]"), "record 1 (line 1): field `messages[0]`: expected an object, found 1");
+  EXPECT_EQ(of(R"([{"content": "c"}])"), "record 1 (line 1): field `messages[0].role`: expected a string, found none");
+  EXPECT_EQ(
+      of(R"([{"role": "user", "content": "c"}, {"role": "tool", "content": "c"}])"),
+      "record 1 (line 1): field `messages[1].role`: expected system, user or assistant, found 'tool'");
+  EXPECT_EQ(
+      of(R"([{"role": "user", "content": null}])"),
+      "record 1 (line 1): field `messages[0].content`: expected a string, found null");
+}
+
+TEST(Records, RefusesIdsAndLabelsThatAreNone) {
+  const auto of = [](const std::string& fields) { return refusal("[{" + fields + "}]"); };
+  EXPECT_EQ(of(R"("input_ids": "1 2")"), "record 1: field `input_ids`: expected an array of integers, found a string");
+  EXPECT_EQ(of(R"("input_ids": [1, 2.0])"), "record 1: field `input_ids[1]`: expected an integer, found 2.0");
+  EXPECT_EQ(of(R"("input_ids": ["1"])"), "record 1: field `input_ids[0]`: expected an integer, found a string");
+  EXPECT_EQ(
+      of(R"("input_ids": [18446744073709551615])"),
+      "record 1: field `input_ids[0]`: expected an integer, found 18446744073709551615");
+  EXPECT_EQ(of(R"("input_ids": [1, -1])"), "record 1: field `input_ids[1]`: expected an id of at least 0, found -1");
+  EXPECT_EQ(
+      of(R"("input_ids": [1, 2], "labels": [1])"),
+      "record 1: field `labels`: expected as many as `input_ids`, 2, found 1");
+  EXPECT_EQ(of(R"("input_ids": [1], "labels": [-1])"), "record 1: field `labels[0]`: expected an id or -100, found -1");
+  EXPECT_EQ(
+      of(R"("input_ids": [1], "labels": {})"),
+      "record 1: field `labels`: expected an array of integers, found an object");
+}
+
+TEST(Records, RefusesMalformedJsonWithItsPlace) {
+  EXPECT_THAT(refusal("[{\"text\": \"a\"},\n {\"text\": }]"), HasSubstr("line 2, column 11: malformed JSON: "));
+  EXPECT_THAT(refusal("{\"text\": \"a\"}\n{\"text\": \"b\"\n"), HasSubstr("line 2, column 13: malformed JSON: "));
+  EXPECT_THAT(refusal("[{\"text\": \"a\"}"), HasSubstr("line 1, column 15: malformed JSON: "));
+  EXPECT_THAT(refusal("[{\"text\": \"a\"}] x"), HasSubstr("line 1, column 17: malformed JSON: "));
+  EXPECT_THAT(refusal("{\"text\": \"a\"} {\"text\": \"b\"}"), HasSubstr("line 1, column 15: malformed JSON: "));
+  EXPECT_THAT(refusal("plain text\n"), HasSubstr("line 1, column 1: malformed JSON: "));
+  EXPECT_THAT(refusal("{\"text\": \"\\ud800\"}"), HasSubstr("line 1, column "));
+  EXPECT_THAT(refusal("{\"input_ids\": [1e999]}"), HasSubstr("line 1: malformed JSON: number overflow"));
+}
+
+TEST(Records, RefusesWhatIsNotUtf8WithItsLine) {
+  EXPECT_EQ(refusal("{\"text\": \"a\"}\n{\"text\": \"\xFF\"}"), "line 2: expected UTF-8, found the byte 0xff");
+  for (const char* bytes : {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82", "\x80"}) {
+    EXPECT_THAT(refusal("[{\"text\": \"" + std::string(bytes) + "\"}]"), HasSubstr("line 1: expected UTF-8")) << bytes;
+  }
+  EXPECT_EQ(read("[{\"text\": \"\xF4\x8F\xBF\xBF\xEF\xBF\xBF\xE0\xA0\x80\"}]").size(), 1u);
+}
+
+TEST(Records, RefusesAZeroByteAndWhatFollowsIt) {
+  EXPECT_EQ(refusal(std::string_view("{\"text\": \"a\"}\n\0junk", 19)), "line 2: malformed JSON: a zero byte");
+}
+
+TEST(Records, RefusesAnEmptyFile) {
+  EXPECT_EQ(refusal(""), "expected records, found an empty file");
+  EXPECT_EQ(refusal(" \n\n"), "expected records, found an empty file");
+  EXPECT_EQ(refusal("\xEF\xBB\xBF"), "expected records, found an empty file");
+  EXPECT_EQ(refusal("[]"), "expected records, found an empty array");
+}
+
+TEST(Records, RefusesDeepNestingWithoutOverflowingTheStack) {
+  EXPECT_EQ(
+      refusal(std::string(200000, '[') + std::string(200000, ']')), "record 1: expected an object, found an array");
+}
+
+TEST(Records, RefusesAFileThatIsNotThere) {
+  const DataFile file("");
+  EXPECT_THROW(read_records(file.path().parent_path() / "none.json"), FileError);
+}
+
+} // namespace
+} // namespace rora
