@@ -1,0 +1,76 @@
+#include <rora/data/dataset.h>
+
+#include "record_encoder.h"
+
+#include <rora/error.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace rora {
+
+namespace {
+
+/// The label at position 0 has nothing to be predicted from.
+bool has_target(const Example& example) {
+  return example.labels.size() > 1 && std::any_of(example.labels.begin() + 1, example.labels.end(), [](int64_t label) {
+           return label != kIgnoreIndex;
+         });
+}
+
+void check_options(const DatasetOptions& options) {
+  if (options.max_length < 0) {
+    throw std::invalid_argument("max_length: expected at least 0, found " + std::to_string(options.max_length));
+  }
+  if (options.vocab_size < 0) {
+    throw std::invalid_argument("vocab_size: expected at least 0, found " + std::to_string(options.vocab_size));
+  }
+}
+
+void load_file(
+    const std::filesystem::path& file, const detail::RecordEncoder& encoder, int64_t max_length, Dataset& dataset) {
+  const std::vector<Record> records = read_records(file);
+  int64_t kept = 0;
+  int64_t cut = 0;
+  for (const Record& record : records) {
+    auto [example, truncated] = encoder.encode(record, file);
+    cut += truncated ? 1 : 0;
+    if (has_target(example)) {
+      dataset.examples.push_back(std::move(example));
+      dataset.truncated += truncated ? 1 : 0;
+      ++kept;
+    } else {
+      ++dataset.skipped;
+    }
+  }
+  if (kept == 0) {
+    throw FormatError(
+        file,
+        "expected an example with a label, found " + std::to_string(records.size()) + " records, " +
+            std::to_string(static_cast<int64_t>(records.size()) - cut) + " of them empty or without a label and " +
+            std::to_string(cut) + " without one once cut to " + std::to_string(max_length) + " tokens");
+  }
+}
+
+} // namespace
+
+Dataset load_dataset(
+    const std::vector<std::filesystem::path>& files, const Tokenizer* tokenizer, const DatasetOptions& options) {
+  check_options(options);
+  const detail::RecordEncoder encoder(tokenizer, options);
+  Dataset dataset;
+  for (const std::filesystem::path& file : files) {
+    load_file(file, encoder, options.max_length, dataset);
+  }
+  return dataset;
+}
+
+ChatTemplate default_chat_template(const Tokenizer& tokenizer) {
+  if (tokenizer.token_id("<|im_start|>")) {
+    return ChatTemplate::kChatML;
+  }
+  return tokenizer.token_id("<|start_header_id|>") ? ChatTemplate::kLlama3 : ChatTemplate::kLlama2;
+}
+
+} // namespace rora

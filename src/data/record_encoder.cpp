@@ -1,0 +1,119 @@
+#include "record_encoder.h"
+
+#include <rora/error.h>
+
+#include <algorithm>
+
+namespace rora::detail {
+
+void append(Example& example, const std::vector<int64_t>& ids, bool labelled) {
+  example.input_ids.insert(example.input_ids.end(), ids.begin(), ids.end());
+  if (labelled) {
+    example.labels.insert(example.labels.end(), ids.begin(), ids.end());
+  } else {
+    example.labels.insert(example.labels.end(), ids.size(), kIgnoreIndex);
+  }
+}
+
+RecordEncoder::RecordEncoder(const Tokenizer* tokenizer, const DatasetOptions& options)
+    : tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size) {
+  if (tokenizer_ != nullptr) {
+    if (vocab_size_ == 0) {
+      vocab_size_ = tokenizer_->vocab_size();
+    }
+    const std::vector<int64_t> added = tokenizer_->encode("", true);
+    adds_eos_ = tokenizer_->eos_id && !added.empty() && added.back() == *tokenizer_->eos_id &&
+        (added.size() > 1 || tokenizer_->bos_id != tokenizer_->eos_id);
+  }
+}
+
+RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::filesystem::path& file) const {
+  if (tokenizer_ == nullptr && record.kind != RecordKind::kTokenized) {
+    throw FormatError(file, record.place() + ": expected `input_ids`, as no tokenizer is given, found text");
+  }
+  Result result;
+  bool label_on_eos = true;
+  switch (record.kind) {
+    case RecordKind::kCompletion:
+      result.example = encode_completion(record);
+      label_on_eos = options_.train_on_inputs || !record.completion.empty();
+      break;
+    case RecordKind::kText:
+      result.example = encode_text(record.completion);
+      break;
+    case RecordKind::kChat:
+      throw FormatError(file, record.place() + ": field `messages`: chats are not supported yet");
+    case RecordKind::kTokenized:
+      result.example = {record.input_ids, record.labels};
+      break;
+  }
+  const size_t limit = static_cast<size_t>(options_.max_length);
+  if (limit > 0 && result.example.input_ids.size() > limit) {
+    result.example.input_ids.resize(limit);
+    result.example.labels.resize(limit);
+    result.truncated = true;
+  }
+  if (record.kind == RecordKind::kCompletion || record.kind == RecordKind::kText) {
+    append_eos(result.example, label_on_eos);
+  }
+  check_vocabulary(record, result.example, file);
+  return result;
+}
+
+Example RecordEncoder::encode_completion(const Record& record) const {
+  Example example;
+  if (record.prompt.empty() && record.completion.empty()) {
+    return example;
+  }
+  append(example, encode_start(record.prompt), options_.train_on_inputs);
+  append(example, tokenizer_->encode(record.completion, false), true);
+  return example;
+}
+
+Example RecordEncoder::encode_text(const std::string& text) const {
+  Example example;
+  if (!text.empty()) {
+    append(example, encode_start(text), true);
+  }
+  return example;
+}
+
+std::vector<int64_t> RecordEncoder::encode_start(std::string_view text) const {
+  std::vector<int64_t> ids = tokenizer_->encode(text, true);
+  if (adds_eos_ && !ids.empty()) {
+    ids.pop_back(); // it belongs behind the answer
+  }
+  return ids;
+}
+
+void RecordEncoder::append_eos(Example& example, bool labelled) const {
+  const auto eos = tokenizer_->eos_id;
+  const bool room = options_.max_length == 0 || static_cast<int64_t>(example.input_ids.size()) < options_.max_length;
+  if (eos && room && !example.input_ids.empty() && example.input_ids.back() != *eos) {
+    append(example, {*eos}, labelled);
+  }
+}
+
+void RecordEncoder::check_vocabulary(
+    const Record& record, const Example& example, const std::filesystem::path& file) const {
+  if (vocab_size_ == 0) {
+    return;
+  }
+  const auto check = [&](const char* field, const std::vector<int64_t>& ids) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= vocab_size_) {
+        const std::string where = record.kind == RecordKind::kTokenized
+            ? std::string("field `") + field + "[" + std::to_string(i) + "]`"
+            : "token " + std::to_string(i);
+        throw FormatError(
+            file,
+            record.place() + ": " + where + ": expected an id below the vocabulary's size of " +
+                std::to_string(vocab_size_) + ", found " + std::to_string(ids[i]));
+      }
+    }
+  };
+  check("input_ids", example.input_ids);
+  check("labels", example.labels);
+}
+
+} // namespace rora::detail

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <rora/data/dataset.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rora::detail {
+
+/// `ids` to the end of `example`, with or without their labels.
+void append(Example& example, const std::vector<int64_t>& ids, bool labelled);
+
+/// Turns records into examples as `load_dataset` says. Holds references: neither argument may go before it.
+class RecordEncoder {
+ public:
+  RecordEncoder(const Tokenizer* tokenizer, const DatasetOptions& options);
+
+  struct Result {
+    Example example; ///< empty where the record has no text
+    bool truncated = false;
+  };
+
+  /// `file` is for messages.
+  Result encode(const Record& record, const std::filesystem::path& file) const;
+
+ private:
+  Example encode_completion(const Record& record) const;
+  Example encode_text(const std::string& text) const;
+  std::vector<int64_t> encode_start(std::string_view text) const;
+  void append_eos(Example& example, bool labelled) const;
+  void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
+
+  const Tokenizer* tokenizer_;
+  const DatasetOptions& options_;
+  int64_t vocab_size_ = 0; ///< 0: unknown
+  bool adds_eos_ = false; ///< the tokenizer's own special tokens end in EOS
+};
+
+} // namespace rora::detail

@@ -1,0 +1,197 @@
+#include <rora/data/dataset.h>
+#include <rora/error.h>
+
+#include "data/byte_tokenizer.h"
+#include "data/data_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace rora {
+namespace {
+
+using testing::ByteTokenizer;
+using testing::DataFile;
+using ::testing::ElementsAre;
+using Ids = std::vector<int64_t>;
+
+Dataset load(std::string_view content, const Tokenizer* tokenizer, const DatasetOptions& options = {}) {
+  return load_dataset({DataFile(content).path()}, tokenizer, options);
+}
+
+std::string refusal(std::string_view content, const Tokenizer* tokenizer, const DatasetOptions& options = {}) {
+  const DataFile file(content);
+  return file.message_of<FormatError>([&] { load_dataset({file.path()}, tokenizer, options); });
+}
+
+/// The text of an example with its labelled runs in brackets.
+std::string marked(const Example& example, const Tokenizer& tokenizer) {
+  std::string text;
+  bool open = false;
+  for (size_t i = 0; i < example.input_ids.size(); ++i) {
+    const bool labelled = example.labels[i] != kIgnoreIndex;
+    if (labelled) {
+      EXPECT_EQ(example.labels[i], example.input_ids[i]) << "at " << i;
+    }
+    text += labelled == open ? "" : labelled ? "[" : "]";
+    open = labelled;
+    text += tokenizer.decode(example.input_ids[i]);
+  }
+  return text + (open ? "]" : "");
+}
+
+std::string marked_only(std::string_view content, const Tokenizer& tokenizer, const DatasetOptions& options = {}) {
+  const Dataset dataset = load(content, &tokenizer, options);
+  EXPECT_EQ(dataset.size(), 1);
+  return marked(dataset.examples.at(0), tokenizer);
+}
+
+TEST(Dataset, LabelsTheAnswerAndEos) {
+  const ByteTokenizer tokenizer;
+  EXPECT_EQ(
+      marked_only(R"([{"instruction": "Add.", "input": "", "output": "\n3"}])", tokenizer),
+      "<s>### Instruction:\nAdd.\n\n### Response:\n[\n3</s>]");
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", tokenizer), "<s>p[c</s>]");
+  EXPECT_EQ(marked_only(R"([{"text": "t\n\n"}])", tokenizer), "[<s>t\n\n</s>]");
+}
+
+TEST(Dataset, TokenisesTheAnswerApartFromThePrompt) {
+  const Dataset dataset = load(R"([{"prompt": "p\n", "completion": "\nc"}])", std::make_unique<ByteTokenizer>().get());
+  EXPECT_THAT(
+      dataset.examples[0].input_ids, ElementsAre(ByteTokenizer::kBos, 'p', '\n', '\n', 'c', ByteTokenizer::kEos));
+  EXPECT_THAT(dataset.examples[0].labels, ElementsAre(-100, -100, -100, '\n', 'c', ByteTokenizer::kEos));
+}
+
+TEST(Dataset, TrainOnInputsLabelsAll) {
+  const ByteTokenizer tokenizer;
+  DatasetOptions options;
+  options.train_on_inputs = true;
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", tokenizer, options), "[<s>pc</s>]");
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": ""}])", tokenizer, options), "[<s>p</s>]");
+  const Dataset given = load(R"([{"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}])", &tokenizer, options);
+  EXPECT_THAT(given.examples[0].labels, ElementsAre(-100, -100, 3));
+}
+
+TEST(Dataset, WritesNoSecondBosOrEos) {
+  const ByteTokenizer adds_none(false);
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", adds_none), "p[c</s>]");
+  const ByteTokenizer adds_both(true, true);
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", adds_both), "<s>p[c</s>]");
+  EXPECT_EQ(marked_only(R"([{"text": "t"}])", adds_both), "[<s>t</s>]");
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c</s>"}])", adds_none), "p[c</s>]");
+}
+
+TEST(Dataset, AddsNoEosWhereTheTokenizerHasNone) {
+  ByteTokenizer tokenizer;
+  tokenizer.eos_id.reset();
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", tokenizer), "<s>p[c]");
+}
+
+TEST(Dataset, CutsAtTheEndAndCounts) {
+  const ByteTokenizer tokenizer;
+  DatasetOptions options;
+  options.max_length = 4;
+  const Dataset dataset = load(
+      R"([{"prompt": "p", "completion": "a"},     {"prompt": "p", "completion": "ab"},
+          {"prompt": "p", "completion": "abc"},   {"prompt": "pqrs", "completion": "a"},
+          {"input_ids": [1, 2, 3, 4, 5]},         {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, -100, -100, 5]}])",
+      &tokenizer,
+      options);
+  ASSERT_EQ(dataset.size(), 4);
+  EXPECT_EQ(marked(dataset.examples[0], tokenizer), "<s>p[a</s>]");
+  EXPECT_EQ(marked(dataset.examples[1], tokenizer), "<s>p[ab]"); // no room for EOS, and nothing cut
+  EXPECT_EQ(marked(dataset.examples[2], tokenizer), "<s>p[ab]");
+  EXPECT_THAT(dataset.examples[3].input_ids, ElementsAre(1, 2, 3, 4));
+  EXPECT_EQ(dataset.truncated, 2);
+  EXPECT_EQ(dataset.skipped, 2);
+}
+
+TEST(Dataset, SkipsAndCountsWhatHasNothingToLearn) {
+  const ByteTokenizer tokenizer(false);
+  const Dataset dataset = load(
+      R"([{"text": ""}, {"prompt": "p", "completion": ""}, {"prompt": "", "completion": ""}, {"input_ids": []},
+          {"input_ids": [1]}, {"input_ids": [1, 2], "labels": [1, -100]},
+          {"prompt": "", "completion": "ok"}])",
+      &tokenizer);
+  ASSERT_EQ(dataset.size(), 1);
+  EXPECT_EQ(marked(dataset.examples[0], tokenizer), "[ok</s>]");
+  EXPECT_EQ(dataset.skipped, 6);
+  EXPECT_EQ(dataset.truncated, 0);
+}
+
+TEST(Dataset, RefusesAFileThatGivesNoExample) {
+  const ByteTokenizer tokenizer;
+  DatasetOptions options;
+  options.max_length = 3;
+  EXPECT_EQ(
+      refusal(R"([{"text": ""}, {"prompt": "pqrs", "completion": "c"}, {"input_ids": []}])", &tokenizer, options),
+      "expected an example with a label, found 3 records, 2 of them empty or without a label and 1 without one once "
+      "cut "
+      "to 3 tokens");
+}
+
+TEST(Dataset, ReadsFilesInTheOrderGiven) {
+  const DataFile a(R"([{"input_ids": [1, 2]}, {"input_ids": [3, 4]}])");
+  const DataFile b("{\"input_ids\": [5, 6]}\n{\"input_ids\": []}\n", "data.jsonl");
+  const Dataset dataset = load_dataset({b.path(), a.path()}, nullptr);
+  ASSERT_EQ(dataset.size(), 3);
+  EXPECT_THAT(dataset.examples[0].input_ids, ElementsAre(5, 6));
+  EXPECT_THAT(dataset.examples[1].input_ids, ElementsAre(1, 2));
+  EXPECT_THAT(dataset.examples[2].labels, ElementsAre(3, 4));
+  EXPECT_EQ(dataset.skipped, 1);
+}
+
+TEST(Dataset, RefusesTextWithoutATokenizer) {
+  EXPECT_EQ(
+      refusal("{\"input_ids\": [1, 2]}\n{\"text\": \"t\"}", nullptr),
+      "record 2 (line 2): expected `input_ids`, as no tokenizer is given, found text");
+}
+
+TEST(Dataset, RefusesIdsOutsideTheVocabulary) {
+  const ByteTokenizer tokenizer; // 259 ids
+  EXPECT_EQ(
+      refusal(R"([{"input_ids": [1, 258]}, {"input_ids": [1, 259]}])", &tokenizer),
+      "record 2: field `input_ids[1]`: expected an id below the vocabulary's size of 259, found 259");
+  EXPECT_EQ(
+      refusal(R"([{"input_ids": [1, 2], "labels": [-100, 300]}])", &tokenizer),
+      "record 1: field `labels[1]`: expected an id below the vocabulary's size of 259, found 300");
+  DatasetOptions options;
+  options.vocab_size = 257; // a model that is smaller than its tokenizer
+  EXPECT_EQ(
+      refusal(R"([{"text": "a</s>"}])", &tokenizer, options),
+      "record 1: token 2: expected an id below the vocabulary's size of 257, found 257");
+  EXPECT_EQ(load(R"([{"input_ids": [1, 99999]}])", nullptr).size(), 1);
+  options.vocab_size = 1000;
+  EXPECT_EQ(load(R"([{"input_ids": [1, 999]}])", &tokenizer, options).size(), 1);
+}
+
+TEST(Dataset, RefusesAnEosOutsideTheModelsVocabulary) {
+  const ByteTokenizer tokenizer;
+  DatasetOptions options;
+  options.vocab_size = 257;
+  EXPECT_EQ(
+      refusal(R"([{"prompt": "p", "completion": "c"}])", &tokenizer, options),
+      "record 1: token 3: expected an id below the vocabulary's size of 257, found 257");
+}
+
+TEST(Dataset, RefusesNegativeOptions) {
+  DatasetOptions length;
+  length.max_length = -1;
+  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, length), std::invalid_argument);
+  DatasetOptions vocabulary;
+  vocabulary.vocab_size = -1;
+  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, vocabulary), std::invalid_argument);
+}
+
+TEST(ChatTemplateChoice, FollowsTheTokenizersTokens) {
+  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|im_start|>"})), ChatTemplate::kChatML);
+  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|start_header_id|>"})), ChatTemplate::kLlama3);
+  EXPECT_EQ(default_chat_template(ByteTokenizer()), ChatTemplate::kLlama2);
+}
+
+} // namespace
+} // namespace rora
