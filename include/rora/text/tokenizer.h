@@ -12,15 +12,18 @@
 
 namespace rora {
 
-/// Text to token ids and back.
+/// Text to token ids and back. The const members may be called from several threads at once.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
   /// The ids of `text`, taken byte for byte; with `add_special_tokens` those that the tokenizer itself adds (BOS).
+  /// Special tokens that are spelled out in the text become their ids. What is not UTF-8 is read as U+FFFD, one for
+  /// each maximal ill-formed part, as Python's `errors="replace"` does.
   virtual std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const = 0;
 
-  /// The text of `ids`. Throws `std::out_of_range` for an id outside the vocabulary.
+  /// The text of `ids`, which is well-formed UTF-8: bytes that make no character are U+FFFD. With `skip_special_tokens`
+  /// every special token is left out. Throws `std::out_of_range` for an id outside the vocabulary.
   virtual std::string decode(c10::ArrayRef<int64_t> ids, bool skip_special_tokens = false) const = 0;
 
   /// One more than the largest id.
@@ -42,8 +45,11 @@ enum class TokenizerKind {
   kJson, ///< tokenizer.json
 };
 
-/// The tokenizer of a Hugging Face folder. Throws `FileError` where there is none and `FormatError` for one that is
-/// malformed or asks for something that is not supported.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, TokenizerKind kind = TokenizerKind::kAuto);
+/// The tokenizer of a Hugging Face folder. With tokenizer.json it gives the ids of the Python library `tokenizers`;
+/// with tokenizer.model those of `sentencepiece` for what lies between the special and added tokens of a text. Throws
+/// `FileError` where there is none and `FormatError` for one that is malformed or asks for something that is not
+/// supported.
+std::unique_ptr<Tokenizer> load_tokenizer(
+    const std::filesystem::path& folder, TokenizerKind kind = TokenizerKind::kAuto);
 
 } // namespace rora

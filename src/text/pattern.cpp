@@ -1,0 +1,181 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "text/pattern.h"
+
+#include "text/json_field.h"
+#include "text/regex_syntax.h"
+#include "text/utf8.h"
+
+#include <pcre2.h>
+#include <nlohmann/json.hpp>
+
+#include <optional>
+#include <stdexcept>
+
+namespace rora::detail {
+
+namespace {
+
+const pcre2_code* as_code(const std::shared_ptr<const void>& code) {
+  return static_cast<const pcre2_code*>(code.get());
+}
+
+std::string pcre2_message(int code) {
+  PCRE2_UCHAR buffer[256];
+  pcre2_get_error_message(code, buffer, sizeof(buffer));
+  return reinterpret_cast<const char*>(buffer);
+}
+
+/// Finds matches of one expression in one text, from left to right.
+class Matcher {
+ public:
+  Matcher(const pcre2_code* code, std::string_view text)
+      : code_(code), text_(text), data_(pcre2_match_data_create_from_pattern(code, nullptr)) {
+  }
+  ~Matcher() {
+    pcre2_match_data_free(data_);
+  }
+  Matcher(const Matcher&) = delete;
+  Matcher& operator=(const Matcher&) = delete;
+
+  /// The first match that begins at `offset` or later.
+  std::optional<Span> find_from(size_t offset) {
+    int result = match(offset, PCRE2_NO_UTF_CHECK);
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
+      result = match(offset, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
+    }
+    if (result == PCRE2_ERROR_NOMATCH) {
+      return std::nullopt;
+    }
+    if (result < 0) {
+      throw std::runtime_error("the tokenizer's regular expression failed on the text: " + pcre2_message(result));
+    }
+    const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(data_);
+    return Span{offsets[0], offsets[1], true};
+  }
+
+ private:
+  int match(size_t offset, uint32_t options) {
+    return pcre2_match(
+        code_, reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(), offset, options, data_, nullptr);
+  }
+
+  const pcre2_code* code_;
+  std::string_view text_;
+  pcre2_match_data* data_;
+};
+
+}  // namespace
+
+Pattern Pattern::literal(std::string text) {
+  Pattern pattern;
+  pattern.literal_ = std::move(text);
+  return pattern;
+}
+
+Pattern Pattern::regex(std::string_view expression) {
+  return pcre2(to_pcre2_syntax(expression));
+}
+
+Pattern Pattern::pcre2(std::string_view expression) {
+  int error = 0;
+  PCRE2_SIZE error_offset = 0;
+  std::unique_ptr<pcre2_compile_context, void (*)(pcre2_compile_context*)> context(
+      pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
+  pcre2_code* const code = pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(expression.data()),
+      expression.size(),
+      PCRE2_UTF | PCRE2_UCP,
+      &error,
+      &error_offset,
+      context.get());
+  if (code == nullptr) {
+    throw std::invalid_argument(pcre2_message(error));
+  }
+  pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without it the interpreter matches the same, only slower
+  Pattern pattern;
+  pattern.code_ = std::shared_ptr<const void>(
+      code, [](const void* owned) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(owned))); });
+  return pattern;
+}
+
+Pattern Pattern::from_json(const JsonField& field) {
+  field.allow_only({"String", "Regex"});
+  if (field.value().size() != 1) {
+    field.fail("expected either String or Regex");
+  }
+  const JsonField expression = field["Regex"];
+  if (expression.is_null()) {
+    const JsonField text = field["String"];
+    if (text.string().empty()) {
+      text.fail("an empty string is not supported");
+    }
+    return literal(text.string());
+  }
+  try {
+    return regex(expression.string());
+  } catch (const std::invalid_argument& error) {
+    expression.fail(std::string("this regular expression is not supported: ") + error.what());
+  }
+}
+
+bool Pattern::matches_empty() const {
+  if (code_ == nullptr) {
+    return literal_.empty();
+  }
+  uint32_t can_be_empty = 0;
+  pcre2_pattern_info(as_code(code_), PCRE2_INFO_MATCHEMPTY, &can_be_empty);
+  return can_be_empty != 0;
+}
+
+std::vector<Span> Pattern::find(std::string_view text) const {
+  if (text.empty()) {
+    return {};
+  }
+  return code_ == nullptr ? find_literal(text) : find_regex(text);
+}
+
+std::vector<Span> Pattern::find_literal(std::string_view text) const {
+  std::vector<Span> spans;
+  size_t end = 0;
+  for (size_t begin = text.find(literal_); begin != std::string_view::npos; begin = text.find(literal_, end)) {
+    if (begin > end) {
+      spans.push_back({end, begin, false});
+    }
+    end = begin + literal_.size();
+    spans.push_back({begin, end, true});
+  }
+  if (end < text.size()) {
+    spans.push_back({end, text.size(), false});
+  }
+  return spans;
+}
+
+std::vector<Span> Pattern::find_regex(std::string_view text) const {
+  std::vector<Span> spans;
+  Matcher matcher(as_code(code_), text);
+  size_t end = 0;  // of the last match
+  bool any = false;
+  for (size_t from = 0; from <= text.size();) {
+    const std::optional<Span> match = matcher.find_from(from);
+    if (!match) {
+      break;
+    }
+    if (match->begin == match->end && any && match->end == end) {
+      from += from < text.size() ? character_length(text, from) : 1;  // no empty match right after a match
+      continue;
+    }
+    if (match->begin > end) {
+      spans.push_back({end, match->begin, false});
+    }
+    spans.push_back(*match);
+    from = end = match->end;
+    any = true;
+  }
+  if (end < text.size()) {
+    spans.push_back({end, text.size(), false});
+  }
+  return spans;
+}
+
+}  // namespace rora::detail
