@@ -1,0 +1,66 @@
+#pragma once
+
+#include <rora/adapters/rora_linear_options.h>
+
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rora {
+
+/// Which modules of a model are meant, by PEFT's rules for `target_modules` and `exclude_modules`.
+struct ModuleSelection {
+  /// A module is meant where its whole name, or its end after a dot, is one of these.
+  std::vector<std::string> names;
+  /// Or, where not empty: a regular expression (PCRE2's) that the whole name must match.
+  std::string regex;
+  /// Or every projection but the language-model head: PEFT's "all-linear".
+  bool all_linear = false;
+
+  ModuleSelection() = default;
+  ModuleSelection(std::vector<std::string> names) : names(std::move(names)) {}
+  static ModuleSelection matching(std::string regex) {
+    ModuleSelection selection;
+    selection.regex = std::move(regex);
+    return selection;
+  }
+  static ModuleSelection every_linear() {
+    ModuleSelection selection;
+    selection.all_linear = true;
+    return selection;
+  }
+  bool empty() const {
+    return names.empty() && regex.empty() && !all_linear;
+  }
+  bool operator==(const ModuleSelection&) const = default;
+};
+
+/// The attention and MLP projections of a LLaMA: what is adapted unless something else is asked for.
+inline const std::vector<std::string> kLlamaProjections{
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+
+/// Values for some modules, by a key that PEFT matches as `(.*\.)?(KEY)$` against the module's name; the first key wins.
+template <typename T>
+using ModulePattern = std::vector<std::pair<std::string, T>>;
+
+/// What is attached to a model: PEFT's `LoraConfig`.
+struct AdapterOptions {
+  /// Rank, alpha, scaling, DoRA and dropout of every adapted module.
+  TORCH_ARG(LowRankOptions, low_rank);
+  TORCH_ARG(ModuleSelection, target_modules) = kLlamaProjections;
+  TORCH_ARG(ModuleSelection, exclude_modules);
+  /// Ranks and alphas of modules that differ; a module's scale follows from its own.
+  TORCH_ARG(ModulePattern<int64_t>, rank_pattern);
+  TORCH_ARG(ModulePattern<double>, alpha_pattern);
+  /// Only these layers; empty is all.
+  TORCH_ARG(std::vector<int64_t>, layers_to_transform);
+
+ public:
+  /// The options of the module of that name, patterns applied.
+  LowRankOptions for_module(const std::string& name) const;
+};
+
+} // namespace rora

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace rora {
+
+/// How a low-rank adapter begins. B is zero in each, so that the adapted layer begins as the frozen one.
+enum class Initialization {
+  kKaimingUniform, ///< A uniform in ±1/√in, as `torch::nn::Linear`'s weight (PEFT's `init_lora_weights=True`)
+  kGaussian, ///< A normal with deviation 1/rank (PEFT's "gaussian")
+};
+
+/// Fills A `[rank, in]` and B `[out, rank]`, drawing from LibTorch's default generator.
+inline void initialize_low_rank(Initialization initialization, at::Tensor& a, at::Tensor& b) {
+  at::NoGradGuard no_grad;
+  switch (initialization) {
+    case Initialization::kKaimingUniform: {
+      // Kaiming with slope √5 has the bound √(6 / (1 + 5) / in).
+      const double bound = 1.0 / std::sqrt(static_cast<double>(a.size(1)));
+      a.uniform_(-bound, bound);
+      break;
+    }
+    case Initialization::kGaussian:
+      a.normal_(0.0, 1.0 / static_cast<double>(a.size(0)));
+      break;
+  }
+  b.zero_();
+}
+
+} // namespace rora

@@ -1,0 +1,241 @@
+#pragma once
+
+#include <rora/model/adapter.h>
+#include <rora/ops/linear_weight.h>
+#include <rora/ops/low_rank_linear.h>
+
+#include <c10/util/Exception.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rora {
+
+/// A linear map y = W·x + bias with a frozen weight and a slot for an adapter.
+///
+/// The slot holds adapters by name, at most one of them active. Without an active adapter the projection is its frozen
+/// layer and costs what that costs. `weight` `[out, in]` and `bias` `[out]` carry Hugging Face's keys; they do not
+/// require gradients until asked to (pre-training).
+class ProjectionImpl : public torch::nn::Module {
+ public:
+  /// A weight of the given sizes, uninitialised: to be loaded or `torch::nn::init`-ed.
+  ProjectionImpl(int64_t in_features, int64_t out_features, bool bias = false)
+      : ProjectionImpl(at::empty({out_features, in_features}), bias ? at::empty({out_features}) : at::Tensor()) {}
+
+  /// Takes over `weight` `[out, in]` and `bias` `[out]` (or undefined) without a copy.
+  explicit ProjectionImpl(const at::Tensor& weight, const at::Tensor& bias = {}) {
+    TORCH_CHECK_VALUE(weight.dim() == 2, "a projection's weight is [out, in], not ", weight.sizes());
+    this->weight = register_parameter("weight", weight.detach(), /*requires_grad=*/false);
+    if (bias.defined()) {
+      TORCH_CHECK_VALUE(
+          bias.dim() == 1 && bias.size(0) == weight.size(0), "a bias for ", weight.sizes(), " is not ", bias.sizes());
+      this->bias = register_parameter("bias", bias.detach(), /*requires_grad=*/false);
+    }
+    base_ = c10::make_intrusive<ops::DenseWeight>(this->weight);
+  }
+
+  int64_t in_features() const {
+    return base_->in_features();
+  }
+  int64_t out_features() const {
+    return base_->out_features();
+  }
+
+  /// x `[..., in]` → `[..., out]`.
+  at::Tensor forward(const at::Tensor& x) {
+    Adapter* adapter = active_adapter();
+    ops::LowRankTerm term = frozen_term();
+    if (adapter == nullptr || adapter->low_rank_term(*this, term)) {
+      return ops::low_rank_linear(x, {term})[0];
+    }
+    return adapter->forward(*this, x);
+  }
+
+  /// The projection without its adapter, for `low_rank_linear`.
+  ops::LowRankTerm frozen_term() const {
+    ops::LowRankTerm term;
+    term.weight = base_;
+    term.bias = bias;
+    if (weight.defined() && weight.requires_grad()) {
+      term.trainable_weight = weight;
+    }
+    return term;
+  }
+
+  /// W behind its storage.
+  const ops::LinearWeight& base() const {
+    return *base_;
+  }
+
+  /// Stores W another way from now on (reordered, quantised). The sizes stay.
+  void set_base(c10::intrusive_ptr<ops::LinearWeight> base) {
+    TORCH_CHECK_VALUE(
+        base->in_features() == in_features() && base->out_features() == out_features(),
+        "a base weight for [", out_features(), ", ", in_features(), "] is not [",
+        base->out_features(), ", ", base->in_features(), "]");
+    base_ = std::move(base);
+  }
+
+  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use.
+  void attach(const std::string& name, std::shared_ptr<Adapter> adapter) {
+    TORCH_CHECK_VALUE(!adapters_.count(name), "an adapter named '", name, "' is attached already");
+    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before attaching another");
+    register_module(name, adapter);
+    adapters_[name] = std::move(adapter);
+    active_ = name;
+  }
+
+  /// Takes the adapter of that name out of the slot; none is active afterwards if it was. Throws for an unknown name.
+  std::shared_ptr<Adapter> detach(const std::string& name) {
+    std::shared_ptr<Adapter> adapter = require(name);
+    TORCH_CHECK_VALUE(merged_name_ != name, "unmerge the adapter '", name, "' before detaching it");
+    unregister_module(name);
+    adapters_.erase(name);
+    if (active_ == name) {
+      active_.clear();
+    }
+    return adapter;
+  }
+
+  /// Makes the adapter of that name the active one; the empty name makes none active. Throws for an unknown name.
+  void activate(const std::string& name) {
+    if (!name.empty()) {
+      require(name);
+    }
+    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before activating another");
+    active_ = name;
+  }
+
+  /// The name of the active adapter, or the empty one.
+  const std::string& active_name() const {
+    return active_;
+  }
+
+  /// The adapter that `forward` applies: null without an active one, under `DisableAdapters`, or once it is merged.
+  Adapter* active_adapter() const {
+    return active_.empty() || !enabled_ || merged() ? nullptr : adapters_.at(active_).get();
+  }
+
+  /// The adapter of that name, or null.
+  std::shared_ptr<Adapter> adapter(const std::string& name) const {
+    const auto found = adapters_.find(name);
+    return found == adapters_.end() ? nullptr : found->second;
+  }
+
+  const std::map<std::string, std::shared_ptr<Adapter>>& adapters() const {
+    return adapters_;
+  }
+
+  /// Switches the slot off and on; prefer `DisableAdapters`.
+  void set_adapters_enabled(bool enabled) {
+    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before switching adapters off or on");
+    enabled_ = enabled;
+  }
+  bool adapters_enabled() const {
+    return enabled_;
+  }
+
+  /// Writes the active adapter into `weight`, from fp32 and rounded once. The base is kept for `unmerge`, which is exact.
+  /// Nothing happens without an active adapter.
+  void merge() {
+    Adapter* adapter = active_adapter();
+    if (adapter == nullptr) {
+      return;
+    }
+    at::NoGradGuard no_grad;
+    at::Tensor merged_weight = adapter->merged_weight(*this);
+    unmerged_weight_ = weight.detach();
+    weight.set_data(merged_weight);
+    merged_name_ = active_;
+  }
+
+  /// Puts the base weight back, bit for bit. Nothing happens where nothing is merged.
+  void unmerge() {
+    if (!merged()) {
+      return;
+    }
+    weight.set_data(unmerged_weight_);
+    unmerged_weight_ = at::Tensor();
+    merged_name_.clear();
+  }
+
+  bool merged() const {
+    return !merged_name_.empty();
+  }
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "rora::Projection(in_features=" << in_features() << ", out_features=" << out_features()
+           << ", bias=" << std::boolalpha << bias.defined();
+    if (!active_.empty()) {
+      stream << ", active_adapter=" << active_;
+    }
+    stream << ")";
+  }
+
+  at::Tensor weight; ///< W `[out, in]`
+  at::Tensor bias; ///< `[out]`, undefined where the projection has none
+
+ private:
+  std::shared_ptr<Adapter> require(const std::string& name) const {
+    const auto found = adapters_.find(name);
+    TORCH_CHECK_VALUE(found != adapters_.end(), "no adapter named '", name, "' is attached");
+    return found->second;
+  }
+
+  c10::intrusive_ptr<ops::LinearWeight> base_;
+  std::map<std::string, std::shared_ptr<Adapter>> adapters_;
+  std::string active_;
+  bool enabled_ = true;
+  std::string merged_name_;
+  at::Tensor unmerged_weight_;
+};
+TORCH_MODULE(Projection);
+
+/// The outputs of projections that read the same x `[..., in]` (q, k and v; gate and up), in their order: one graph node
+/// where all of them are low-rank or frozen.
+inline std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_list<ProjectionImpl*> projections) {
+  std::vector<ops::LowRankTerm> terms;
+  for (ProjectionImpl* projection : projections) {
+    terms.push_back(projection->frozen_term());
+    Adapter* adapter = projection->active_adapter();
+    if (adapter != nullptr && !adapter->low_rank_term(*projection, terms.back())) {
+      std::vector<at::Tensor> outputs;
+      for (ProjectionImpl* each : projections) {
+        outputs.push_back(each->forward(x));
+      }
+      return outputs;
+    }
+  }
+  return ops::low_rank_linear(x, std::move(terms));
+}
+
+/// Runs every projection below `module` as its frozen layer while the guard lives.
+class DisableAdapters {
+ public:
+  explicit DisableAdapters(torch::nn::Module& module) {
+    module.apply([this](torch::nn::Module& each) {
+      if (auto* projection = each.as<ProjectionImpl>(); projection != nullptr && projection->adapters_enabled()) {
+        projection->set_adapters_enabled(false);
+        projections_.push_back(projection);
+      }
+    });
+  }
+  ~DisableAdapters() {
+    for (ProjectionImpl* projection : projections_) {
+      projection->set_adapters_enabled(true);
+    }
+  }
+  DisableAdapters(const DisableAdapters&) = delete;
+  DisableAdapters& operator=(const DisableAdapters&) = delete;
+
+ private:
+  std::vector<ProjectionImpl*> projections_;
+};
+
+} // namespace rora

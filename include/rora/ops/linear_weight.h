@@ -1,0 +1,63 @@
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/util/intrusive_ptr.h>
+
+namespace rora::ops {
+
+/// The frozen weight W `[out_features, in_features]` of a linear map, however it is stored: dense, reordered for the
+/// processor, or quantised. A projection never assumes a dense tensor.
+class LinearWeight : public c10::intrusive_ptr_target {
+ public:
+  virtual int64_t in_features() const = 0;
+  virtual int64_t out_features() const = 0;
+
+  /// x·Wᵀ: x `[tokens, in]` → `[tokens, out]`, in x's dtype.
+  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+
+  /// dy·W: dy `[tokens, out]` → `[tokens, in]`, in dy's dtype.
+  virtual at::Tensor backward(const at::Tensor& dy) const = 0;
+
+  /// dx + dy·W, written into `dx` where the storage allows it.
+  virtual void accumulate_backward(at::Tensor& dx, const at::Tensor& dy) const {
+    dx.add_(backward(dy));
+  }
+
+  /// x·Wᵀ in x's dtype, which may be wider than the weight's: for norms, which bf16 products would blur.
+  virtual at::Tensor forward_wide(const at::Tensor& x) const {
+    return x.mm(dense().to(x.scalar_type()).t());
+  }
+
+  /// W as a dense tensor; dequantised where it is quantised.
+  virtual at::Tensor dense() const = 0;
+};
+
+/// A weight that is an ordinary tensor. It shares the tensor it is given: a change of the tensor is seen here.
+class DenseWeight : public LinearWeight {
+ public:
+  explicit DenseWeight(at::Tensor weight) : weight_(std::move(weight)) {}
+
+  int64_t in_features() const override {
+    return weight_.size(1);
+  }
+  int64_t out_features() const override {
+    return weight_.size(0);
+  }
+  at::Tensor forward(const at::Tensor& x) const override {
+    return x.mm(weight_.t());
+  }
+  at::Tensor backward(const at::Tensor& dy) const override {
+    return dy.mm(weight_);
+  }
+  void accumulate_backward(at::Tensor& dx, const at::Tensor& dy) const override {
+    dx.addmm_(dy, weight_);
+  }
+  at::Tensor dense() const override {
+    return weight_;
+  }
+
+ private:
+  at::Tensor weight_;
+};
+
+} // namespace rora::ops

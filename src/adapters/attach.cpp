@@ -1,0 +1,129 @@
+#include <rora/adapters/attach.h>
+
+#include "module_matching.h"
+
+#include <rora/adapters/low_rank_adapter.h>
+#include <rora/model/projection.h>
+
+#include <stdexcept>
+
+namespace rora {
+namespace {
+
+using NamedProjection = std::pair<std::string, std::shared_ptr<ProjectionImpl>>;
+
+std::vector<NamedProjection> projections(const torch::nn::Module& model) {
+  std::vector<NamedProjection> found;
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    if (auto projection = std::dynamic_pointer_cast<ProjectionImpl>(item.value())) {
+      found.emplace_back(item.key(), std::move(projection));
+    }
+  }
+  return found;
+}
+
+/// The projections that hold an adapter of that name. Throws where there are none.
+std::vector<NamedProjection> projections_with(const torch::nn::Module& model, const std::string& name) {
+  std::vector<NamedProjection> found;
+  for (auto& each : projections(model)) {
+    if (each.second->adapter(name)) {
+      found.push_back(std::move(each));
+    }
+  }
+  if (found.empty()) {
+    throw std::invalid_argument("no adapter named '" + name + "' is attached");
+  }
+  return found;
+}
+
+} // namespace
+
+std::vector<std::string> attach_adapters(
+    torch::nn::Module& model,
+    const AdapterOptions& options,
+    const std::string& name) {
+  if (name.empty() || name.find('.') != std::string::npos) {
+    throw std::invalid_argument("'" + name + "' cannot name an adapter: it must not be empty or hold a dot");
+  }
+  const auto existing = projections(model);
+  std::vector<std::string> names;
+  for (const auto& [module, projection] : existing) {
+    names.push_back(module);
+    if (projection->adapter(name)) {
+      throw std::invalid_argument("an adapter named '" + name + "' is attached already");
+    }
+    if (projection->merged()) {
+      throw std::invalid_argument("adapters are merged: unmerge them before attaching others");
+    }
+  }
+  const auto chosen = detail::targeted_modules(options, names);
+  std::vector<std::pair<ProjectionImpl*, std::shared_ptr<LowRankAdapter>>> made;
+  size_t next = 0;
+  for (const auto& [module, projection] : existing) {
+    if (next < chosen.size() && module == chosen[next]) {
+      made.emplace_back(projection.get(), std::make_shared<LowRankAdapter>(*projection, options.for_module(module)));
+      ++next;
+    }
+  }
+  for (auto& [projection, adapter] : made) {
+    adapter->train(model.is_training());
+    projection->attach(name, std::move(adapter));
+  }
+  return chosen;
+}
+
+void detach_adapters(torch::nn::Module& model, const std::string& name) {
+  for (auto& [module, projection] : projections_with(model, name)) {
+    projection->detach(name);
+  }
+}
+
+void activate_adapters(torch::nn::Module& model, const std::string& name) {
+  projections_with(model, name);
+  for (auto& [module, projection] : projections(model)) {
+    projection->activate(projection->adapter(name) ? name : "");
+  }
+}
+
+void merge_adapters(torch::nn::Module& model) {
+  for (auto& [module, projection] : projections(model)) {
+    projection->merge();
+  }
+}
+
+void unmerge_adapters(torch::nn::Module& model) {
+  for (auto& [module, projection] : projections(model)) {
+    projection->unmerge();
+  }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> named_adapter_parameters(
+    const torch::nn::Module& model,
+    const std::string& name) {
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  for (const auto& [module, projection] : projections_with(model, name)) {
+    for (const auto& item : projection->adapter(name)->named_parameters()) {
+      parameters.emplace_back(module + "." + item.key(), item.value());
+    }
+  }
+  return parameters;
+}
+
+std::vector<at::Tensor> adapter_parameters(const torch::nn::Module& model, const std::string& name) {
+  std::vector<at::Tensor> parameters;
+  for (const auto& [key, tensor] : named_adapter_parameters(model, name)) {
+    parameters.push_back(tensor);
+  }
+  return parameters;
+}
+
+ParameterCounts count_parameters(const torch::nn::Module& model) {
+  ParameterCounts counts;
+  for (const at::Tensor& parameter : model.parameters()) {
+    counts.total += parameter.numel();
+    counts.trainable += parameter.requires_grad() ? parameter.numel() : 0;
+  }
+  return counts;
+}
+
+} // namespace rora

@@ -1,0 +1,142 @@
+#include "module_matching.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+#include <stdexcept>
+
+namespace rora::detail {
+namespace {
+
+std::string last_part(const std::string& name) {
+  return name.substr(name.rfind('.') + 1);
+}
+
+bool is_name_or_suffix(const std::string& name, const std::string& target) {
+  return name == target || name.ends_with("." + target);
+}
+
+/// The number after ".layers." (−1 where there is none), as PEFT finds a module's layer.
+int64_t layer_of(const std::string& name) {
+  constexpr std::string_view kMark = "layers.";
+  const size_t mark = name.find(kMark);
+  int64_t layer = -1;
+  if (mark != std::string::npos) {
+    const char* begin = name.data() + mark + kMark.size();
+    std::from_chars(begin, name.data() + name.size(), layer);
+  }
+  return layer;
+}
+
+std::string list(const std::set<std::string>& names) {
+  std::string text;
+  for (const std::string& each : names) {
+    text += (text.empty() ? "" : ", ") + each;
+  }
+  return text;
+}
+
+[[noreturn]] void matches_nothing(const std::string& target, const std::vector<std::string>& existing) {
+  std::set<std::string> kinds;
+  for (const std::string& name : existing) {
+    kinds.insert(last_part(name));
+  }
+  throw std::invalid_argument(
+      "target module '" + target + "' matches nothing; the model has " + (kinds.empty() ? "no projections" : list(kinds)));
+}
+
+/// Whether a selection means each of the names, compiled once.
+class Selector {
+ public:
+  explicit Selector(const ModuleSelection& selection) : selection_(selection) {
+    if (!selection.regex.empty()) {
+      regex_ = std::make_unique<FullMatch>(selection.regex);
+    }
+  }
+  bool operator()(const std::string& name) const {
+    if (regex_) {
+      return (*regex_)(name);
+    }
+    if (selection_.all_linear) {
+      return last_part(name) != "lm_head";
+    }
+    return std::any_of(selection_.names.begin(), selection_.names.end(), [&](const std::string& target) {
+      return is_name_or_suffix(name, target);
+    });
+  }
+
+ private:
+  const ModuleSelection& selection_;
+  std::unique_ptr<FullMatch> regex_;
+};
+
+} // namespace
+
+FullMatch::FullMatch(const std::string& pattern) {
+  int error = 0;
+  PCRE2_SIZE place = 0;
+  pcre2_code* code = pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(pattern.data()),
+      pattern.size(),
+      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_ENDANCHORED,
+      &error,
+      &place,
+      nullptr);
+  if (code == nullptr) {
+    throw std::invalid_argument("'" + pattern + "' is not a regular expression");
+  }
+  code_ = std::shared_ptr<void>(code, [](void* held) { pcre2_code_free(static_cast<pcre2_code*>(held)); });
+}
+
+bool FullMatch::operator()(const std::string& text) const {
+  auto* code = static_cast<pcre2_code*>(code_.get());
+  const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
+      pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_data_free);
+  return pcre2_match(
+             code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, data.get(), nullptr) >= 0;
+}
+
+std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing) {
+  const ModuleSelection& targets = options.target_modules();
+  if (targets.empty()) {
+    throw std::invalid_argument("target_modules names nothing");
+  }
+  for (const std::string& target : targets.names) {
+    const auto meant = [&](const std::string& name) { return is_name_or_suffix(name, target); };
+    if (std::none_of(existing.begin(), existing.end(), meant)) {
+      matches_nothing(target, existing);
+    }
+  }
+  const auto& layers = options.layers_to_transform();
+  if (!layers.empty() && !targets.regex.empty()) {
+    throw std::invalid_argument("layers_to_transform goes with a list of target_modules, not with a regular expression");
+  }
+  const Selector targeted(targets);
+  const Selector excluded(options.exclude_modules());
+  std::set<int64_t> found_layers;
+  std::vector<std::string> chosen;
+  for (const std::string& name : existing) {
+    if (!targeted(name) || (!options.exclude_modules().empty() && excluded(name))) {
+      continue;
+    }
+    const int64_t layer = layer_of(name);
+    if (layers.empty() || std::find(layers.begin(), layers.end(), layer) != layers.end()) {
+      found_layers.insert(layer);
+      chosen.push_back(name);
+    }
+  }
+  for (const int64_t layer : layers) {
+    if (!found_layers.count(layer)) {
+      throw std::invalid_argument("layers_to_transform names layer " + std::to_string(layer) + ", which has no target");
+    }
+  }
+  if (chosen.empty()) {
+    matches_nothing(targets.regex.empty() ? "all-linear" : targets.regex, existing);
+  }
+  return chosen;
+}
+
+} // namespace rora::detail

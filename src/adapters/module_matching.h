@@ -1,0 +1,35 @@
+#pragma once
+
+#include <rora/adapters/adapter_options.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rora::detail {
+
+/// A regular expression that a whole string must match. Throws `std::invalid_argument` naming the pattern.
+class FullMatch {
+ public:
+  explicit FullMatch(const std::string& pattern);
+  bool operator()(const std::string& text) const;
+
+ private:
+  std::shared_ptr<void> code_;
+};
+
+/// The names, out of `existing`, that `options` target. Throws `std::invalid_argument` where a target matches nothing.
+std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing);
+
+/// The value of the first key that matches `name` as PEFT matches it: `(.*\.)?(KEY)$`.
+template <typename T>
+T pattern_value(const ModulePattern<T>& pattern, const std::string& name, T otherwise) {
+  for (const auto& [key, value] : pattern) {
+    if (FullMatch("(.*\\.)?(" + key + ")")(name)) {
+      return value;
+    }
+  }
+  return otherwise;
+}
+
+} // namespace rora::detail

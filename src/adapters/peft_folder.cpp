@@ -1,0 +1,133 @@
+#include <rora/adapters/peft_folder.h>
+
+#include "adapter_config.h"
+
+#include <rora/adapters/low_rank_adapter.h>
+#include <rora/checkpoint/file.h>
+#include <rora/checkpoint/safetensors.h>
+#include <rora/error.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <sstream>
+#include <stdexcept>
+
+namespace rora {
+namespace {
+
+constexpr const char* kConfigFile = "adapter_config.json";
+constexpr const char* kWeightsFile = "adapter_model.safetensors";
+
+/// PEFT's key of an adapter's tensor: its prefix, and ".weight" after all but the magnitude.
+std::string peft_key(const std::string& name) {
+  const bool magnitude = name.ends_with("lora_magnitude_vector");
+  return "base_model.model." + name + (magnitude ? "" : ".weight");
+}
+
+/// The same scales under α/r: α′ = α·√r of each module, those that differ from the first by their whole names.
+AdapterOptions portable_options(const torch::nn::Module& model, const AdapterOptions& options, const std::string& name) {
+  if (options.low_rank().scaling() == Scaling::kStandard) {
+    return options;
+  }
+  const auto standard_alpha = [](const LowRankOptions& low_rank) {
+    return low_rank.alpha() * std::sqrt(static_cast<double>(low_rank.rank()));
+  };
+  const double alpha = standard_alpha(options.low_rank());
+  AdapterOptions portable = options;
+  portable.low_rank(LowRankOptions(options.low_rank()).alpha(alpha).scaling(Scaling::kStandard));
+  ModulePattern<double> pattern;
+  for (const auto& [parameter, tensor] : named_adapter_parameters(model, name)) {
+    if (parameter.ends_with(".lora_A")) {
+      const std::string module = parameter.substr(0, parameter.size() - std::string(".lora_A").size());
+      const double own = standard_alpha(options.for_module(module));
+      if (own != alpha) {
+        pattern.emplace_back(module, own);
+      }
+    }
+  }
+  return portable.alpha_pattern(pattern);
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::ostringstream text;
+  text << shape;
+  return text.str();
+}
+
+void copy_tensors(torch::nn::Module& model, const std::string& name, const SafetensorsFile& file) {
+  at::NoGradGuard no_grad;
+  const auto parameters = named_adapter_parameters(model, name);
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
+  for (const auto& [parameter, own] : parameters) {
+    const std::string key = peft_key(parameter);
+    if (!file.contains(key)) {
+      throw FormatError(file.path(), "tensor " + key + " is missing");
+    }
+    const at::Tensor stored = file.tensor(key);
+    if (stored.sizes() != own.sizes()) {
+      throw FormatError(
+          file.path(), key + " must have shape " + shape_text(own.sizes()) + ", not " + shape_text(stored.sizes()));
+    }
+    if (!stored.is_floating_point() || !at::isfinite(stored).all().item<bool>()) {
+      throw FormatError(file.path(), key + " must hold finite numbers of floating point");
+    }
+    copies.emplace_back(own, stored);
+  }
+  if (file.names().size() != parameters.size()) {
+    for (const std::string& key : file.names()) {
+      const auto known = [&](const auto& parameter) { return peft_key(parameter.first) == key; };
+      if (std::none_of(parameters.begin(), parameters.end(), known)) {
+        throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
+      }
+    }
+  }
+  for (auto& [own, stored] : copies) {
+    own.copy_(stored);
+  }
+}
+
+} // namespace
+
+void save_adapter(
+    const torch::nn::Module& model,
+    const AdapterOptions& options,
+    const std::filesystem::path& folder,
+    const SaveAdapterOptions& save) {
+  std::map<std::string, at::Tensor> sorted;
+  for (const auto& [parameter, tensor] : named_adapter_parameters(model, save.name())) {
+    sorted.emplace(peft_key(parameter), tensor.detach().to(at::kFloat));
+  }
+  const AdapterOptions written = save.portable() ? portable_options(model, options, save.name()) : options;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw FileError(folder, "cannot be made: " + error.message());
+  }
+  save_safetensors(folder / kWeightsFile, NamedTensors(sorted.begin(), sorted.end()));
+  write_file(folder / kConfigFile, detail::adapter_config_json(written, save.base_model()));
+}
+
+AdapterOptions read_adapter_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / kConfigFile;
+  return detail::parse_adapter_config(path, read_file(path));
+}
+
+AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name) {
+  const AdapterOptions options = read_adapter_config(folder);
+  const SafetensorsFile file(folder / kWeightsFile);
+  try {
+    attach_adapters(model, options, name);
+  } catch (const std::invalid_argument& error) {
+    throw FormatError(folder / kConfigFile, error.what());
+  }
+  try {
+    copy_tensors(model, name, file);
+  } catch (...) {
+    detach_adapters(model, name);
+    throw;
+  }
+  return options;
+}
+
+} // namespace rora

@@ -1,0 +1,215 @@
+#include <rora/model/checkpoint.h>
+
+#include <rora/checkpoint/file.h>
+#include <rora/checkpoint/model_folder.h>
+#include <rora/error.h>
+
+#include <ATen/ATen.h>
+
+#include <set>
+#include <sstream>
+
+namespace rora {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
+std::string layer_prefix(int64_t layer) {
+  return "model.layers." + std::to_string(layer) + ".";
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::ostringstream text;
+  text << shape;
+  return text.str();
+}
+
+/// Whether a tensor is a leftover that says nothing about the model: old checkpoints stored the rotary frequencies.
+bool is_ignored(const std::string& name) {
+  return name.ends_with(".rotary_emb.inv_freq");
+}
+
+/// The rows of a projection, 0 where the layer lacks it.
+int64_t rows(const ModelFolder& folder, const std::string& name) {
+  if (!folder.contains(name)) {
+    return 0;
+  }
+  const auto shape = folder.shape(name);
+  if (shape.size() != 2) {
+    throw FormatError(folder.file(name), name + " must have two dimensions, not " + shape_text(shape));
+  }
+  return shape[0];
+}
+
+int64_t heads(const ModelFolder& folder, const std::string& name, int64_t head_dim) {
+  const int64_t width = rows(folder, name);
+  if (width % head_dim != 0) {
+    throw FormatError(
+        folder.file(name),
+        name + " has " + std::to_string(width) + " rows, which head_dim " + std::to_string(head_dim) +
+            " does not divide");
+  }
+  return width / head_dim;
+}
+
+/// Every layer's widths, as its tensors have them.
+std::vector<LlamaLayerShape> layer_shapes(const ModelFolder& folder, const LlamaOptions& options) {
+  std::vector<LlamaLayerShape> shapes;
+  const int64_t head_dim = options.resolved_head_dim();
+  for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
+    const std::string prefix = layer_prefix(layer);
+    shapes.push_back(
+        {heads(folder, prefix + "self_attn.q_proj.weight", head_dim),
+         heads(folder, prefix + "self_attn.k_proj.weight", head_dim),
+         rows(folder, prefix + "mlp.gate_proj.weight")});
+  }
+  return shapes;
+}
+
+/// config.json's options, corrected by what the folder's tensors show.
+LlamaOptions infer_options(const ModelFolder& folder) {
+  LlamaOptions options = read_llama_config(folder.path());
+  const bool embedding = folder.contains(kEmbedding);
+  const bool head = folder.contains(kHead);
+  if (!embedding && !head) {
+    throw FormatError(folder.path(), std::string("neither ") + kEmbedding + " nor " + kHead + " is there");
+  }
+  if (!options.tie_word_embeddings() && !embedding) {
+    throw FormatError(folder.path(), std::string(kEmbedding) + " is missing, and tie_word_embeddings is false");
+  }
+  if (!(embedding && head)) {
+    options.tie_word_embeddings(true);
+  } else if (options.tie_word_embeddings()) {
+    // Both keys are there: they are one tensor written twice, or the head was trained apart after all.
+    options.tie_word_embeddings(at::equal(folder.tensor(kEmbedding), folder.tensor(kHead)));
+  }
+  const std::string table = embedding ? kEmbedding : kHead;
+  const auto shape = folder.shape(table);
+  const std::vector<int64_t> expected{options.vocab_size(), options.hidden_size()};
+  if (shape != expected) {
+    throw FormatError(
+        folder.file(table),
+        table + " must be [vocab_size, hidden_size] " + shape_text(expected) + " of config.json, not " +
+            shape_text(shape));
+  }
+  if (folder.contains(layer_prefix(options.num_hidden_layers()) + "input_layernorm.weight")) {
+    throw FormatError(
+        folder.path() / "config.json",
+        "num_hidden_layers is " + std::to_string(options.num_hidden_layers()) + ", but there are tensors of more layers");
+  }
+  const LlamaLayerShape configured = options.layer_shape(0);
+  auto shapes = layer_shapes(folder, options);
+  bool alike = true;
+  for (const LlamaLayerShape& each : shapes) {
+    alike = alike && each == configured;
+  }
+  if (!alike) {
+    options.layer_shapes(std::move(shapes));
+  }
+  for (const std::string& name : folder.names()) {
+    options.attention_bias(options.attention_bias() || name.ends_with("self_attn.q_proj.bias"));
+    options.mlp_bias(options.mlp_bias() || name.ends_with("mlp.gate_proj.bias"));
+  }
+  try {
+    options.validate();
+  } catch (const std::invalid_argument& error) {
+    throw FormatError(folder.path(), error.what());
+  }
+  return options;
+}
+
+/// The tensor of `name`, in `dtype` where one is asked for. Mapped weights are copied only for that.
+at::Tensor checked_tensor(
+    const ModelFolder& folder,
+    const std::string& name,
+    at::IntArrayRef expected,
+    std::optional<at::ScalarType> dtype) {
+  at::Tensor tensor = folder.tensor(name);
+  if (tensor.sizes() != expected) {
+    throw FormatError(
+        folder.file(name), name + " must have shape " + shape_text(expected) + ", not " + shape_text(tensor.sizes()));
+  }
+  if (!tensor.is_floating_point()) {
+    throw FormatError(folder.file(name), name + " must be of floating point, not " + toString(tensor.scalar_type()));
+  }
+  if (dtype) {
+    tensor = tensor.to(*dtype);
+  }
+  // One pass: a NaN or an infinity makes the sum of x·0 a NaN.
+  if (!at::isfinite(tensor.sum(at::kFloat)).item<bool>() && !at::isfinite(tensor).all().item<bool>()) {
+    throw FormatError(folder.file(name), name + " holds NaN or infinite values");
+  }
+  return tensor;
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
+  }
+}
+
+/// The model's own tensors, without those of attached adapters.
+NamedTensors base_tensors(const LlamaForCausalLMImpl& model) {
+  NamedTensors tensors;
+  for (const auto& module : model.named_modules("", /*include_self=*/false)) {
+    if (module.value()->as<Adapter>() != nullptr) {
+      continue;
+    }
+    for (const auto& item : module.value()->named_parameters(/*recurse=*/false)) {
+      tensors.emplace_back(module.key() + "." + item.key(), item.value().detach());
+    }
+  }
+  return tensors;
+}
+
+} // namespace
+
+LlamaForCausalLM load_llama(const std::filesystem::path& path, std::optional<at::ScalarType> dtype) {
+  const ModelFolder folder(path);
+  at::NoGradGuard no_grad;
+  LlamaForCausalLM model(infer_options(folder));
+  std::set<std::string> used;
+  for (auto& item : model->named_parameters()) {
+    std::string name = item.key();
+    if (!folder.contains(name) && name == kEmbedding && model->options.tie_word_embeddings()) {
+      name = kHead;
+    }
+    if (!folder.contains(name)) {
+      throw FormatError(folder.path(), "tensor " + name + " is missing");
+    }
+    item.value().set_data(checked_tensor(folder, name, item.value().sizes(), dtype));
+    used.insert(name);
+  }
+  if (model->options.tie_word_embeddings() && folder.contains(kEmbedding) && folder.contains(kHead)) {
+    used.insert(kHead);
+  }
+  for (const std::string& name : folder.names()) {
+    if (!used.count(name) && !is_ignored(name)) {
+      throw FormatError(folder.file(name), "tensor " + name + " is not one of this model's");
+    }
+  }
+  model->eval();
+  return model;
+}
+
+void save_llama(const LlamaForCausalLM& model, const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw FileError(folder, "cannot be made: " + error.message());
+  }
+  save_model_tensors(folder, base_tensors(*model));
+  write_file(
+      folder / "config.json",
+      llama_config_json(model->options, dtype_name(model->model->embed_tokens->weight.scalar_type())));
+}
+
+} // namespace rora

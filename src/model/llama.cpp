@@ -1,0 +1,112 @@
+#include <rora/model/llama.h>
+
+#include "layer_checkpointing.h"
+#include "rotary_frequencies.h"
+
+#include <rora/ops/cross_entropy.h>
+
+#include <ATen/ATen.h>
+
+
+namespace rora {
+namespace {
+
+constexpr int64_t kIgnoredLabel = -100;
+
+at::Tensor default_positions(const LlamaInput& input, int64_t cached) {
+  const int64_t seq = input.input_ids.size(1);
+  if (input.attention_mask.defined()) {
+    return ops::positions_in_sequence(input.attention_mask).slice(1, cached);
+  }
+  return at::arange(cached, cached + seq, input.input_ids.options()).unsqueeze(0);
+}
+
+void check_input(const LlamaInput& input, int64_t cached) {
+  TORCH_CHECK_VALUE(input.input_ids.dim() == 2, "input_ids is [batch, seq], not ", input.input_ids.sizes());
+  if (input.attention_mask.defined()) {
+    TORCH_CHECK_VALUE(
+        input.attention_mask.dim() == 2 && input.attention_mask.size(0) == input.input_ids.size(0) &&
+            input.attention_mask.size(1) == cached + input.input_ids.size(1),
+        "attention_mask for input_ids ", input.input_ids.sizes(), " after ", cached, " cached tokens is not ",
+        input.attention_mask.sizes());
+  }
+}
+
+} // namespace
+
+LlamaModelImpl::LlamaModelImpl(const LlamaOptions& options) : options(options) {
+  options.validate();
+  at::Tensor embedding = at::empty({options.vocab_size(), options.hidden_size()});
+  embed_tokens = register_module("embed_tokens", torch::nn::Embedding::from_pretrained(embedding));
+  layers = register_module("layers", torch::nn::ModuleList());
+  for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
+    layers->push_back(LlamaDecoderLayer(options, layer));
+  }
+  norm = register_module("norm", RMSNorm(options.hidden_size(), options.rms_norm_eps()));
+}
+
+at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache) {
+  const int64_t cached = cache != nullptr ? cache->size() : 0;
+  check_input(input, cached);
+  const int64_t seq = input.input_ids.size(1);
+  LayerContext context;
+  const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
+  std::tie(context.cos, context.sin) = detail::rotary_tables(options, positions);
+  context.mask = ops::make_attention_mask(input.attention_mask, seq, cached + seq);
+  context.cache = cache;
+
+  at::Tensor hidden = embed_tokens->forward(input.input_ids);
+  for (const auto& module : *layers) {
+    auto* layer = module->as<LlamaDecoderLayerImpl>();
+    const auto run = [layer, context](const at::Tensor& x) {
+      return layer->forward(x, context);
+    };
+    hidden = activation_checkpointing && is_training() ? detail::checkpoint(run, hidden) : run(hidden);
+  }
+  if (cache != nullptr) {
+    cache->advance(seq);
+  }
+  return norm->forward(hidden);
+}
+
+LlamaForCausalLMImpl::LlamaForCausalLMImpl(const LlamaOptions& options) : options(options) {
+  model = register_module("model", LlamaModel(options));
+  if (!options.tie_word_embeddings()) {
+    lm_head = register_module("lm_head", Projection(options.hidden_size(), options.vocab_size()));
+  }
+}
+
+at::Tensor LlamaForCausalLMImpl::forward(const LlamaInput& input, KeyValueCache* cache) {
+  return logits(model->forward(input, cache));
+}
+
+at::Tensor LlamaForCausalLMImpl::logits(const at::Tensor& hidden) {
+  return lm_head.is_empty() ? at::linear(hidden, model->embed_tokens->weight) : lm_head->forward(hidden);
+}
+
+at::Tensor LlamaForCausalLMImpl::head_weight() const {
+  return lm_head.is_empty() ? model->embed_tokens->weight : lm_head->weight;
+}
+
+LossSum LlamaForCausalLMImpl::loss(const LlamaInput& input, const at::Tensor& labels) {
+  TORCH_CHECK_VALUE(
+      labels.sizes() == input.input_ids.sizes(),
+      "labels ", labels.sizes(), " are not as long as input_ids ", input.input_ids.sizes());
+  const at::Tensor hidden = model->forward(input);
+  const int64_t width = hidden.size(2);
+  // The state of position t−1 predicts the label of position t.
+  const at::Tensor targets = labels.slice(1, 1).reshape({-1});
+  const at::Tensor labelled = (targets != kIgnoredLabel).nonzero().squeeze(1);
+  const at::Tensor states = hidden.slice(1, 0, -1).reshape({-1, width}).index_select(0, labelled);
+  const at::Tensor chosen = targets.index_select(0, labelled);
+  LossSum loss{{}, labelled.size(0)};
+  if (!lm_head.is_empty() && lm_head->active_adapter() != nullptr) {
+    const auto wide = states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    loss.sum = at::cross_entropy_loss(lm_head->forward(states).to(wide), chosen, {}, at::Reduction::Sum);
+  } else {
+    loss.sum = ops::token_cross_entropy(states, head_weight(), chosen);
+  }
+  return loss;
+}
+
+} // namespace rora

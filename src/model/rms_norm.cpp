@@ -1,0 +1,15 @@
+#include <rora/model/rms_norm.h>
+#include <rora/ops/rms_norm.h>
+
+#include <ATen/ATen.h>
+
+namespace rora {
+
+RMSNormImpl::RMSNormImpl(int64_t size, double eps)
+    : weight(register_parameter("weight", at::ones({size}), /*requires_grad=*/false)), eps(eps) {}
+
+at::Tensor RMSNormImpl::forward(const at::Tensor& x) {
+  return ops::rms_norm(x, weight, eps);
+}
+
+} // namespace rora

@@ -1,0 +1,63 @@
+#include <rora/ops/attention.h>
+
+#include <ATen/ATen.h>
+
+
+namespace rora::ops {
+namespace {
+
+/// Whether every row is one sequence from its first column, with padding after it or none.
+bool padded_on_the_right_only(const at::Tensor& attention_mask) {
+  const at::Tensor ones = attention_mask == 1;
+  const at::Tensor known = ones | (attention_mask == 0);
+  const at::Tensor falls_only = attention_mask.slice(1, 1) <= attention_mask.slice(1, 0, -1);
+  return (known.all() & falls_only.all() & ones.select(1, 0).all()).item<bool>();
+}
+
+} // namespace
+
+AttentionMask make_attention_mask(const at::Tensor& attention_mask, int64_t queries, int64_t keys) {
+  AttentionMask mask;
+  const bool whole = queries == keys;
+  if (!attention_mask.defined() || padded_on_the_right_only(attention_mask)) {
+    if (whole || (queries == 1 && !attention_mask.defined())) {
+      mask.causal = whole;
+      return mask;
+    }
+  }
+  const auto options = at::TensorOptions().dtype(at::kLong).device(
+      attention_mask.defined() ? attention_mask.device() : at::Device(at::kCPU));
+  const at::Tensor key_place = at::arange(keys, options);
+  const at::Tensor query_place = key_place.slice(0, keys - queries).unsqueeze(1);
+  at::Tensor allowed = (key_place <= query_place).unsqueeze(0);
+  if (attention_mask.defined()) {
+    const at::Tensor query_sequence = attention_mask.slice(1, keys - queries).unsqueeze(2);
+    const at::Tensor key_sequence = attention_mask.unsqueeze(1);
+    allowed = (allowed & (query_sequence == key_sequence) & (key_sequence > 0)) | (key_place == query_place);
+  }
+  mask.causal = false;
+  mask.allowed = allowed.unsqueeze(1);
+  return mask;
+}
+
+at::Tensor positions_in_sequence(const at::Tensor& attention_mask) {
+  const at::Tensor place = at::arange(attention_mask.size(1), attention_mask.options()).expand_as(attention_mask);
+  at::Tensor begins = at::zeros_like(attention_mask);
+  begins.slice(1, 1).copy_(attention_mask.slice(1, 1) != attention_mask.slice(1, 0, -1));
+  const at::Tensor start = std::get<0>((begins * place).cummax(1));
+  return (place - start).masked_fill_(attention_mask == 0, 0);
+}
+
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionMask& mask) {
+  return at::scaled_dot_product_attention(
+      q,
+      k,
+      v,
+      mask.allowed.defined() ? std::optional<at::Tensor>(mask.allowed) : std::nullopt,
+      /*dropout_p=*/0.0,
+      mask.causal,
+      /*scale=*/std::nullopt,
+      /*enable_gqa=*/q.size(1) != k.size(1));
+}
+
+} // namespace rora::ops

@@ -1,0 +1,35 @@
+#include <rora/training/adamw.h>
+
+#include <ATen/ATen.h>
+
+namespace rora {
+
+AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
+    : exp_avg(at::zeros_like(parameters.values())),
+      exp_avg_sq(at::zeros_like(parameters.values())),
+      parameters_(parameters),
+      options_(options) {}
+
+void AdamW::step(double learning_rate) {
+  at::NoGradGuard no_grad;
+  // The kernel corrects the bias by the count of this update, which it does not advance itself.
+  ++steps;
+  const at::Tensor count = at::full({}, static_cast<double>(steps), at::kFloat);
+  at::_fused_adamw_(
+      {parameters_.values()},
+      {parameters_.gradients()},
+      {exp_avg},
+      {exp_avg_sq},
+      /*max_exp_avg_sqs=*/{},
+      {count},
+      learning_rate,
+      options_.beta1(),
+      options_.beta2(),
+      options_.weight_decay(),
+      options_.eps(),
+      /*amsgrad=*/false,
+      /*maximize=*/false);
+  parameters_.mark_changed();
+}
+
+} // namespace rora

@@ -1,0 +1,262 @@
+#include <rora/training/trainer.h>
+
+#include "batch_input.h"
+#include "step_plan.h"
+#include "training_state.h"
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <stdexcept>
+
+namespace rora {
+namespace {
+
+/// SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): neighbouring steps get unlike seeds.
+uint64_t mix(uint64_t value) {
+  value += 0x9E3779B97F4A7C15u;
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
+  value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
+  return value ^ (value >> 31);
+}
+
+int64_t peak_rss_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss / 1024;
+}
+
+std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
+  std::vector<at::Tensor> trained;
+  for (const at::Tensor& each : model->parameters()) {
+    if (each.requires_grad()) {
+      trained.push_back(each);
+    }
+  }
+  return trained;
+}
+
+} // namespace
+
+void TrainerOptions::validate() const {
+  const auto require = [](bool holds, const std::string& message) {
+    if (!holds) {
+      throw std::invalid_argument(message);
+    }
+  };
+  require(std::isfinite(lr_) && lr_ >= 0.0, "lr must be a number of at least 0");
+  require(warmup_steps_ >= 0, "warmup_steps must not be negative");
+  require(epochs_ >= 1 || max_steps_ >= 1, "epochs must be at least 1");
+  require(max_steps_ >= 0, "max_steps must not be negative");
+  require(grad_accum_ >= 1, "grad_accum must be at least 1");
+  require(clip_ >= 0.0, "clip must not be negative");
+  require(adamw_.weight_decay() >= 0.0, "weight_decay must not be negative");
+  require(batches_.batch_size >= 1, "batch_size must be at least 1");
+  require(eval_every_ >= 0, "eval_every must not be negative");
+  require(save_every_ >= 0, "save_every must not be negative");
+  require(early_stopping_patience_ >= 0, "early_stopping_patience must not be negative");
+  require((save_every_ == 0 && !resume_) || !output_.empty(), "checkpoints need an output folder");
+}
+
+struct Trainer::State {
+  State(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options)
+      : model(std::move(model)),
+        examples(std::move(examples)),
+        options(std::move(options)),
+        parameters(trained_parameters(this->model)),
+        optimizer(parameters, this->options.adamw()),
+        plan(this->examples, this->options.batches(), this->options.grad_accum()) {
+    total_steps = this->options.max_steps() > 0 ? this->options.max_steps()
+                                                : plan.steps_of_epochs(this->options.epochs());
+  }
+
+  detail::RunFingerprint fingerprint() const {
+    const BatchOptions& batches = options.batches();
+    return {
+        {"batch_size", std::to_string(batches.batch_size)},
+        {"examples", std::to_string(examples.size())},
+        {"grad_accum", std::to_string(options.grad_accum())},
+        {"lr", std::to_string(options.lr() * 1e6) + "e-6"},
+        {"max_length", std::to_string(batches.max_length)},
+        {"packing", batches.packing ? "on" : "off"},
+        {"schedule", schedule_name(options.schedule())},
+        {"seed", std::to_string(batches.seed)},
+        {"shuffle", batches.shuffle ? "on" : "off"},
+        {"total_steps", std::to_string(total_steps)},
+        {"warmup_steps", std::to_string(options.warmup_steps())}};
+  }
+
+  void save_checkpoint() {
+    if (!options.output().empty()) {
+      detail::save_training_state(options.output(), progress, parameters, optimizer, fingerprint(), save);
+    }
+  }
+
+  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the gradient
+  /// is that of one big batch.
+  StepMetrics accumulate(const detail::StepPlan::Step& step) {
+    StepMetrics metrics;
+    std::vector<Batch> batches;
+    for (const auto& rows : step.batches) {
+      batches.push_back(make_batch(examples, rows));
+      metrics.tokens += batches.back().tokens;
+      metrics.labelled_tokens += batches.back().labelled_tokens;
+    }
+    parameters.zero_grad();
+    uint64_t place = 0;
+    for (const Batch& batch : batches) {
+      if (batch.labelled_tokens > 0) {
+        const auto number = static_cast<uint64_t>(progress.step);
+        torch::manual_seed(mix(mix(options.batches().seed) ^ mix(number * 0x10001 + place)));
+        const LossSum loss = detail::batch_loss(model, batch);
+        (loss.sum / static_cast<double>(metrics.labelled_tokens)).backward();
+        metrics.loss += loss.sum.item<double>() / static_cast<double>(metrics.labelled_tokens);
+      }
+      ++place;
+    }
+    return metrics;
+  }
+
+  StepMetrics take_step() {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto step = plan.step(progress.step);
+    StepMetrics metrics = accumulate(step);
+    metrics.grad_norm = parameters.clip_gradients(options.clip());
+    if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
+      throw std::runtime_error(
+          "the loss or its gradient is not finite at step " + std::to_string(progress.step + 1) +
+          ": a lower learning rate or float32 may help");
+    }
+    metrics.lr = learning_rate(
+        options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
+    optimizer.step(metrics.lr);
+    metrics.step = ++progress.step;
+    metrics.total_steps = total_steps;
+    metrics.epoch = step.epoch;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds.count();
+    metrics.peak_rss_mib = peak_rss_mib();
+    const bool due = options.eval_every() > 0 ? progress.step % options.eval_every() == 0 : step.ends_epoch;
+    if (!validation.empty() && (due || progress.step == total_steps)) {
+      metrics.eval_loss = validate();
+    }
+    return metrics;
+  }
+
+  double validate() {
+    const double loss = mean_loss(model, validation, options.batches().packing ? 1 : options.batches().batch_size);
+    if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
+      progress.best_eval_loss = loss;
+      progress.best_step = progress.step;
+      progress.evaluations_without_gain = 0;
+      progress.best_values = parameters.values().detach().clone();
+    } else {
+      ++progress.evaluations_without_gain;
+    }
+    return loss;
+  }
+
+  bool out_of_patience() const {
+    return options.early_stopping_patience() > 0 &&
+        progress.evaluations_without_gain >= options.early_stopping_patience();
+  }
+
+  LlamaForCausalLM model;
+  std::vector<Example> examples;
+  std::vector<Example> validation;
+  TrainerOptions options;
+  FlatParameters parameters;
+  AdamW optimizer;
+  detail::StepPlan plan;
+  int64_t total_steps = 0;
+  bool restored = false;
+  detail::Progress progress;
+  std::function<void(const StepMetrics&)> on_step;
+  std::function<void(const std::filesystem::path&)> save;
+  std::atomic<bool> stop_requested = false;
+};
+
+Trainer::Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options) {
+  options.validate();
+  if (examples.empty()) {
+    throw std::invalid_argument("there is no example to train on");
+  }
+  state_ = std::make_unique<State>(std::move(model), std::move(examples), std::move(options));
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::set_validation(std::vector<Example> examples) {
+  state_->validation = std::move(examples);
+}
+
+void Trainer::set_callback(std::function<void(const StepMetrics&)> on_step) {
+  state_->on_step = std::move(on_step);
+}
+
+void Trainer::set_save(std::function<void(const std::filesystem::path&)> save) {
+  state_->save = std::move(save);
+}
+
+int64_t Trainer::total_steps() const {
+  return state_->total_steps;
+}
+
+int64_t Trainer::restore() {
+  State& state = *state_;
+  if (!state.restored && state.options.resume()) {
+    if (const auto checkpoint = detail::last_checkpoint(state.options.output())) {
+      state.progress =
+          detail::load_training_state(*checkpoint, state.parameters, state.optimizer, state.fingerprint());
+    }
+    state.restored = true;
+  }
+  return state.progress.step;
+}
+
+TrainingResult Trainer::train() {
+  restore();
+  State& state = *state_;
+  TrainingResult result;
+  state.model->train();
+  while (state.progress.step < state.total_steps) {
+    const StepMetrics metrics = state.take_step();
+    if (state.on_step) {
+      state.on_step(metrics);
+    }
+    const bool last = state.progress.step == state.total_steps;
+    if (state.stop_requested && !last) {
+      state.save_checkpoint();
+      result.interrupted = true;
+      break;
+    }
+    if (state.options.save_every() > 0 && (last || state.progress.step % state.options.save_every() == 0)) {
+      state.save_checkpoint();
+    }
+    if (metrics.eval_loss && state.out_of_patience()) {
+      result.stopped_early = true;
+      break;
+    }
+  }
+  state.model->eval();
+  if (!result.interrupted && state.progress.best_values.defined()) {
+    at::NoGradGuard no_grad;
+    state.parameters.values().copy_(state.progress.best_values);
+    state.parameters.mark_changed();
+  }
+  result.steps = state.progress.step;
+  result.best_eval_loss = state.progress.best_eval_loss;
+  result.best_step = state.progress.best_step;
+  return result;
+}
+
+void Trainer::request_stop() noexcept {
+  state_->stop_requested = true;
+}
+
+} // namespace rora

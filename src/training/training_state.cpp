@@ -1,0 +1,157 @@
+#include "training_state.h"
+
+#include "../checkpoint/json_object.h"
+
+#include <rora/checkpoint/file.h>
+#include <rora/checkpoint/safetensors.h>
+#include <rora/error.h>
+
+#include <ATen/ATen.h>
+
+#include <charconv>
+#include <string_view>
+
+namespace rora::detail {
+namespace {
+
+constexpr std::string_view kPrefix = "checkpoint-";
+constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kTensorsFile = "trainer_state.safetensors";
+
+/// The step in a checkpoint folder's name, or nothing for any other name (an unfinished one has a suffix).
+std::optional<int64_t> step_of(const std::filesystem::path& folder) {
+  const std::string name = folder.filename().string();
+  int64_t step = 0;
+  if (!name.starts_with(kPrefix)) {
+    return std::nullopt;
+  }
+  const char* begin = name.data() + kPrefix.size();
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(begin, end, step);
+  return begin != end && error == std::errc() && stop == end ? std::optional<int64_t>(step) : std::nullopt;
+}
+
+void remove_tree(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  if (error) {
+    throw FileError(path, "cannot be removed: " + error.message());
+  }
+}
+
+void remove_others(const std::filesystem::path& output, const std::filesystem::path& kept) {
+  std::vector<std::filesystem::path> others;
+  for (const auto& entry : std::filesystem::directory_iterator(output)) {
+    if (entry.is_directory() && entry.path() != kept && entry.path().filename().string().starts_with(kPrefix)) {
+      others.push_back(entry.path());
+    }
+  }
+  for (const auto& other : others) {
+    remove_tree(other);
+  }
+}
+
+} // namespace
+
+void save_training_state(
+    const std::filesystem::path& output,
+    const Progress& progress,
+    const FlatParameters& parameters,
+    const AdamW& optimizer,
+    const RunFingerprint& fingerprint,
+    const std::function<void(const std::filesystem::path&)>& save) {
+  const std::filesystem::path target = output / (std::string(kPrefix) + std::to_string(progress.step));
+  const std::filesystem::path partial = target.string() + ".partial";
+  remove_tree(partial);
+  std::error_code error;
+  std::filesystem::create_directories(partial, error);
+  if (error) {
+    throw FileError(partial, "cannot be made: " + error.message());
+  }
+  try {
+    if (save) {
+      save(partial);
+    }
+    NamedTensors tensors{
+        {"values", parameters.values()}, {"exp_avg", optimizer.exp_avg}, {"exp_avg_sq", optimizer.exp_avg_sq}};
+    if (progress.best_values.defined()) {
+      tensors.emplace_back("best_values", progress.best_values);
+    }
+    save_safetensors(partial / kTensorsFile, tensors);
+    Json json;
+    json["step"] = progress.step;
+    json["optimizer_steps"] = optimizer.steps;
+    json["best_eval_loss"] = progress.best_eval_loss ? Json(*progress.best_eval_loss) : Json(nullptr);
+    json["best_step"] = progress.best_step;
+    json["evaluations_without_gain"] = progress.evaluations_without_gain;
+    json["run"] = fingerprint;
+    write_file(partial / kStateFile, json.dump(2) + "\n");
+    remove_tree(target);
+    std::filesystem::rename(partial, target, error);
+    if (error) {
+      throw FileError(target, "cannot take its place: " + error.message());
+    }
+  } catch (...) {
+    std::filesystem::remove_all(partial, error);
+    throw;
+  }
+  remove_others(output, target);
+}
+
+std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output) {
+  std::optional<std::filesystem::path> last;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(output, error)) {
+    const auto step = step_of(entry.path());
+    if (step && (!last || *step > *step_of(*last))) {
+      last = entry.path();
+    }
+  }
+  return last;
+}
+
+Progress load_training_state(
+    const std::filesystem::path& checkpoint,
+    FlatParameters& parameters,
+    AdamW& optimizer,
+    const RunFingerprint& fingerprint) {
+  const std::filesystem::path path = checkpoint / kStateFile;
+  const JsonObject state = JsonObject::parse(path, read_file(path));
+  const JsonObject run = state.object("run");
+  for (const auto& [option, value] : fingerprint) {
+    if (run.string(option, "") != value) {
+      run.fail(option, "was " + run.string(option, "absent") + " and is now " + value + ": the run cannot be gone on with");
+    }
+  }
+  Progress progress;
+  progress.step = state.integer("step");
+  if (state.has("best_eval_loss")) {
+    progress.best_eval_loss = state.number("best_eval_loss", 0.0);
+  }
+  progress.best_step = state.integer("best_step");
+  progress.evaluations_without_gain = state.integer("evaluations_without_gain");
+
+  const SafetensorsFile file(checkpoint / kTensorsFile);
+  const auto read = [&](const char* name) {
+    const at::Tensor tensor = file.tensor(name);
+    if (tensor.sizes() != parameters.values().sizes() || tensor.scalar_type() != parameters.values().scalar_type()) {
+      throw FormatError(file.path(), std::string(name) + " is not of the size or dtype of what is trained");
+    }
+    return tensor;
+  };
+  const at::Tensor values = read("values");
+  const at::Tensor exp_avg = read("exp_avg");
+  const at::Tensor exp_avg_sq = read("exp_avg_sq");
+  if (file.contains("best_values")) {
+    progress.best_values = read("best_values").clone();
+  }
+  at::NoGradGuard no_grad;
+  parameters.values().copy_(values);
+  optimizer.exp_avg.copy_(exp_avg);
+  optimizer.exp_avg_sq.copy_(exp_avg_sq);
+  optimizer.steps = state.integer("optimizer_steps");
+  parameters.mark_changed();
+  return progress;
+}
+
+} // namespace rora::detail

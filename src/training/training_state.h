@@ -1,0 +1,48 @@
+#pragma once
+
+#include <rora/training/adamw.h>
+#include <rora/training/flat_parameters.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace rora::detail {
+
+/// How far a run is, and what its best validation was. Data order, schedule and random numbers follow from `step`.
+struct Progress {
+  int64_t step = 0;
+  std::optional<double> best_eval_loss;
+  int64_t best_step = 0;
+  int64_t evaluations_without_gain = 0;
+  at::Tensor best_values; ///< of the flat buffer, where there was a validation
+};
+
+/// What a resumed run must repeat for its steps to be the same, by the names of its options.
+using RunFingerprint = std::map<std::string, std::string>;
+
+/// Writes `output/checkpoint-STEP`: trainer_state.json and trainer_state.safetensors beside what `save` writes. The folder
+/// takes its name only when it is whole, and older checkpoints are removed then. Throws `FileError`.
+void save_training_state(
+    const std::filesystem::path& output,
+    const Progress& progress,
+    const FlatParameters& parameters,
+    const AdamW& optimizer,
+    const RunFingerprint& fingerprint,
+    const std::function<void(const std::filesystem::path&)>& save);
+
+/// The whole checkpoint of the highest step in `output`, if there is one.
+std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output);
+
+/// Restores parameters and optimiser and returns the progress. Throws `FormatError` for a state that is malformed or of
+/// another run, naming the option that differs.
+Progress load_training_state(
+    const std::filesystem::path& checkpoint,
+    FlatParameters& parameters,
+    AdamW& optimizer,
+    const RunFingerprint& fingerprint);
+
+} // namespace rora::detail
