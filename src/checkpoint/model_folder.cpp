@@ -48,8 +48,7 @@ ModelFolder::ModelFolder(const std::filesystem::path& folder) : path_(folder) {
   if (!std::filesystem::exists(std::filesystem::symlink_status(index_path, ignored)) ||
       std::filesystem::exists(folder / detail::kModelFile, ignored)) {
     if (!std::filesystem::exists(std::filesystem::symlink_status(folder / detail::kModelFile, ignored))) {
-      throw FileError(
-          folder, std::string("holds neither ") + detail::kModelFile + " nor " + detail::kModelIndex);
+      throw FileError(folder, std::string("holds neither ") + detail::kModelFile + " nor " + detail::kModelIndex);
     }
     shards_.emplace_back(folder / detail::kModelFile);
     for (const std::string& name : shards_.front().names()) {

@@ -128,7 +128,8 @@ const detail::TensorEntry& SafetensorsFile::Mapping::entry(const std::string& na
   return entries[found->second];
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {}
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {
+}
 
 const std::filesystem::path& SafetensorsFile::path() const {
   return mapping_->path;
@@ -166,7 +167,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
     }
     return copy;
   }
-  return at::from_blob(begin, entry.shape, [mapping = mapping_](void*) {}, options);
+  return at::from_blob(
+      begin, entry.shape, [mapping = mapping_](void*) {}, options);
 }
 
 const std::map<std::string, std::string>& SafetensorsFile::metadata() const {

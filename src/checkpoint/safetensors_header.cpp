@@ -39,7 +39,8 @@ constexpr size_t kMaxDimensions = 64;
 /// refused at its first wrong token.
 class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  public:
-  HeaderReader(const std::filesystem::path& path, SafetensorsHeader& header) : path_(path), header_(header) {}
+  HeaderReader(const std::filesystem::path& path, SafetensorsHeader& header) : path_(path), header_(header) {
+  }
 
   bool start_object(size_t) override {
     switch (place_) {
@@ -109,8 +110,9 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     entry_.begin = static_cast<uint64_t>(list_[0]);
     entry_.end = static_cast<uint64_t>(list_[1]);
     if (entry_.begin > entry_.end) {
-      fail(where() + ": data_offsets: begin " + std::to_string(entry_.begin) + " is beyond end " +
-           std::to_string(entry_.end));
+      fail(
+          where() + ": data_offsets: begin " + std::to_string(entry_.begin) + " is beyond end " +
+          std::to_string(entry_.end));
     }
     return true;
   }
@@ -275,9 +277,7 @@ std::string_view dtype_name(at::ScalarType dtype) {
 }
 
 SafetensorsHeader parse_safetensors_header(
-    const std::filesystem::path& path,
-    std::string_view text,
-    uint64_t data_bytes) {
+    const std::filesystem::path& path, std::string_view text, uint64_t data_bytes) {
   if (text.empty() || text.front() != '{') {
     throw FormatError(path, "header: expected an object that starts with '{' at byte 8");
   }

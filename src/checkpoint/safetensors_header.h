@@ -40,8 +40,6 @@ struct SafetensorsHeader {
 
 /// Parses and checks the header `text` of `path`, which is followed by `data_bytes` bytes. Throws `FormatError`.
 SafetensorsHeader parse_safetensors_header(
-    const std::filesystem::path& path,
-    std::string_view text,
-    uint64_t data_bytes);
+    const std::filesystem::path& path, std::string_view text, uint64_t data_bytes);
 
 } // namespace rora::detail

@@ -92,9 +92,7 @@ void check_saveable(const NamedTensors& tensors, const std::map<std::string, std
 }
 
 void write_safetensors(
-    AtomicFile& file,
-    const NamedTensors& tensors,
-    const std::map<std::string, std::string>& metadata) {
+    AtomicFile& file, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata) {
   file.write(header_bytes(tensors, metadata));
   for (const auto& [name, tensor] : tensors) {
     // One at a time, so that tensors of another device or layout need memory for the largest only.

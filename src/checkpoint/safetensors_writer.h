@@ -11,8 +11,6 @@ void check_saveable(const NamedTensors& tensors, const std::map<std::string, std
 
 /// Writes the whole content of a safetensors file, without flush or commit.
 void write_safetensors(
-    AtomicFile& file,
-    const NamedTensors& tensors,
-    const std::map<std::string, std::string>& metadata);
+    AtomicFile& file, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata);
 
 } // namespace rora::detail

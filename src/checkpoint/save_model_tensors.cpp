@@ -46,8 +46,8 @@ std::string shard_name(size_t shard, size_t count) {
 bool is_shard_name(const std::string& name) {
   const std::string pattern = "model-00000-of-00000.safetensors";
   return name.size() == pattern.size() && std::equal(name.begin(), name.end(), pattern.begin(), [](char c, char p) {
-    return p == '0' ? c >= '0' && c <= '9' : c == p;
-  });
+           return p == '0' ? c >= '0' && c <= '9' : c == p;
+         });
 }
 
 std::string index_text(const std::vector<NamedTensors>& shards) {
@@ -74,10 +74,14 @@ void remove_file(const std::filesystem::path& path) {
 /// Removes the weights of earlier saves that are not in `keep`.
 void remove_stale_weights(const std::filesystem::path& folder, const std::set<std::string>& keep) {
   std::vector<std::string> stale{detail::kModelFile, detail::kModelIndex};
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (is_shard_name(entry.path().filename().string())) {
-      stale.push_back(entry.path().filename().string());
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (is_shard_name(entry->path().filename().string())) {
+      stale.push_back(entry->path().filename().string());
     }
+  }
+  if (error) {
+    throw FileError(folder, "cannot list the folder: " + error.message());
   }
   for (const std::string& name : stale) {
     if (!keep.contains(name)) {

@@ -82,15 +82,29 @@ TEST(File, NamesWhatCannotBeWritten) {
 }
 
 TEST(File, ReadOnlyFolderIsAnError) {
-  if (geteuid() == 0) {
-    // Root may write to any folder but those of the kernel.
-    message_of<FileError>([] { write_file("/proc/self/file", "y"); });
-    return;
-  }
   const TemporaryFolder folder;
-  std::filesystem::permissions(folder.path(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
-  EXPECT_THAT(message_of<FileError>([&] { write_file(folder / "file", "y"); }), HasSubstr("Permission denied"));
-  std::filesystem::permissions(folder.path(), std::filesystem::perms::owner_all);
+  std::filesystem::permissions(folder.path(), std::filesystem::perms::all);
+  {
+    const testing::WithoutPrivileges unprivileged;
+    write_file(folder / "before", "x");
+  }
+  std::filesystem::permissions(folder.path(), std::filesystem::perms(0555));
+  {
+    const testing::WithoutPrivileges unprivileged;
+    EXPECT_THAT(message_of<FileError>([&] { write_file(folder / "before", "y"); }), HasSubstr("Permission denied"));
+  }
+  std::filesystem::permissions(folder.path(), std::filesystem::perms::all);
+  EXPECT_EQ(read_file(folder / "before"), "x");
+  EXPECT_THAT(testing::listing(folder.path()), ElementsAre("before"));
+}
+
+TEST(File, FileThatMayNotBeReadIsAnError) {
+  const TemporaryFolder folder;
+  std::filesystem::permissions(folder.path(), std::filesystem::perms::all);
+  write_file(folder / "file", "x");
+  std::filesystem::permissions(folder / "file", std::filesystem::perms::none);
+  const testing::WithoutPrivileges unprivileged;
+  EXPECT_THAT(message_of<FileError>([&] { read_file(folder / "file"); }), HasSubstr("Permission denied"));
 }
 
 TEST(File, FullDiskLeavesTheOldContentAndNothingElse) {

@@ -10,6 +10,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <optional>
 
 namespace rora {
@@ -80,8 +83,7 @@ TEST(Safetensors, ReadsWhatThePythonLibraryWrites) {
 TEST(Safetensors, WritesTheBytesThatThePythonLibraryWritesForTheSameOrder) {
   const TemporaryFolder folder;
   save_safetensors(folder / "copy.safetensors", all_tensors(SafetensorsFile(testing::test_data(kReference))));
-  EXPECT_EQ(
-      testing::read_raw(folder / "copy.safetensors"), testing::read_raw(testing::test_data(kReference)));
+  EXPECT_EQ(testing::read_raw(folder / "copy.safetensors"), testing::read_raw(testing::test_data(kReference)));
 }
 
 TEST(Safetensors, SavesInTheOrderGivenAndReadsInTheOrderOfTheData) {
@@ -91,7 +93,8 @@ TEST(Safetensors, SavesInTheOrderGivenAndReadsInTheOrderOfTheData) {
   testing::write_raw(
       folder / "b",
       testing::safetensors_bytes(
-          R"({"late":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"early":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+          R"({"late":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},)"
+          R"("early":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
           3));
   EXPECT_THAT(SafetensorsFile(folder / "b").names(), ElementsAre("early", "late"));
 }
@@ -198,8 +201,7 @@ TEST(Safetensors, NamesFileAndTensorThatIsNotThere) {
   EXPECT_FALSE(file.contains("nothing"));
   for (const auto& body : std::vector<std::function<void()>>{
            [&] { file.tensor("nothing"); }, [&] { file.shape("nothing"); }, [&] { file.dtype("nothing"); }}) {
-    EXPECT_THAT(
-        message_of<FormatError>(body), AllOf(HasSubstr("reference.safetensors"), HasSubstr("'nothing'")));
+    EXPECT_THAT(message_of<FormatError>(body), AllOf(HasSubstr("reference.safetensors"), HasSubstr("'nothing'")));
   }
 }
 
@@ -226,7 +228,9 @@ TEST(Safetensors, FullDiskLeavesTheOldFileAndNothingElse) {
   {
     const testing::FileSizeLimit limit(100'000);
     EXPECT_THAT(
-        message_of<FileError>([&] { save_safetensors(folder / "weights", {{"a", at::ones({50'000})}}); }),
+        message_of<FileError>([&] {
+          save_safetensors(folder / "weights", {{"a", at::ones({50'000})}});
+        }),
         AllOf(HasSubstr("weights"), HasSubstr("File too large")));
   }
   EXPECT_EQ(testing::read_raw(folder / "weights"), before);

@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -13,6 +16,10 @@
 namespace rora::testing {
 
 void write_raw(const std::filesystem::path& path, std::string_view bytes) {
+  // A file cut short and written anew is brought to the disk by some file systems, which takes milliseconds.
+  if (std::filesystem::is_regular_file(path)) {
+    std::filesystem::remove(path);
+  }
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
@@ -71,6 +78,18 @@ FileSizeLimit::FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, S
 FileSizeLimit::~FileSizeLimit() {
   setrlimit(RLIMIT_FSIZE, &old_limit_);
   std::signal(SIGXFSZ, old_handler_);
+}
+
+WithoutPrivileges::WithoutPrivileges() : root_(geteuid() == 0) {
+  if (root_ && seteuid(65534) != 0) {
+    throw std::runtime_error("cannot lay down root's rights");
+  }
+}
+
+WithoutPrivileges::~WithoutPrivileges() {
+  if (root_ && seteuid(0) != 0) {
+    std::abort();
+  }
 }
 
 } // namespace rora::testing

@@ -39,4 +39,16 @@ class FileSizeLimit {
   void (*old_handler_)(int) = nullptr;
 };
 
+/// Root's rights over files are laid down while this lives, so that permissions count in tests run by root too.
+class WithoutPrivileges {
+ public:
+  WithoutPrivileges();
+  ~WithoutPrivileges();
+  WithoutPrivileges(const WithoutPrivileges&) = delete;
+  WithoutPrivileges& operator=(const WithoutPrivileges&) = delete;
+
+ private:
+  bool root_;
+};
+
 } // namespace rora::testing

@@ -9,8 +9,9 @@ namespace rora {
 /// The whole content of a file, byte for byte. Throws `FileError`.
 std::string read_file(const std::filesystem::path& path);
 
-/// Replaces `path` by `content` through a temporary file beside it, fsync and rename. Throws `FileError`, leaving
-/// nothing behind.
+/// Replaces `path` by `content` through a temporary file beside it, fsync and rename; `path` holds
+/// either its old content or all of the new. The folder must exist, and a symbolic link is replaced, not followed.
+/// Throws `FileError`, leaving nothing else behind.
 void write_file(const std::filesystem::path& path, std::string_view content);
 
 } // namespace rora

@@ -10,8 +10,9 @@
 namespace rora {
 
 /// The weights of a Hugging Face model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
-/// names; the single file comes first where both are there, as in transformers. Opening maps every shard and checks that
-/// index and shards name the same tensors, each once, in files of this folder; throws `FileError` or `FormatError`.
+/// names; the single file comes first where both are there, as in transformers. Opening maps every shard and checks
+/// that index and shards name the same tensors, each once, in files of this folder; throws `FileError` or
+/// `FormatError`.
 class ModelFolder {
  public:
   explicit ModelFolder(const std::filesystem::path& folder);
@@ -37,14 +38,12 @@ class ModelFolder {
   std::map<std::string, size_t> shard_of_;
 };
 
-/// Writes `tensors` in the order given as `model.safetensors`, or, over `max_shard_bytes` bytes, as numbered shards with
-/// their index. The folder must exist. Files appear under their names only once all the content is on the disk; weights
-/// of an earlier save in another layout are removed after that. A failure leaves the earlier weights or, if it strikes
-/// between the last renames, a folder without an index, which does not load; never a mixture. Throws `FileError`, and
-/// `std::invalid_argument` as `save_safetensors` does.
+/// Writes `tensors` in the order given as `model.safetensors`, or, over `max_shard_bytes` bytes, as numbered shards
+/// with their index. The folder must exist. Files appear under their names only once all the content is on the disk;
+/// weights of an earlier save in another layout are removed after that. A failure leaves the earlier weights or, if it
+/// strikes between the last renames, a folder without an index, which does not load; never a mixture. Throws
+/// `FileError`, and `std::invalid_argument` as `save_safetensors` does.
 void save_model_tensors(
-    const std::filesystem::path& folder,
-    const NamedTensors& tensors,
-    int64_t max_shard_bytes = int64_t{5} << 30);
+    const std::filesystem::path& folder, const NamedTensors& tensors, int64_t max_shard_bytes = int64_t{5} << 30);
 
 } // namespace rora
