@@ -3,6 +3,7 @@
 #include <rora/error.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace rora::detail {
 
@@ -42,7 +43,12 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
       result.example = encode_text(record.completion);
       break;
     case RecordKind::kChat:
-      throw FormatError(file, record.place() + ": field `messages`: chats are not supported yet");
+      try {
+        result.example = encode_chat(record.messages);
+      } catch (const std::invalid_argument& error) {
+        throw FormatError(file, record.place() + ": field `messages`: " + error.what());
+      }
+      break;
     case RecordKind::kTokenized:
       result.example = {record.input_ids, record.labels};
       break;

@@ -25,9 +25,21 @@ class RecordEncoder {
   Result encode(const Record& record, const std::filesystem::path& file) const;
 
  private:
+  /// A part of a chat's text: labels are on the assistant's.
+  struct Piece {
+    std::string text;
+    bool labelled;
+  };
+
   Example encode_completion(const Record& record) const;
   Example encode_text(const std::string& text) const;
+  Example encode_chat(const std::vector<ChatMessage>& messages) const;
+  std::vector<Piece> chat_pieces(ChatTemplate format, const std::vector<ChatMessage>& messages) const;
   std::vector<int64_t> encode_start(std::string_view text) const;
+  std::vector<int64_t> encode_after(const std::string& previous, const std::string& text) const;
+  /// The number of an assistant's tokens up to and with the last EOS, or all: what a template writes behind it (ChatML
+  /// a line break) is never generated.
+  size_t end_of_answer(const std::vector<int64_t>& ids) const;
   void append_eos(Example& example, bool labelled) const;
   void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
 

@@ -17,6 +17,7 @@ namespace {
 using testing::ByteTokenizer;
 using testing::DataFile;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using Ids = std::vector<int64_t>;
 
 Dataset load(std::string_view content, const Tokenizer* tokenizer, const DatasetOptions& options = {}) {
@@ -114,12 +115,14 @@ TEST(Dataset, SkipsAndCountsWhatHasNothingToLearn) {
   const ByteTokenizer tokenizer(false);
   const Dataset dataset = load(
       R"([{"text": ""}, {"prompt": "p", "completion": ""}, {"prompt": "", "completion": ""}, {"input_ids": []},
-          {"input_ids": [1]}, {"input_ids": [1, 2], "labels": [1, -100]},
+          {"input_ids": [1]}, {"input_ids": [1, 2], "labels": [1, -100]}, {"messages": []},
+          {"messages": [{"role": "user", "content": "u"}]},
+          {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": ""}]},
           {"prompt": "", "completion": "ok"}])",
       &tokenizer);
   ASSERT_EQ(dataset.size(), 1);
   EXPECT_EQ(marked(dataset.examples[0], tokenizer), "[ok</s>]");
-  EXPECT_EQ(dataset.skipped, 6);
+  EXPECT_EQ(dataset.skipped, 9);
   EXPECT_EQ(dataset.truncated, 0);
 }
 
@@ -185,6 +188,107 @@ TEST(Dataset, RefusesNegativeOptions) {
   DatasetOptions vocabulary;
   vocabulary.vocab_size = -1;
   EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, vocabulary), std::invalid_argument);
+}
+
+const char* const kChat = R"({"messages": [
+  {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
+  {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "So long"}]})";
+
+std::string chat() {
+  return "[" + std::string(kChat) + "]";
+}
+
+TEST(ChatDataset, LabelsTheAssistantToItsEndTokenInChatMl) {
+  const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
+  const std::string expected =
+      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n"
+      "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n[So long<|im_end|>]\n";
+  EXPECT_EQ(marked_only(chat(), tokenizer), expected);
+  DatasetOptions options;
+  options.train_on_inputs = true;
+  const std::string all = marked_only(chat(), tokenizer, options);
+  EXPECT_EQ(std::count(all.begin(), all.end(), '['), 1);
+  EXPECT_EQ(all.size(), expected.size() - 2);
+}
+
+TEST(ChatDataset, LabelsTheAssistantToItsEndTokenInLlama3) {
+  const ByteTokenizer tokenizer(true, false, {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"});
+  EXPECT_EQ(
+      marked_only(chat(), tokenizer),
+      "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\n[Hello<|eot_id|>]"
+      "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\n[So long<|eot_id|>]");
+}
+
+TEST(ChatDataset, LabelsTheAssistantToItsEndTokenInLlama2) {
+  const ByteTokenizer tokenizer;
+  EXPECT_EQ(marked_only(chat(), tokenizer), "<s>[INST] Hi [/INST][ Hello </s>]<s>[INST] Bye [/INST][ So long </s>]");
+}
+
+TEST(ChatDataset, BeginsWithOneBosWhereTheTemplateHasOne) {
+  const ByteTokenizer adds_none(false);
+  EXPECT_EQ(
+      load(chat(), &adds_none).examples[0].input_ids,
+      load(chat(), std::make_unique<ByteTokenizer>().get()).examples[0].input_ids);
+}
+
+TEST(ChatDataset, TakesTheTemplateThatIsAskedFor) {
+  const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
+  DatasetOptions options;
+  options.chat_template = ChatTemplate::kLlama2;
+  EXPECT_THAT(marked_only(chat(), tokenizer, options), HasSubstr("[INST] Hi [/INST]"));
+}
+
+TEST(ChatDataset, TokenisesPiecesAsInTheWholeText) {
+  // "\n\n" inside a piece is one token; the one that ends a prompt stays apart from the answer that begins with
+  // another.
+  const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
+  const std::string text = marked_only(
+      R"([{"messages": [{"role": "user", "content": "a\n\nb"}, {"role": "assistant", "content": "\nc"}]}])", tokenizer);
+  EXPECT_EQ(text, "<|im_start|>user\na\n\nb<|im_end|>\n<|im_start|>assistant\n[\nc<|im_end|>]\n");
+}
+
+/// A space in front of every text, as sentencepiece's dummy prefix.
+class PrefixingTokenizer : public ByteTokenizer {
+ public:
+  std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const override {
+    return ByteTokenizer::encode(text.empty() ? "" : " " + std::string(text), add_special_tokens);
+  }
+};
+
+TEST(ChatDataset, GivesOnlyTheFirstPieceADummyPrefix) {
+  EXPECT_EQ(
+      marked_only(chat(), PrefixingTokenizer()),
+      "<s> [INST] Hi [/INST][ Hello </s>]<s>[INST] Bye [/INST][ So long </s>]");
+}
+
+TEST(ChatDataset, LeavesMessagesAfterTheLastAnswerWithoutLabels) {
+  const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
+  EXPECT_EQ(
+      marked_only(
+          R"([{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "u"},
+                            {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"}]}])",
+          tokenizer),
+      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n"
+      "<|im_start|>user\nv<|im_end|>\n");
+}
+
+TEST(ChatDataset, TakesAnAssistantWhoSpeaksFirstForContext) {
+  const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
+  EXPECT_EQ(
+      marked_only(
+          R"([{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "u"},
+                            {"role": "assistant", "content": "b"}]}])",
+          tokenizer),
+      "<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n");
+}
+
+TEST(ChatDataset, RefusesWhatTheTemplateDoesNotAllow) {
+  const ByteTokenizer tokenizer;
+  EXPECT_THAT(
+      refusal(R"({"messages": [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}]})", &tokenizer),
+      HasSubstr("record 1 (line 1): field `messages`: message 1: "));
 }
 
 TEST(ChatTemplateChoice, FollowsTheTokenizersTokens) {
