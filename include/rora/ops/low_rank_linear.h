@@ -186,6 +186,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const at::Tensor& x,
       at::TensorList tensors,
       const std::vector<LowRankTerm>& terms) {
+    ctx->set_materialize_grads(false);
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     auto node = c10::make_intrusive<LowRankNode>();
     node->terms = terms;

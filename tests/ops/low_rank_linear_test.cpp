@@ -1,0 +1,224 @@
+#include "support/gradcheck.h"
+
+#include <rora/ops/low_rank_linear.h>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+namespace rora::ops {
+namespace {
+
+using rora::testing::gradient_error;
+using rora::testing::relative_error;
+
+constexpr int64_t kTokens = 5;
+constexpr int64_t kIn = 7;
+constexpr int64_t kOut = 6;
+constexpr int64_t kRank = 3;
+constexpr double kScale = 0.7;
+
+struct Case {
+  const char* name;
+  bool low_rank = true;
+  bool dora = false;
+  double dropout = 0.0;
+  DoraDropout dora_dropout = DoraDropout::kInput;
+  bool bias = false;
+  bool trainable_weight = false;
+};
+
+class LowRankLinearTest : public ::testing::TestWithParam<Case> {
+ protected:
+  LowRankLinearTest() {
+    at::manual_seed(1);
+    x = random({2, kTokens, kIn});
+    w = random({kOut, kIn});
+    a = random({kRank, kIn});
+    b = random({kOut, kRank});
+    m = random({kOut}).abs() + 0.5;
+    bias = random({kOut});
+  }
+
+  static at::Tensor random(at::IntArrayRef sizes) {
+    return at::randn(sizes, at::kDouble);
+  }
+
+  /// The tensors that train, in the order x, W, bias, A, B, m of those there are.
+  std::vector<at::Tensor> inputs() const {
+    const Case& c = GetParam();
+    std::vector<at::Tensor> tensors{x};
+    if (c.trainable_weight) {
+      tensors.push_back(w);
+    }
+    if (c.bias) {
+      tensors.push_back(bias);
+    }
+    if (c.low_rank) {
+      tensors.push_back(a);
+      tensors.push_back(b);
+    }
+    if (c.dora) {
+      tensors.push_back(m);
+    }
+    return tensors;
+  }
+
+  /// Takes `inputs()` apart again. The norm is a constant of the graph: that of the first A and B, whatever these are.
+  LowRankTerm term(const std::vector<at::Tensor>& tensors) const {
+    const Case& c = GetParam();
+    LowRankTerm term;
+    size_t next = 1;
+    const at::Tensor weight = c.trainable_weight ? tensors[next++] : w;
+    term.weight = c10::make_intrusive<DenseWeight>(weight.detach());
+    term.trainable_weight = c.trainable_weight ? weight : at::Tensor();
+    term.bias = c.bias ? tensors[next++] : at::Tensor();
+    if (c.low_rank) {
+      term.a = tensors[next++];
+      term.b = tensors[next++];
+      term.scale = kScale;
+      term.dropout = {c.dropout, 17};
+      term.dora_dropout = c.dora_dropout;
+    }
+    if (c.dora) {
+      term.magnitude = tensors[next++];
+      const DenseWeight dense(w);
+      term.norm = dora_norm(dense, row_norm_squared(dense), a, b, kScale);
+    }
+    return term;
+  }
+
+  /// The equations, written with ordinary tensor operations.
+  at::Tensor expected() const {
+    const Case& c = GetParam();
+    const at::Tensor dropped = c.dropout > 0 ? Dropout{c.dropout, 17}.apply(x.view({-1, kIn})).view_as(x) : x;
+    at::Tensor y = at::linear(x, w);
+    if (c.low_rank) {
+      const at::Tensor change = kScale * at::linear(at::linear(dropped, a), b);
+      if (c.dora) {
+        const at::Tensor n = m / (w + kScale * b.mm(a)).norm(2, 1);
+        y = c.dora_dropout == DoraDropout::kInput ? y + (n - 1) * at::linear(dropped, w) + n * change : n * (y + change);
+      } else {
+        y = y + change;
+      }
+    }
+    return c.bias ? y + bias : y;
+  }
+
+  at::Tensor x, w, a, b, m, bias;
+};
+
+TEST_P(LowRankLinearTest, IsItsEquation) {
+  EXPECT_LT(relative_error(low_rank_linear(x, {term(inputs())})[0], expected()), 1e-13);
+}
+
+TEST_P(LowRankLinearTest, PassesGradcheckInDouble) {
+  const auto function = [this](const std::vector<at::Tensor>& tensors) {
+    return low_rank_linear(tensors[0], {term(tensors)});
+  };
+  EXPECT_LT(gradient_error(function, inputs()), 1e-7);
+}
+
+TEST_P(LowRankLinearTest, GroupedTermsAreThoseOneByOne) {
+  const auto alone = low_rank_linear(x, {term(inputs())})[0];
+  LowRankTerm frozen;
+  frozen.weight = c10::make_intrusive<DenseWeight>(w);
+  const auto together = low_rank_linear(x, {term(inputs()), frozen, term(inputs())});
+  EXPECT_TRUE(at::equal(together[0], alone));
+  EXPECT_TRUE(at::equal(together[2], alone));
+  EXPECT_LT(relative_error(together[1], at::linear(x, w)), 1e-14);
+
+  const auto function = [this](const std::vector<at::Tensor>& tensors) {
+    LowRankTerm other;
+    other.weight = c10::make_intrusive<DenseWeight>(w);
+    return low_rank_linear(tensors[0], {other, term(tensors), term(tensors)});
+  };
+  EXPECT_LT(gradient_error(function, inputs()), 1e-7);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Modes,
+    LowRankLinearTest,
+    ::testing::Values(
+        Case{.name = "Frozen", .low_rank = false},
+        Case{.name = "FrozenBias", .low_rank = false, .bias = true},
+        Case{.name = "TrainedWeight", .low_rank = false, .bias = true, .trainable_weight = true},
+        Case{.name = "LowRank"},
+        Case{.name = "LowRankBias", .bias = true},
+        Case{.name = "LowRankDropout", .dropout = 0.3},
+        Case{.name = "LowRankAndWeight", .dropout = 0.3, .trainable_weight = true},
+        Case{.name = "Dora", .dora = true},
+        Case{.name = "DoraBias", .dora = true, .bias = true},
+        Case{.name = "DoraDropsInput", .dora = true, .dropout = 0.3, .bias = true},
+        Case{.name = "DoraDropsInputAndWeight", .dora = true, .dropout = 0.3, .trainable_weight = true},
+        Case{.name = "DoraDropsLowRank", .dora = true, .dropout = 0.3, .dora_dropout = DoraDropout::kLowRank}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(LowRankLinear, AnOutputThatNothingUsesHasNoGradient) {
+  const at::Tensor x = at::randn({4, 3}, at::kDouble).set_requires_grad(true);
+  LowRankTerm one, two;
+  const at::Tensor w = at::randn({5, 3}, at::kDouble);
+  one.weight = c10::make_intrusive<DenseWeight>(w);
+  two = one;
+  two.a = at::randn({2, 3}, at::kDouble).set_requires_grad(true);
+  two.b = at::randn({5, 2}, at::kDouble).set_requires_grad(true);
+  low_rank_linear(x, {one, two})[0].sum().backward();
+  EXPECT_LT(relative_error(x.grad(), w.sum(0).expand_as(x)), 1e-14);
+  EXPECT_FALSE(two.a.grad().defined());
+}
+
+TEST(LowRankLinear, TakesStridedInputAndEmptyBatches) {
+  LowRankTerm term;
+  const at::Tensor w = at::randn({5, 3}, at::kDouble);
+  term.weight = c10::make_intrusive<DenseWeight>(w);
+  const at::Tensor strided = at::randn({3, 8, 2}, at::kDouble).permute({2, 1, 0});
+  EXPECT_LT(relative_error(low_rank_linear(strided, {term})[0], at::linear(strided, w)), 1e-14);
+  EXPECT_EQ(low_rank_linear(at::empty({0, 4, 3}, at::kDouble), {term})[0].sizes(), (std::vector<int64_t>{0, 4, 5}));
+}
+
+TEST(LowRankLinear, Bfloat16IsAsNearToFloatAsTheEagerForm) {
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({64, 96}), w = at::randn({80, 96}) / 10, a = at::randn({8, 96}) / 10,
+                   b = at::randn({80, 8}) / 10;
+  const at::Tensor exact = at::linear(x, w) + 2.0 * at::linear(at::linear(x, a), b);
+  const auto round = [](const at::Tensor& tensor) { return tensor.to(at::kBFloat16); };
+  LowRankTerm term;
+  term.weight = c10::make_intrusive<DenseWeight>(round(w));
+  term.a = a;
+  term.b = b;
+  term.scale = 2.0;
+  const at::Tensor ours = low_rank_linear(round(x), {term})[0];
+  EXPECT_EQ(ours.scalar_type(), at::kBFloat16);
+  const at::Tensor eager =
+      at::linear(round(x), round(w)) + 2.0 * at::linear(at::linear(round(x), round(a)), round(b));
+  EXPECT_LT((ours.to(at::kFloat) - exact).norm().item<double>(),
+            1.5 * (eager.to(at::kFloat) - exact).norm().item<double>());
+}
+
+TEST(DoraNorm, IsTheNormOfTheDenseSum) {
+  at::manual_seed(2);
+  const at::Tensor w = at::randn({40, 30}), a = at::randn({4, 30}), b = at::randn({40, 4});
+  const DenseWeight dense(w);
+  const at::Tensor expected = (w.to(at::kDouble) + 1.5 * b.to(at::kDouble).mm(a.to(at::kDouble))).norm(2, 1);
+  EXPECT_LT(relative_error(dora_norm(dense, row_norm_squared(dense), a, b, 1.5), expected), 1e-6);
+}
+
+TEST(DoraNorm, AZeroRowGivesZerosAndNoNan) {
+  at::Tensor w = at::randn({3, 4}, at::kDouble);
+  w[1].zero_();
+  const DenseWeight dense(w);
+  LowRankTerm term;
+  term.weight = c10::make_intrusive<DenseWeight>(w);
+  term.a = at::randn({2, 4}, at::kDouble).set_requires_grad(true);
+  term.b = at::zeros({3, 2}, at::kDouble).set_requires_grad(true);
+  term.norm = dora_norm(dense, row_norm_squared(dense), term.a, term.b, 1.0);
+  term.magnitude = term.norm.clone().set_requires_grad(true);
+  const at::Tensor y = low_rank_linear(at::randn({5, 4}, at::kDouble), {term})[0];
+  EXPECT_TRUE((y.select(1, 1) == 0).all().item<bool>());
+  y.sum().backward();
+  for (const at::Tensor& gradient : {term.a.grad(), term.b.grad(), term.magnitude.grad()}) {
+    EXPECT_TRUE(at::isfinite(gradient).all().item<bool>());
+  }
+}
+
+} // namespace
+} // namespace rora::ops
