@@ -1,0 +1,154 @@
+#include "support/gradcheck.h"
+#include "support/tiny_llama.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/low_rank_adapter.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace rora {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+using rora::testing::tiny_llama;
+
+AdapterOptions targeting(ModuleSelection selection) {
+  return AdapterOptions().low_rank(LowRankOptions().rank(2)).target_modules(std::move(selection));
+}
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+LowRankAdapter& adapter_at(LlamaForCausalLM& model, const std::string& module) {
+  for (const auto& item : model->named_modules()) {
+    if (item.key() == module) {
+      return dynamic_cast<LowRankAdapter&>(*item.value()->as<ProjectionImpl>()->adapter(kDefaultAdapter));
+    }
+  }
+  throw std::out_of_range(module);
+}
+
+TEST(AttachAdapters, TargetsAllProjectionsUnlessToldOtherwise) {
+  auto model = tiny_llama();
+  EXPECT_THAT(attach_adapters(*model, AdapterOptions()), SizeIs(14));
+}
+
+TEST(AttachAdapters, MatchesWholeNamesAndSuffixesAfterADot) {
+  auto model = tiny_llama();
+  EXPECT_THAT(
+      attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "layers.1.mlp.up_proj"})),
+      ElementsAre("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"));
+  auto other = tiny_llama();
+  EXPECT_THAT(message_of([&] { attach_adapters(*other, targeting(std::vector<std::string>{"proj"})); }), HasSubstr("matches nothing"));
+}
+
+TEST(AttachAdapters, ARegularExpressionMustMatchTheWholeName) {
+  auto model = tiny_llama();
+  EXPECT_THAT(
+      attach_adapters(*model, targeting(ModuleSelection::matching(R"(model\.layers\.0\..*\.(q|v)_proj)"))),
+      ElementsAre("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"));
+  auto other = tiny_llama();
+  EXPECT_THAT(
+      message_of([&] { attach_adapters(*other, targeting(ModuleSelection::matching("q_proj"))); }),
+      HasSubstr("matches nothing"));
+  EXPECT_THAT(
+      message_of([&] { attach_adapters(*other, targeting(ModuleSelection::matching("(q_proj"))); }),
+      HasSubstr("not a regular expression"));
+}
+
+TEST(AttachAdapters, AllLinearLeavesTheHeadOut) {
+  auto model = tiny_llama();
+  EXPECT_FALSE(model->lm_head.is_empty());
+  EXPECT_THAT(attach_adapters(*model, targeting(ModuleSelection::every_linear())), SizeIs(14));
+  EXPECT_EQ(model->lm_head->active_adapter(), nullptr);
+}
+
+TEST(AttachAdapters, ExcludesModulesAndKeepsToLayers) {
+  auto model = tiny_llama();
+  const auto options = targeting(ModuleSelection::every_linear())
+                           .exclude_modules(std::vector<std::string>{"k_proj", "v_proj", "o_proj", "up_proj", "gate_proj"})
+                           .layers_to_transform({1});
+  EXPECT_THAT(
+      attach_adapters(*model, options), ElementsAre("model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"));
+}
+
+TEST(AttachAdapters, APatternsFirstKeyWinsAndTheScaleIsTheModulesOwn) {
+  auto model = tiny_llama();
+  auto options = targeting(std::vector<std::string>{"q_proj", "down_proj"});
+  options.low_rank(LowRankOptions().rank(4).alpha(8).scaling(Scaling::kStandard));
+  options.rank_pattern({{"layers.0.self_attn.q_proj", 2}, {"q_proj", 8}});
+  options.alpha_pattern({{"mlp.down_proj", 3.0}});
+  attach_adapters(*model, options);
+  EXPECT_EQ(adapter_at(model, "model.layers.0.self_attn.q_proj").options.rank(), 2);
+  EXPECT_EQ(adapter_at(model, "model.layers.1.self_attn.q_proj").options.rank(), 8);
+  EXPECT_DOUBLE_EQ(adapter_at(model, "model.layers.0.self_attn.q_proj").scale(), 4.0);
+  EXPECT_DOUBLE_EQ(adapter_at(model, "model.layers.1.mlp.down_proj").scale(), 0.75);
+}
+
+TEST(AttachAdapters, ATargetThatMatchesNothingListsWhatExistsAndAttachesNothing) {
+  auto model = tiny_llama();
+  const std::string message =
+      message_of([&] { attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "qq_proj"})); });
+  EXPECT_THAT(message, HasSubstr("'qq_proj' matches nothing"));
+  EXPECT_THAT(message, HasSubstr("down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"));
+  EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument);
+}
+
+TEST(AttachAdapters, CountsTrainableParametersByThePapersFormula) {
+  auto model = tiny_llama();
+  const int64_t base = count_parameters(*model).total;
+  EXPECT_EQ(count_parameters(*model).trainable, 0);
+  attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(2)));
+  // r·L·Σ(in + out): q and o 16+16, k and v 16+8, gate, up and down 16+24.
+  const int64_t expected = 2 * 2 * (2 * 32 + 2 * 24 + 3 * 40);
+  EXPECT_EQ(count_parameters(*model).trainable, expected);
+  EXPECT_EQ(count_parameters(*model).total, base + expected);
+  EXPECT_DOUBLE_EQ(count_parameters(*model).share(), 100.0 * expected / (base + expected));
+}
+
+TEST(MergeAdapters, LeavesTheModelsLogitsAndUnmergingItsBytes) {
+  for (const bool dora : {false, true}) {
+    auto model = tiny_llama();
+    attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(2).dora(dora)));
+    at::NoGradGuard no_grad;
+    for (const auto& [name, parameter] : named_adapter_parameters(*model)) {
+      if (name.ends_with("lora_B")) {
+        at::Tensor(parameter).normal_(0.0, 0.1);
+      }
+    }
+    const LlamaInput input{at::randint(0, 32, {2, 7}, at::kLong), {}, {}};
+    const at::Tensor before = model->forward(input);
+    const at::Tensor weight = model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight.clone();
+    merge_adapters(*model);
+    EXPECT_LT(rora::testing::relative_error(model->forward(input), before), 1e-5);
+    unmerge_adapters(*model);
+    EXPECT_TRUE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
+    EXPECT_TRUE(at::equal(model->forward(input), before));
+  }
+}
+
+TEST(ActivateAdapters, SwitchesTheWholeModel) {
+  auto model = tiny_llama();
+  attach_adapters(*model, targeting(std::vector<std::string>{"q_proj"}), "one");
+  attach_adapters(*model, targeting(std::vector<std::string>{"v_proj"}), "two");
+  auto& attention = *model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn;
+  EXPECT_NE(attention.v_proj->active_adapter(), nullptr);
+  activate_adapters(*model, "one");
+  EXPECT_NE(attention.q_proj->active_adapter(), nullptr);
+  EXPECT_EQ(attention.v_proj->active_adapter(), nullptr);
+  EXPECT_THROW(activate_adapters(*model, "three"), std::invalid_argument);
+  detach_adapters(*model, "one");
+  EXPECT_THROW(detach_adapters(*model, "one"), std::invalid_argument);
+}
+
+} // namespace
+} // namespace rora
