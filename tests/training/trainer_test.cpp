@@ -1,0 +1,262 @@
+#include "support/gradcheck.h"
+#include "support/test_data.h"
+#include "support/tiny_llama.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+#include <rora/training/trainer.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace rora {
+namespace {
+
+using ::testing::HasSubstr;
+using rora::testing::relative_error;
+using rora::testing::TemporaryFolder;
+using rora::testing::tiny_llama;
+
+/// Sequences that count upwards from a seed, labelled from a third of their length on: unequal lengths and label counts.
+std::vector<Example> counting(int64_t count, int64_t first = 0) {
+  std::vector<Example> examples;
+  for (int64_t i = first; i < first + count; ++i) {
+    Example example;
+    const int64_t length = 4 + i % 7;
+    for (int64_t place = 0; place < length; ++place) {
+      const int64_t id = (3 * i + place) % 32;
+      example.input_ids.push_back(id);
+      example.labels.push_back(3 * place < length ? kIgnoreIndex : id);
+    }
+    examples.push_back(example);
+  }
+  return examples;
+}
+
+LlamaForCausalLM adapted(double dropout = 0.0, at::ScalarType dtype = at::kFloat) {
+  auto model = tiny_llama();
+  model->to(dtype);
+  at::manual_seed(31);
+  attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(dropout)));
+  return model;
+}
+
+TrainerOptions options(int64_t batch_size = 4) {
+  TrainerOptions options;
+  options.lr(1e-2).max_steps(6);
+  BatchOptions batches;
+  batches.batch_size = batch_size;
+  batches.seed = 5;
+  return options.batches(batches);
+}
+
+at::Tensor flat(const LlamaForCausalLM& model) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& each : adapter_parameters(*model)) {
+    parts.push_back(each.detach().flatten());
+  }
+  return at::cat(parts).clone();
+}
+
+TEST(Trainer, LearnsToCountAndLeavesTheBaseAlone) {
+  auto model = adapted();
+  const at::Tensor frozen = model->model->layers->at<LlamaDecoderLayerImpl>(1).mlp->up_proj->weight.clone();
+  const double before = mean_loss(model, counting(40), 8);
+  Trainer trainer(model, counting(40), options(8).max_steps(150));
+  trainer.train();
+  EXPECT_LT(mean_loss(model, counting(40), 8), 0.3 * before);
+  EXPECT_TRUE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(1).mlp->up_proj->weight, frozen));
+}
+
+TEST(Trainer, AnAccumulatedStepIsThatOfTheOneBigBatch) {
+  const auto run = [](int64_t batch_size, int64_t grad_accum) {
+    auto model = adapted(0.0, at::kDouble);
+    auto chosen = options(batch_size).max_steps(1).grad_accum(grad_accum).clip(0.0);
+    chosen.batches().shuffle = false;
+    std::vector<StepMetrics> metrics;
+    Trainer trainer(model, counting(6), chosen);
+    trainer.set_callback([&](const StepMetrics& each) { metrics.push_back(each); });
+    trainer.train();
+    return std::make_pair(metrics.at(0), flat(model));
+  };
+  const auto [whole, whole_parameters] = run(6, 1);
+  for (const int64_t batch_size : {1, 2, 4}) {
+    const auto [step, parameters] = run(batch_size, (6 + batch_size - 1) / batch_size);
+    EXPECT_EQ(step.labelled_tokens, whole.labelled_tokens);
+    EXPECT_NEAR(step.loss, whole.loss, 1e-12);
+    EXPECT_NEAR(step.grad_norm, whole.grad_norm, 1e-12);
+    EXPECT_LT(relative_error(parameters, whole_parameters), 1e-9);
+  }
+}
+
+TEST(Trainer, PackedRowsTrainAsPaddedOnesDo) {
+  const auto run = [](bool packing) {
+    auto model = adapted();
+    auto chosen = options(packing ? 1 : 6).max_steps(1).clip(0.0);
+    chosen.batches().shuffle = false;
+    chosen.batches().packing = packing;
+    chosen.batches().max_length = 64;
+    StepMetrics metrics;
+    Trainer trainer(model, counting(6), chosen);
+    trainer.set_callback([&](const StepMetrics& each) { metrics = each; });
+    trainer.train();
+    return metrics;
+  };
+  const StepMetrics padded = run(false);
+  const StepMetrics packed = run(true);
+  EXPECT_EQ(packed.labelled_tokens, padded.labelled_tokens);
+  EXPECT_NEAR(packed.loss, padded.loss, 1e-5 * padded.loss);
+  EXPECT_NEAR(packed.grad_norm, padded.grad_norm, 1e-5 * padded.grad_norm);
+}
+
+TEST(Trainer, ReportsEachStep) {
+  auto model = adapted();
+  std::vector<StepMetrics> metrics;
+  Trainer trainer(model, counting(10), options(4).max_steps(0).epochs(2).warmup_steps(2));
+  trainer.set_callback([&](const StepMetrics& each) { metrics.push_back(each); });
+  EXPECT_EQ(trainer.total_steps(), 6);
+  trainer.train();
+  ASSERT_EQ(metrics.size(), 6u);
+  int64_t tokens = 0;
+  for (size_t i = 0; i < 3; ++i) {
+    tokens += metrics[i].tokens;
+    EXPECT_EQ(metrics[i].step, static_cast<int64_t>(i) + 1);
+    EXPECT_EQ(metrics[i].epoch, 0);
+    EXPECT_GT(metrics[i].peak_rss_mib, 0);
+    EXPECT_GT(metrics[i].tokens_per_s, 0.0);
+  }
+  int64_t expected = 0;
+  for (const Example& each : counting(10)) {
+    expected += static_cast<int64_t>(each.input_ids.size());
+  }
+  EXPECT_EQ(tokens, expected);
+  EXPECT_EQ(metrics[5].epoch, 1);
+  EXPECT_EQ(metrics[0].lr, 0.0);
+  EXPECT_DOUBLE_EQ(metrics[2].lr, 1e-2);
+}
+
+TEST(Trainer, TheSameSeedGivesTheSameBitsAndAnotherDoesNot) {
+  const auto run = [](uint64_t seed) {
+    auto model = adapted(0.2);
+    auto chosen = options();
+    chosen.batches().seed = seed;
+    Trainer trainer(model, counting(20), chosen);
+    trainer.train();
+    return flat(model);
+  };
+  EXPECT_TRUE(at::equal(run(5), run(5)));
+  EXPECT_FALSE(at::equal(run(5), run(6)));
+}
+
+class ResumeTest : public ::testing::Test {
+ protected:
+  TrainerOptions resumable() {
+    return options().grad_accum(2).save_every(2).eval_every(1).output(folder.path()).resume(true);
+  }
+
+  /// Runs until `stop_after` steps were taken and returns the adapter.
+  at::Tensor run(const TrainerOptions& chosen, int64_t stop_after = 1000, int64_t expected_start = 0) {
+    auto model = adapted(0.2);
+    Trainer trainer(model, counting(30), chosen);
+    trainer.set_validation(counting(5, 30));
+    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, AdapterOptions(), path); });
+    trainer.set_callback([&](const StepMetrics& metrics) {
+      if (metrics.step >= stop_after) {
+        trainer.request_stop();
+      }
+    });
+    EXPECT_EQ(trainer.restore(), expected_start);
+    result = trainer.train();
+    return flat(model);
+  }
+
+  TemporaryFolder folder;
+  TrainingResult result;
+};
+
+TEST_F(ResumeTest, AResumedRunIsAnUninterruptedOneBitForBit) {
+  const at::Tensor whole = run(options().grad_accum(2).eval_every(1));
+  EXPECT_FALSE(result.interrupted);
+  const TrainingResult uninterrupted = result;
+  run(resumable(), 3);
+  EXPECT_TRUE(result.interrupted);
+  EXPECT_TRUE(std::filesystem::exists(folder / "checkpoint-3" / "adapter_model.safetensors"));
+  const at::Tensor resumed = run(resumable(), 1000, 3);
+  EXPECT_TRUE(at::equal(resumed, whole));
+  EXPECT_EQ(result.best_eval_loss, uninterrupted.best_eval_loss);
+  EXPECT_EQ(result.best_step, uninterrupted.best_step);
+}
+
+TEST_F(ResumeTest, AFinishedRunTakesNoMoreSteps) {
+  const at::Tensor whole = run(resumable());
+  EXPECT_TRUE(at::equal(run(resumable(), 1000, 6), whole));
+  EXPECT_EQ(result.steps, 6);
+}
+
+TEST_F(ResumeTest, AnUnfinishedCheckpointDoesNotCount) {
+  run(resumable(), 2);
+  std::filesystem::create_directory(folder / "checkpoint-5.partial");
+  std::filesystem::create_directory(folder / "checkpoint-x");
+  run(resumable(), 1000, 2);
+}
+
+TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByTheOptionThatDiffers) {
+  run(resumable(), 2);
+  try {
+    run(resumable().lr(2e-2), 1000, 2);
+    FAIL() << "nothing was thrown";
+  } catch (const FormatError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("trainer_state.json: run.lr was"));
+  }
+}
+
+TEST_F(ResumeTest, ADamagedCheckpointIsAFormatError) {
+  run(resumable(), 2);
+  write_file(folder / "checkpoint-2" / "trainer_state.json", "{\"step\": 2}");
+  EXPECT_THROW(run(resumable(), 1000, 2), FormatError);
+}
+
+TEST(Trainer, KeepsTheBestValidationsParametersAndStopsEarly) {
+  auto model = adapted();
+  // A rate far too high: the loss gets worse after the first steps.
+  Trainer trainer(
+      model, counting(20), options().lr(0.5).schedule(Schedule::kConstant).max_steps(60).eval_every(1).early_stopping_patience(5));
+  trainer.set_validation(counting(5, 20));
+  std::vector<double> losses;
+  trainer.set_callback([&](const StepMetrics& metrics) { losses.push_back(metrics.eval_loss.value()); });
+  const TrainingResult result = trainer.train();
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_EQ(result.steps, result.best_step + 5);
+  EXPECT_DOUBLE_EQ(*result.best_eval_loss, *std::min_element(losses.begin(), losses.end()));
+  EXPECT_DOUBLE_EQ(mean_loss(model, counting(5, 20), 4), *result.best_eval_loss);
+}
+
+TEST(Trainer, StopsAtALossThatIsNotFinite) {
+  auto model = adapted();
+  {
+    at::NoGradGuard no_grad;
+    adapter_parameters(*model)[0].fill_(std::numeric_limits<float>::infinity());
+  }
+  Trainer trainer(model, counting(4), options());
+  EXPECT_THROW(trainer.train(), std::runtime_error);
+}
+
+TEST(Trainer, RefusesWhatItCannotTrainOn) {
+  EXPECT_THROW(Trainer(adapted(), {}, options()), std::invalid_argument);
+  EXPECT_THROW(Trainer(tiny_llama(), counting(4), options()), std::invalid_argument) << "nothing requires gradients";
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().lr(-1)), std::invalid_argument);
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().grad_accum(0)), std::invalid_argument);
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().save_every(1)), std::invalid_argument);
+}
+
+TEST(MeanLoss, CountsTokensNotBatches) {
+  auto model = adapted();
+  const auto examples = counting(9);
+  EXPECT_NEAR(mean_loss(model, examples, 1), mean_loss(model, examples, 9), 1e-6);
+}
+
+} // namespace
+} // namespace rora
