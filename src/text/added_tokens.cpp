@@ -112,10 +112,7 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::find(std::string_view text
     if (covered < begin) {
       parts.push_back({covered, begin, std::nullopt});
     }
-    // A token whose text went to the white space of the one before it is none.
-    if (begin < end) {
-      parts.push_back({begin, end, token.id});
-    }
+    parts.push_back({begin, end, token.id});
     covered = end;
   }
   if (covered < text.size()) {
