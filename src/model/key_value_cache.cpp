@@ -7,9 +7,7 @@
 namespace rora {
 
 std::pair<at::Tensor, at::Tensor> KeyValueCache::append(
-    size_t layer,
-    const at::Tensor& keys,
-    const at::Tensor& values) {
+    size_t layer, const at::Tensor& keys, const at::Tensor& values) {
   if (layers_.size() <= layer) {
     layers_.resize(layer + 1);
   }
@@ -32,10 +30,19 @@ std::pair<at::Tensor, at::Tensor> KeyValueCache::append(
 }
 
 void KeyValueCache::select(const at::Tensor& rows) {
+  at::NoGradGuard no_grad; // as the buffers are written to in place
+  const auto select = [&](at::Tensor& buffer) {
+    auto sizes = buffer.sizes().vec();
+    sizes[0] = rows.size(0);
+    at::Tensor selected = at::empty(sizes, buffer.options());
+    at::Tensor used = selected.narrow(2, 0, size_);
+    at::index_select_out(used, buffer.narrow(2, 0, size_), 0, rows);
+    buffer = selected;
+  };
   for (Layer& layer : layers_) {
     if (layer.keys.defined()) {
-      layer.keys = layer.keys.index_select(0, rows);
-      layer.values = layer.values.index_select(0, rows);
+      select(layer.keys);
+      select(layer.values);
     }
   }
 }

@@ -24,7 +24,8 @@ class KeyValueCache {
     size_ += tokens;
   }
 
-  /// Row i becomes what row `rows[i]` (int64) was: beams that go on, rows that have ended and are dropped.
+  /// Row i becomes what row `rows[i]` (int64) was: beams that go on, rows that have ended and are dropped. No
+  /// gradients go through it.
   void select(const at::Tensor& rows);
 
  private:
