@@ -2,18 +2,21 @@
 
 #include "beam_search.h"
 #include "decoding_state.h"
+#include "evaluation_mode.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string>
 
 namespace rora {
 namespace {
 
-void check(const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options) {
+void check(const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options, int64_t vocab_size) {
   const auto require = [](bool holds, const char* message) {
     if (!holds) {
       throw std::invalid_argument(message);
@@ -21,14 +24,25 @@ void check(const std::vector<std::vector<int64_t>>& prompts, const GenerationOpt
   };
   for (const auto& prompt : prompts) {
     require(!prompt.empty(), "a prompt has no tokens to go on from");
+    for (const int64_t id : prompt) {
+      if (id < 0 || id >= vocab_size) {
+        throw std::invalid_argument(
+            "token id " + std::to_string(id) + " of a prompt is outside the vocabulary of " +
+            std::to_string(vocab_size));
+      }
+    }
   }
   require(options.max_new_tokens() >= 0, "max_new_tokens must not be negative");
   require(options.temperature() >= 0.0, "temperature must not be negative");
   require(options.top_k() >= 0, "top_k must not be negative");
   require(options.top_p() > 0.0 && options.top_p() <= 1.0, "top_p must be in (0, 1]");
   require(options.num_beams() >= 1, "num_beams must be at least 1");
-  require(options.num_beams() == 1 || options.temperature() == 0.0, "beam search does not sample: temperature must be 0");
+  require(std::isfinite(options.length_penalty()), "length_penalty must be finite");
+  require(
+      options.num_beams() == 1 || options.temperature() == 0.0, "beam search does not sample: temperature must be 0");
 }
+
+constexpr double kLeastTemperature = 1e-30; // a float still
 
 /// Chooses the next token of each row from logits `[rows, vocab]`.
 class Sampler {
@@ -40,7 +54,9 @@ class Sampler {
     if (options_.temperature() == 0.0) {
       return logits.argmax(-1);
     }
-    at::Tensor scaled = logits.to(at::kFloat) / options_.temperature();
+    // Below the greatest of all, so that a temperature near 0 overflows to −∞ alone, which has probability 0.
+    const at::Tensor wide = logits.to(at::kFloat);
+    at::Tensor scaled = (wide - wide.amax(-1, /*keepdim=*/true)) / std::max(options_.temperature(), kLeastTemperature);
     if (options_.top_k() > 0 && options_.top_k() < scaled.size(1)) {
       const at::Tensor least = std::get<0>(scaled.topk(options_.top_k(), 1)).slice(1, options_.top_k() - 1);
       scaled = scaled.masked_fill(scaled < least, -std::numeric_limits<float>::infinity());
@@ -110,19 +126,16 @@ std::vector<std::vector<int64_t>> generate(
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options,
     const std::function<void(int64_t, int64_t)>& on_token) {
-  check(prompts, options);
+  check(prompts, options, model->options.vocab_size());
   if (prompts.empty() || options.max_new_tokens() == 0) {
     return std::vector<std::vector<int64_t>>(prompts.size());
   }
   at::NoGradGuard no_grad;
-  const bool was_training = model->is_training();
-  model->eval();
+  detail::EvaluationMode evaluation_mode(*model);
   const std::vector<int64_t>& stops =
       options.stop_token_ids().empty() ? model->options.eos_token_id() : options.stop_token_ids();
-  auto continuations = options.num_beams() > 1 ? detail::beam_search(model, prompts, options, stops)
-                                               : choose_one_by_one(model, prompts, options, stops, on_token);
-  model->train(was_training);
-  return continuations;
+  return options.num_beams() > 1 ? detail::beam_search(model, prompts, options, stops)
+                                 : choose_one_by_one(model, prompts, options, stops, on_token);
 }
 
 } // namespace rora

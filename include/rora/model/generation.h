@@ -3,6 +3,7 @@
 #include <rora/model/llama.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <vector>
 
@@ -20,12 +21,19 @@ struct GenerationOptions {
 };
 
 /// The prompts' continuations, without the prompts; each ends with the stop token that ended it, if one did. Prompts of
-/// unequal length are padded on the left. Throws `std::invalid_argument` for an empty prompt and for options out of
-/// range. `on_token(row, id)` is called as tokens are chosen (not by beam search).
+/// unequal length are padded on the left. Throws `std::invalid_argument` for an empty prompt, an id outside the
+/// vocabulary and options out of range. `on_token(row, id)` is called as tokens are chosen (not by beam search).
+///
+/// Beam search is that of transformers with `early_stopping=False`: a prompt is done once as many beams have ended as
+/// run and none that runs scores better than the worst of them.
 std::vector<std::vector<int64_t>> generate(
     LlamaForCausalLM& model,
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options = {},
     const std::function<void(int64_t, int64_t)>& on_token = nullptr);
+
+/// The tokens that end a text of this model: `eos_token_id` of generation_config.json or, where that names none, of
+/// config.json, as in transformers. Throws `FileError`, or `FormatError` naming the field.
+std::vector<int64_t> read_stop_token_ids(const std::filesystem::path& folder);
 
 } // namespace rora
