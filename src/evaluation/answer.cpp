@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace rora {
@@ -170,6 +171,13 @@ double AnswerScore::standard_error() const {
 
 double AnswerScore::unparsed_share() const {
   return share(unparsed, count);
+}
+
+void AnswerEvaluation::add(const GoldAnswer& gold, std::string text) {
+  const int64_t correct_before = score.correct;
+  score.add(gold, text);
+  auto answer = extract_answer(gold.rule, text);
+  predictions.push_back({std::move(text), std::move(answer), gold, score.correct > correct_before});
 }
 
 } // namespace rora

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace rora {
 
@@ -53,6 +54,23 @@ struct AnswerScore {
   double accuracy() const; ///< p = correct / count
   double standard_error() const; ///< √(p(1 − p) / count)
   double unparsed_share() const; ///< unparsed / count
+};
+
+/// What a model answered to one record.
+struct Prediction {
+  std::string text; ///< as generated; by likelihood the chosen candidate
+  std::optional<std::string> answer; ///< read off the text
+  std::optional<GoldAnswer> gold;
+  bool correct = false;
+};
+
+/// A model's answers to records.
+struct AnswerEvaluation {
+  AnswerScore score;
+  std::vector<Prediction> predictions; ///< in the records' order
+
+  /// Appends what was generated for a record and counts it.
+  void add(const GoldAnswer& gold, std::string text);
 };
 
 } // namespace rora

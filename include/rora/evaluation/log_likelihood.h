@@ -1,0 +1,23 @@
+#pragma once
+
+#include <rora/model/llama.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace rora {
+
+/// A prompt and what may follow it, as token ids.
+struct PromptContinuations {
+  std::vector<int64_t> prompt;
+  std::vector<std::vector<int64_t>> continuations;
+};
+
+/// ln p(continuation | prompt) = Σ ln p(token | tokens before it), for each continuation of each prompt, in evaluation
+/// mode. What the continuations of a prompt have in common is computed once, prompt included. `batch_size` is that of
+/// prompts. Throws `std::invalid_argument` for an empty prompt, an empty continuation, an id outside the vocabulary and
+/// a batch size below 1.
+std::vector<std::vector<double>> log_likelihoods(
+    LlamaForCausalLM& model, const std::vector<PromptContinuations>& prompts, int64_t batch_size = 16);
+
+} // namespace rora

@@ -1,0 +1,49 @@
+#include <rora/evaluation/perplexity.h>
+
+#include "../model/evaluation_mode.h"
+#include "../training/batch_input.h"
+#include "length_sorted.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace rora {
+
+double Perplexity::perplexity() const {
+  return std::exp(loss);
+}
+
+Perplexity evaluate_perplexity(
+    LlamaForCausalLM& model,
+    const std::vector<Example>& examples,
+    int64_t batch_size,
+    const std::function<void(int64_t)>& on_progress) {
+  const auto batches = detail::length_sorted_batches(
+      static_cast<int64_t>(examples.size()), batch_size, [&](int64_t i) { return examples[i].input_ids.size(); });
+  at::NoGradGuard no_grad;
+  detail::EvaluationMode evaluation_mode(*model);
+  Perplexity result;
+  double sum = 0.0;
+  int64_t done = 0;
+  for (const auto& batch : batches) {
+    std::vector<std::vector<int64_t>> rows;
+    for (const int64_t index : batch) {
+      rows.push_back({index});
+    }
+    const LossSum loss = detail::batch_loss(model, make_batch(examples, rows));
+    sum += loss.sum.item<double>();
+    result.tokens += loss.tokens;
+    done += static_cast<int64_t>(batch.size());
+    if (on_progress) {
+      on_progress(done);
+    }
+  }
+  if (result.tokens == 0) {
+    throw std::invalid_argument("the data has no labelled token to take a loss on");
+  }
+  result.loss = sum / static_cast<double>(result.tokens);
+  return result;
+}
+
+} // namespace rora
