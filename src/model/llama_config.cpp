@@ -101,8 +101,9 @@ Json rope_json(const RopeOptions& rope) {
 
 } // namespace
 
-LlamaOptions read_llama_config(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "config.json";
+LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file) {
+  const bool file = std::filesystem::is_regular_file(folder_or_file);
+  const std::filesystem::path path = file ? folder_or_file : folder_or_file / "config.json";
   const JsonObject config = JsonObject::parse(path, read_file(path));
   refuse_unsupported(config);
   LlamaOptions options;

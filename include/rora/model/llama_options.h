@@ -57,9 +57,9 @@ struct LlamaOptions {
   void validate() const;
 };
 
-/// Reads `config.json` of a Hugging Face folder. Throws `FileError`, or `FormatError` naming the field: also for what
+/// Reads `config.json` of a Hugging Face folder, or a file like it. Throws `FileError`, or `FormatError` naming the field: also for what
 /// a config asks for and this library lacks (another activation, another rope type, another architecture).
-LlamaOptions read_llama_config(const std::filesystem::path& folder);
+LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file);
 
 /// The `config.json` that `read_llama_config` and transformers read back. `torch_dtype` is "float32", "bfloat16" ….
 std::string llama_config_json(const LlamaOptions& options, const std::string& torch_dtype);
