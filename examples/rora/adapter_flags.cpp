@@ -1,0 +1,98 @@
+#include "adapter_flags.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/peft_folder.h>
+
+#include <ATen/ATen.h>
+
+#include <set>
+
+namespace rora::cli {
+namespace {
+
+constexpr const char* kAllLinear = "all-linear";
+
+const std::vector<std::pair<std::string, Scaling>> kScalings{
+    {"rank-stabilized", Scaling::kRankStabilized}, {"standard", Scaling::kStandard}};
+
+ModuleSelection selection(const std::vector<std::string>& names) {
+  return names == std::vector<std::string>{kAllLinear} ? ModuleSelection::every_linear() : ModuleSelection(names);
+}
+
+bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
+  const auto sorted = [](const ModuleSelection& each) { return std::set<std::string>(each.names.begin(), each.names.end()); };
+  return a.regex == b.regex && a.all_linear == b.all_linear && sorted(a) == sorted(b);
+}
+
+} // namespace
+
+void AdapterFlags::add_scaling(Flags& flags) {
+  flags.choice("scaling", scaling, kScalings, "The scale: alpha/sqrt(rank) or alpha/rank");
+  flags.add("dora", dora, "Train a magnitude apart from the direction (DoRA; default: off)");
+}
+
+void AdapterFlags::add(Flags& flags) {
+  flags.add("rank", rank, "Columns of B and rows of A").at_least(1);
+  flags.add("alpha", alpha, "Numerator of the adapter's scale");
+  add_scaling(flags);
+  flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);
+  flags.choice<ops::DoraDropout>(
+      "dora-dropout",
+      dora_dropout,
+      {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
+      "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
+  flags.add(
+      "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head", ',');
+  flags.add(
+      "init-adapter",
+      init_adapter,
+      "A PEFT folder to go on from, which brings rank, alpha, scaling and targets (default: none)");
+}
+
+AdapterOptions AdapterFlags::resolve(const Flags& flags) {
+  if (!init_adapter) {
+    LowRankOptions low_rank;
+    low_rank.rank(rank).alpha(alpha).scaling(scaling).dora(dora).dropout(dropout).dora_dropout(dora_dropout);
+    return AdapterOptions().low_rank(low_rank).target_modules(selection(target_modules));
+  }
+  AdapterOptions options = read_adapter_config(*init_adapter);
+  LowRankOptions low_rank = options.low_rank();
+  const auto require = [&](const std::string& flag, bool agrees) {
+    if (flags.given(flag) && !agrees) {
+      throw UsageError("--" + flag + " contradicts --init-adapter " + *init_adapter);
+    }
+  };
+  require("rank", rank == low_rank.rank());
+  require("alpha", alpha == low_rank.alpha());
+  require("scaling", scaling == low_rank.scaling());
+  require("dora", dora == low_rank.dora());
+  require("target-modules", same_modules(selection(target_modules), options.target_modules()));
+  rank = low_rank.rank();
+  alpha = low_rank.alpha();
+  scaling = low_rank.scaling();
+  dora = low_rank.dora();
+  const ModuleSelection& targets = options.target_modules();
+  target_modules = targets.all_linear ? std::vector<std::string>{kAllLinear} : targets.names;
+  dropout = flags.given("dropout") ? dropout : low_rank.dropout();
+  return options.low_rank(low_rank.dropout(dropout).dora_dropout(dora_dropout));
+}
+
+void AdapterFlags::attach(LlamaForCausalLM& model, const AdapterOptions& options) const {
+  if (!init_adapter) {
+    attach_adapters(*model, options);
+    return;
+  }
+  // The folder's own options may differ in dropout: its tensors are copied into adapters of ours.
+  constexpr const char* kLoaded = "loaded";
+  load_adapter(*model, *init_adapter, kLoaded);
+  attach_adapters(*model, options);
+  at::NoGradGuard no_grad;
+  const auto loaded = adapter_parameters(*model, kLoaded);
+  const auto ours = adapter_parameters(*model);
+  for (size_t i = 0; i < ours.size(); ++i) {
+    ours[i].copy_(loaded[i]);
+  }
+  detach_adapters(*model, kLoaded);
+}
+
+} // namespace rora::cli

@@ -1,0 +1,38 @@
+#pragma once
+
+#include "flags.h"
+
+#include <rora/adapters/adapter_options.h>
+#include <rora/model/llama.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rora::cli {
+
+/// The flags that describe an adapter.
+struct AdapterFlags {
+  int64_t rank = 16;
+  double alpha = 16.0;
+  Scaling scaling = Scaling::kRankStabilized;
+  bool dora = false;
+  double dropout = 0.0;
+  ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
+  std::vector<std::string> target_modules = kLlamaProjections;
+  std::optional<std::string> init_adapter;
+
+  /// Scaling and DoRA.
+  void add_scaling(Flags& flags);
+  /// All of them.
+  void add(Flags& flags);
+
+  /// The options asked for. With `--init-adapter` those of its folder, which the variables then hold too; throws
+  /// `UsageError` for a flag that says otherwise.
+  AdapterOptions resolve(const Flags& flags);
+
+  /// Attaches what `resolve` returned, drawn from LibTorch's generator or read from the folder.
+  void attach(LlamaForCausalLM& model, const AdapterOptions& options) const;
+};
+
+} // namespace rora::cli

@@ -1,0 +1,141 @@
+#include "adapter_flags.h"
+#include "command.h"
+#include "model_flags.h"
+#include "process_memory.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/data/dataset.h>
+#include <rora/training/adamw.h>
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iostream>
+
+namespace rora::cli {
+namespace {
+
+constexpr double kLearningRate = 1e-4;
+/// Ids below are special tokens in most vocabularies.
+constexpr int64_t kFirstId = 3;
+
+struct Arguments {
+  ModelFlags model;
+  AdapterFlags adapter;
+  std::optional<double> alpha;
+  int64_t batch = 4;
+  int64_t seq = 256;
+  int64_t steps = 5;
+  double labelled = 1.0;
+};
+
+std::string mode(const Arguments& arguments) {
+  const bool rank_stabilized = arguments.adapter.scaling == Scaling::kRankStabilized;
+  if (arguments.adapter.dora) {
+    return rank_stabilized ? "dora_rslora" : "dora";
+  }
+  return rank_stabilized ? "rslora" : "lora";
+}
+
+double rounded(double value, int digits) {
+  const double scale = std::pow(10.0, digits);
+  return std::round(value * scale) / scale;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+struct Times {
+  double step = 0.0;
+  double forward = 0.0;
+  double loss = 0.0;
+};
+
+/// One step: forward, backward, AdamW.
+Times take_step(
+    LlamaForCausalLM& model,
+    const LlamaInput& input,
+    const at::Tensor& labels,
+    FlatParameters& parameters,
+    AdamW& optimizer) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
+  const auto begin = Clock::now();
+  const LossSum loss = model->loss(input, labels);
+  const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
+  const double value = mean.item<double>();
+  const auto middle = Clock::now();
+  mean.backward();
+  optimizer.step(kLearningRate);
+  parameters.zero_grad();
+  return {seconds(Clock::now() - begin), seconds(middle - begin), value};
+}
+
+int bench(Arguments& arguments, const Flags& flags) {
+  AdapterFlags& adapter = arguments.adapter;
+  LlamaForCausalLM model = arguments.model.load();
+  torch::manual_seed(0);
+  adapter.alpha = arguments.alpha.value_or(2.0 * static_cast<double>(adapter.rank));
+  adapter.attach(model, adapter.resolve(flags));
+  FlatParameters parameters(adapter_parameters(*model));
+  AdamW optimizer(parameters);
+  model->train();
+  const at::Device device = arguments.model.open_device();
+  LlamaInput input;
+  input.input_ids = at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong).to(device);
+  at::Tensor labels = input.input_ids.clone();
+  const auto unlabelled = static_cast<int64_t>(static_cast<double>(arguments.seq) * (1.0 - arguments.labelled));
+  labels.slice(1, 0, unlabelled).fill_(kIgnoreIndex);
+
+  std::vector<double> steps, forwards;
+  Times times;
+  for (int64_t step = 0; step <= arguments.steps; ++step) {
+    times = take_step(model, input, labels, parameters, optimizer);
+    if (step > 0) {
+      steps.push_back(times.step);
+      forwards.push_back(times.forward);
+    }
+  }
+  Json json;
+  json["peer"] = "rora";
+  json["mode"] = mode(arguments);
+  json["rank"] = adapter.rank;
+  json["dtype"] = dtype_text(*arguments.model.dtype);
+  json["batch"] = arguments.batch;
+  json["seq"] = arguments.seq;
+  json["labelled"] = arguments.labelled;
+  json["step_s"] = rounded(median(steps), 4);
+  json["forward_s"] = rounded(median(forwards), 4);
+  json["tokens_per_s"] = rounded(static_cast<double>(arguments.batch * arguments.seq) / median(steps), 1);
+  json["peak_rss_mib"] = peak_rss_mib();
+  json["trainable"] = parameters.values().numel();
+  json["loss"] = rounded(times.loss, 4);
+  std::cout << json.dump() << "\n";
+  return 0;
+}
+
+} // namespace
+
+Run add_bench(Flags& flags) {
+  auto arguments = std::make_shared<Arguments>();
+  arguments->model.add_model(flags);
+  flags.add("rank", arguments->adapter.rank, "Columns of B and rows of A").at_least(1);
+  flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)");
+  arguments->adapter.add_scaling(flags);
+  flags.add("batch", arguments->batch, "Rows a step").at_least(1);
+  flags.add("seq", arguments->seq, "Tokens a row").at_least(2);
+  arguments->model.add_dtype(flags);
+  flags.add("steps", arguments->steps, "Timed steps, after one that warms up").at_least(1);
+  flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label").in_range(0.0, 1.0 + 1e-9);
+  arguments->model.add_device(flags);
+  arguments->model.add_threads(flags);
+  return [arguments, &flags] { return bench(*arguments, flags); };
+}
+
+} // namespace rora::cli

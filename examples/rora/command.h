@@ -1,0 +1,26 @@
+#pragma once
+
+#include "flags.h"
+
+#include <functional>
+
+namespace rora::cli {
+
+/// What a subcommand does once its flags are parsed. Returns the exit code; throws for whatever goes wrong.
+using Run = std::function<int()>;
+
+/// One subcommand: `add` adds its flags, which live as long as the program, and returns what it does.
+struct Command {
+  const char* name;
+  const char* summary;
+  Run (*add)(Flags& flags);
+};
+
+Run add_bench(Flags& flags);
+Run add_finetune(Flags& flags);
+Run add_inspect(Flags& flags);
+Run add_merge(Flags& flags);
+Run add_pretrain(Flags& flags);
+Run add_tokenize(Flags& flags);
+
+} // namespace rora::cli

@@ -1,0 +1,76 @@
+#include "adapter_flags.h"
+#include "command.h"
+#include "model_flags.h"
+#include "training_run.h"
+
+#include <rora/adapters/peft_folder.h>
+#include <rora/model/llama_options.h>
+
+#include <torch/utils.h>
+
+#include <iostream>
+
+namespace rora::cli {
+namespace {
+
+struct Arguments {
+  ModelFlags model;
+  AdapterFlags adapter;
+  TrainingFlags training;
+  bool portable = false;
+};
+
+int finetune(Arguments& arguments, const Flags& flags) {
+  const TrainingFlags& training = arguments.training;
+  RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
+  if (folder.finished()) {
+    std::cout << folder.path().string() << " holds a finished run: there is nothing to go on with" << std::endl;
+    return 0;
+  }
+  arguments.model.open_device();
+  const AdapterOptions options = arguments.adapter.resolve(flags);
+  const LlamaOptions config = read_llama_config(arguments.model.model);
+  const auto tokenizer = training.needs_tokenizer() ? arguments.model.load_tokenizer() : nullptr;
+  TrainingData data = load_training_data(training, tokenizer.get(), config.vocab_size());
+
+  LlamaForCausalLM model = arguments.model.load();
+  torch::manual_seed(static_cast<uint64_t>(training.seed));
+  arguments.adapter.attach(model, options);
+  model->model->activation_checkpointing = training.activation_checkpointing;
+  print_plan(model, data, training);
+  if (training.dry_run) {
+    print_first_batch(data, training, tokenizer.get());
+    return 0;
+  }
+  const auto save = [&](const std::filesystem::path& target) {
+    save_adapter(
+        *model,
+        options,
+        target,
+        SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
+  };
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save}.run(folder);
+}
+
+} // namespace
+
+Run add_finetune(Flags& flags) {
+  auto arguments = std::make_shared<Arguments>();
+  arguments->model.add_model(flags);
+  arguments->training.add_data(flags);
+  arguments->adapter.add(flags);
+  arguments->training.add(flags);
+  flags.add(
+      "train-on-inputs", arguments->training.train_on_inputs, "Labels on the prompt as well as the answer (default: off)");
+  flags.add(
+      "portable",
+      arguments->portable,
+      "Write the scale as alpha/rank, for readers that ignore use_rslora: the same adapter (default: off)");
+  arguments->model.add_dtype(flags);
+  arguments->model.add_device(flags);
+  arguments->model.add_threads(flags);
+  arguments->model.add_tokenizer(flags);
+  return [arguments, &flags] { return finetune(*arguments, flags); };
+}
+
+} // namespace rora::cli

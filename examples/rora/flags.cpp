@@ -1,0 +1,157 @@
+#include "flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include <cmath>
+#include <memory>
+
+namespace rora::cli {
+namespace {
+
+/// CLI11 writes "6.2e-05" for 6.25e-5: shortest text that reads back the same instead.
+std::string number_text(double value) {
+  return Json(value).dump();
+}
+
+CLI::Validator number_check(const std::string& text, std::function<bool(double)> holds) {
+  return CLI::Validator(
+      [text, holds](const std::string& input) {
+        double value = 0.0;
+        return CLI::detail::lexical_cast(input, value) && std::isfinite(value) && holds(value)
+            ? std::string()
+            : "must be a number " + text + ", not " + input;
+      },
+      "");
+}
+
+} // namespace
+
+Flag& Flag::required() {
+  option_->required();
+  return *this;
+}
+
+Flag& Flag::at_least(double minimum) {
+  option_->check(number_check("of at least " + number_text(minimum), [minimum](double value) { return value >= minimum; }));
+  return *this;
+}
+
+Flag& Flag::in_range(double minimum, double supremum) {
+  option_->check(number_check(
+      "of at least " + number_text(minimum) + " and below " + number_text(supremum),
+      [minimum, supremum](double value) { return value >= minimum && value < supremum; }));
+  return *this;
+}
+
+Flag& Flag::excludes(const Flag& other) {
+  option_->excludes(other.option_);
+  return *this;
+}
+
+Flag Flags::add(const std::string& name, std::string& value, const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  CLI::Option* option = app_.add_option("--" + name, value, description);
+  if (!value.empty()) {
+    option->capture_default_str();
+  }
+  return Flag(option->type_name("TEXT"));
+}
+
+Flag Flags::add(const std::string& name, int64_t& value, const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  return Flag(app_.add_option("--" + name, value, description)->capture_default_str()->type_name("N"));
+}
+
+Flag Flags::add(const std::string& name, double& value, const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  return Flag(app_.add_option("--" + name, value, description)->default_str(number_text(value))->type_name("X"));
+}
+
+Flag Flags::add(
+    const std::string& name, std::vector<std::string>& value, const std::string& description, char separator) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  CLI::Option* option = app_.add_option("--" + name, value, description)->type_name("TEXT");
+  std::string joined;
+  for (const std::string& each : value) {
+    joined += (joined.empty() ? "" : separator == '\0' ? " " : std::string(1, separator)) + each;
+  }
+  option->default_str(joined);
+  if (separator != '\0') {
+    option->delimiter(separator);
+  }
+  return Flag(option);
+}
+
+Flag Flags::add(const std::string& name, std::optional<std::string>& value, const std::string& description) {
+  return add_optional(name, value, description, "TEXT");
+}
+
+Flag Flags::add(const std::string& name, std::optional<int64_t>& value, const std::string& description) {
+  return add_optional(name, value, description, "N");
+}
+
+Flag Flags::add(const std::string& name, std::optional<double>& value, const std::string& description) {
+  return add_optional(name, value, description, "X");
+}
+
+template <typename T>
+Flag Flags::add_optional(
+    const std::string& name, std::optional<T>& value, const std::string& description, const char* type) {
+  values_.emplace_back(name, [&value] { return value ? Json(*value) : Json(nullptr); });
+  CLI::Option* option =
+      app_.add_option_function<T>("--" + name, [&value](const T& given) { value = given; }, description);
+  return Flag(option->type_name(type));
+}
+
+Flag Flags::add(const std::string& name, bool& value, const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  return Flag(app_.add_flag("--" + name, value, description));
+}
+
+Flag Flags::add_choice(
+    const std::string& name,
+    const std::vector<std::string>& names,
+    const std::string& chosen,
+    std::function<void(size_t)> choose,
+    const std::string& description) {
+  auto text = std::make_shared<std::string>(chosen);
+  values_.emplace_back(name, [text] { return Json(*text); });
+  std::string list;
+  for (const std::string& each : names) {
+    list += (list.empty() ? "" : "|") + each;
+  }
+  CLI::Option* option = app_.add_option_function<std::string>(
+      "--" + name,
+      [text, names, choose](const std::string& given) {
+        *text = given;
+        choose(static_cast<size_t>(std::find(names.begin(), names.end(), given) - names.begin()));
+      },
+      description);
+  option->check(CLI::Validator(
+      [names, list](const std::string& given) {
+        return std::find(names.begin(), names.end(), given) == names.end() ? "must be " + list + ", not " + given
+                                                                            : std::string();
+      },
+      ""));
+  return Flag(option->default_str(chosen)->type_name(list));
+}
+
+bool Flags::given(const std::string& name) const {
+  return app_.get_option("--" + name)->count() > 0;
+}
+
+Json Flags::resolved() const {
+  Json json = Json::object();
+  for (const auto& [name, value] : values_) {
+    bool excluded = false;
+    for (const CLI::Option* other : app_.get_option("--" + name)->get_excludes()) {
+      excluded = excluded || other->count() > 0;
+    }
+    if (!excluded) {
+      json[name] = value();
+    }
+  }
+  return json;
+}
+
+} // namespace rora::cli

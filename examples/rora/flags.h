@@ -1,0 +1,106 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace CLI {
+class App;
+class Option;
+} // namespace CLI
+
+namespace rora::cli {
+
+using Json = nlohmann::ordered_json;
+
+/// Flags that cannot be, or cannot be together: one line and exit code 2.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// One flag that was added, to say more about it.
+class Flag {
+ public:
+  explicit Flag(CLI::Option* option) : option_(option) {}
+
+  Flag& required();
+  /// The value, where there is one, must not be below `minimum`.
+  Flag& at_least(double minimum);
+  /// The value, where there is one, must be in [minimum, supremum).
+  Flag& in_range(double minimum, double supremum);
+  /// Both may not be given.
+  Flag& excludes(const Flag& other);
+
+ private:
+  CLI::Option* option_;
+};
+
+/// The flags of one subcommand. Each is bound to a variable, whose value beforehand is its default and stands in `--help`.
+/// Names are without dashes.
+class Flags {
+ public:
+  explicit Flags(CLI::App& app) : app_(app) {}
+
+  Flag add(const std::string& name, std::string& value, const std::string& description);
+  Flag add(const std::string& name, int64_t& value, const std::string& description);
+  Flag add(const std::string& name, double& value, const std::string& description);
+  /// Several values, or one with commas where `separator` is one.
+  Flag add(
+      const std::string& name, std::vector<std::string>& value, const std::string& description, char separator = '\0');
+  /// Empty unless given: the description says what that means.
+  Flag add(const std::string& name, std::optional<std::string>& value, const std::string& description);
+  Flag add(const std::string& name, std::optional<int64_t>& value, const std::string& description);
+  Flag add(const std::string& name, std::optional<double>& value, const std::string& description);
+  /// A flag without a value.
+  Flag add(const std::string& name, bool& value, const std::string& description);
+
+  /// One of several names.
+  template <typename T>
+  Flag choice(
+      const std::string& name,
+      T& value,
+      const std::vector<std::pair<std::string, T>>& choices,
+      const std::string& description) {
+    std::vector<std::string> names;
+    size_t chosen = 0;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      names.push_back(choices[i].first);
+      chosen = choices[i].second == value ? i : chosen;
+    }
+    return add_choice(
+        name, names, names[chosen], [&value, choices](size_t i) { value = choices[i].second; }, description);
+  }
+
+  /// Whether the flag was given, on the command line or by `--config`.
+  bool given(const std::string& name) const;
+
+  /// Every flag with its value, but those that a given flag excludes: a file that `--config` reads.
+  Json resolved() const;
+
+ private:
+  template <typename T>
+  Flag add_optional(
+      const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
+  Flag add_choice(
+      const std::string& name,
+      const std::vector<std::string>& names,
+      const std::string& chosen,
+      std::function<void(size_t)> choose,
+      const std::string& description);
+
+  CLI::App& app_;
+  std::vector<std::pair<std::string, std::function<Json()>>> values_;
+};
+
+/// `arguments` of the subcommand `app` with the keys of the `--config` file that they name put in front, but for flags
+/// that they give themselves or that exclude such a flag. Throws `FileError` and `FormatError` that names the key.
+std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& arguments);
+
+} // namespace rora::cli

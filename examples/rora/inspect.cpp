@@ -1,0 +1,114 @@
+#include "command.h"
+#include "model_flags.h"
+
+#include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/model_folder.h>
+#include <rora/checkpoint/safetensors.h>
+#include <rora/error.h>
+#include <rora/model/llama_options.h>
+
+#include <iostream>
+#include <set>
+
+namespace rora::cli {
+namespace {
+
+struct Arguments {
+  std::optional<std::string> model;
+  std::optional<std::string> adapter;
+};
+
+/// Parameters and dtypes of tensors, however they are stored.
+template <typename Source>
+void count(const Source& source, Json& json) {
+  int64_t parameters = 0;
+  std::set<std::string> dtypes;
+  for (const std::string& name : source.names()) {
+    int64_t size = 1;
+    for (const int64_t each : source.shape(name)) {
+      size *= each;
+    }
+    parameters += size;
+    dtypes.insert(dtype_text(source.dtype(name)));
+  }
+  json["tensors"] = source.names().size();
+  json["parameters"] = parameters;
+  json["dtype"] = dtypes.size() == 1 ? Json(*dtypes.begin()) : Json(dtypes);
+}
+
+Json describe_model(const std::filesystem::path& path) {
+  const LlamaOptions options = read_llama_config(path);
+  Json json;
+  json["model"] = path.string();
+  count(ModelFolder(path), json);
+  json["hidden_size"] = options.hidden_size();
+  json["intermediate_size"] = options.intermediate_size();
+  json["num_hidden_layers"] = options.num_hidden_layers();
+  json["num_attention_heads"] = options.layer_shape(0).num_attention_heads;
+  json["num_key_value_heads"] = options.layer_shape(0).num_key_value_heads;
+  json["head_dim"] = options.resolved_head_dim();
+  json["vocab_size"] = options.vocab_size();
+  json["max_position_embeddings"] = options.max_position_embeddings();
+  json["tie_word_embeddings"] = options.tie_word_embeddings();
+  Json& tokenizers = json["tokenizer"] = Json::array();
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (std::filesystem::exists(path / name)) {
+      tokenizers.push_back(name);
+    }
+  }
+  return json;
+}
+
+template <typename T>
+Json pattern_json(const ModulePattern<T>& pattern) {
+  Json json = Json::object();
+  for (const auto& [key, value] : pattern) {
+    json[key] = value;
+  }
+  return json;
+}
+
+Json describe_adapter(const std::filesystem::path& path) {
+  const AdapterOptions options = read_adapter_config(path);
+  const LowRankOptions& low_rank = options.low_rank();
+  Json json;
+  json["adapter"] = path.string();
+  count(SafetensorsFile(path / "adapter_model.safetensors"), json);
+  json["rank"] = low_rank.rank();
+  json["alpha"] = low_rank.alpha();
+  json["scaling"] = low_rank.scaling() == Scaling::kRankStabilized ? "rank-stabilized" : "standard";
+  json["scale"] = scaling_factor(low_rank.scaling(), low_rank.alpha(), low_rank.rank());
+  json["dora"] = low_rank.dora();
+  json["dropout"] = low_rank.dropout();
+  const ModuleSelection& targets = options.target_modules();
+  json["target_modules"] = targets.all_linear ? Json("all-linear")
+      : targets.regex.empty()                 ? Json(targets.names)
+                                              : Json(targets.regex);
+  json["rank_pattern"] = pattern_json(options.rank_pattern());
+  json["alpha_pattern"] = pattern_json(options.alpha_pattern());
+  return json;
+}
+
+int inspect(const Arguments& arguments) {
+  if (!arguments.model && !arguments.adapter) {
+    throw UsageError("at least one of --model and --adapter is required");
+  }
+  if (arguments.model) {
+    std::cout << describe_model(*arguments.model).dump(2) << "\n";
+  }
+  if (arguments.adapter) {
+    std::cout << describe_adapter(*arguments.adapter).dump(2) << "\n";
+  }
+  return 0;
+}
+
+} // namespace
+
+Run add_inspect(Flags& flags) {
+  auto arguments = std::make_shared<Arguments>();
+  flags.add("model", arguments->model, "A model's Hugging Face folder (default: none)");
+  flags.add("adapter", arguments->adapter, "An adapter's PEFT folder (default: none)");
+  return [arguments] { return inspect(*arguments); };
+}
+
+} // namespace rora::cli

@@ -1,0 +1,124 @@
+// The rora binary: one subcommand a file, each of which parses its flags and calls the library.
+
+#include "command.h"
+
+#include <rora/error.h>
+
+#include <CLI/CLI.hpp>
+#include <c10/util/Exception.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+#include <list>
+#include <new>
+
+namespace rora::cli {
+namespace {
+
+constexpr int kFailure = 1;
+constexpr int kWrongUsage = 2;
+
+constexpr Command kCommands[] = {
+    {"finetune", "Train an adapter of a LLaMA folder on a data file", add_finetune},
+    {"pretrain", "Train all weights of a LLaMA, from scratch or from a folder", add_pretrain},
+    {"merge", "Write an adapter into its model's weights", add_merge},
+    {"tokenize", "Print the token ids of a text as a JSON list", add_tokenize},
+    {"inspect", "Describe a model folder or an adapter folder", add_inspect},
+    {"bench", "Time training steps and print them as one JSON line", add_bench},
+};
+
+/// LibTorch's warnings go to a terminal alone: elsewhere stderr carries errors only.
+class TerminalWarnings : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& warning) override {
+    if (isatty(STDERR_FILENO) != 0) {
+      std::cerr << "rora: " << warning.msg() << "\n";
+    }
+  }
+};
+
+int fail(int code, const std::string& place, std::string message) {
+  while (!message.empty() && message.back() == '\n') {
+    message.pop_back();
+  }
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  std::cerr << place << ": " << message << "\n";
+  return code;
+}
+
+struct Subcommand {
+  CLI::App* app;
+  Flags flags;
+  Run run;
+};
+
+/// The subcommand that the first argument names, with the arguments of its `--config` file.
+std::vector<std::string> expand(const std::list<Subcommand>& subcommands, std::vector<std::string> arguments) {
+  for (const Subcommand& each : subcommands) {
+    if (!arguments.empty() && each.app->get_name() == arguments[0]) {
+      std::vector<std::string> expanded = with_config_file(*each.app, {arguments.begin() + 1, arguments.end()});
+      expanded.insert(expanded.begin(), arguments[0]);
+      return expanded;
+    }
+  }
+  return arguments;
+}
+
+int run(const std::vector<std::string>& arguments, std::string& place) {
+  CLI::App app("Low-rank fine-tuning of LLaMA models", "rora");
+  app.require_subcommand(1);
+  std::list<Subcommand> subcommands;
+  std::string config; // read ahead of CLI11, by with_config_file
+  for (const Command& command : kCommands) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    sub->add_option("--config", config, "A JSON file whose keys are flags; flags override it")->type_name("FILE");
+    subcommands.push_back({sub, Flags(*sub), {}});
+    subcommands.back().run = command.add(subcommands.back().flags);
+    place += !arguments.empty() && arguments[0] == command.name ? std::string(" ") + command.name : "";
+  }
+  std::vector<std::string> expanded = expand(subcommands, arguments);
+  try {
+    std::reverse(expanded.begin(), expanded.end());
+    app.parse(std::move(expanded));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) {
+      return app.exit(error); // --help
+    }
+    throw UsageError(std::string(error.what()) + " (" + place + " --help lists the flags)");
+  }
+  for (const Subcommand& each : subcommands) {
+    if (each.app->parsed()) {
+      return each.run();
+    }
+  }
+  return kWrongUsage;
+}
+
+} // namespace
+
+int guarded_run(const std::vector<std::string>& arguments) {
+  TerminalWarnings warnings;
+  c10::WarningUtils::set_warning_handler(&warnings);
+  std::string place = "rora";
+  try {
+    const int code = run(arguments, place);
+    std::cout.flush();
+    return code == 0 && !std::cout ? fail(kFailure, place, "the standard output cannot be written") : code;
+  } catch (const UsageError& error) {
+    return fail(kWrongUsage, place, error.what());
+  } catch (const c10::Error& error) {
+    return fail(kFailure, place, error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    return fail(kFailure, place, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(kFailure, place, error.what());
+  }
+}
+
+} // namespace rora::cli
+
+int main(int argc, char** argv) {
+  return rora::cli::guarded_run({argv + 1, argv + argc});
+}

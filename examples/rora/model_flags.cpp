@@ -1,0 +1,99 @@
+#include "model_flags.h"
+
+#include <rora/adapters/peft_folder.h>
+#include <rora/model/checkpoint.h>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+namespace rora::cli {
+namespace {
+
+using Dtype = std::optional<at::ScalarType>;
+
+const std::vector<std::pair<std::string, Dtype>> kDtypes{{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}};
+
+} // namespace
+
+Flag ModelFlags::add_model(Flags& flags) {
+  return flags.add("model", model, "The model's Hugging Face folder").required();
+}
+
+Flag ModelFlags::add_adapter(Flags& flags) {
+  return flags.add("adapter", adapter, "A PEFT folder whose adapter is attached (default: none)");
+}
+
+Flag ModelFlags::add_dtype(Flags& flags) {
+  return flags.choice<Dtype>("dtype", dtype, kDtypes, "Dtype of the model's weights and activations; adapters are float32");
+}
+
+Flag ModelFlags::add_dtype_or_stored(Flags& flags) {
+  dtype = std::nullopt;
+  auto choices = kDtypes;
+  choices.emplace_back("auto", std::nullopt);
+  return flags.choice<Dtype>("dtype", dtype, choices, "Dtype of the model's weights; auto: as they are stored");
+}
+
+Flag ModelFlags::add_device(Flags& flags) {
+  return flags.choice<std::string>("device", device, {{"cpu", "cpu"}, {"cuda", "cuda"}}, "Where to compute");
+}
+
+Flag ModelFlags::add_threads(Flags& flags) {
+  return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core").at_least(0);
+}
+
+Flag ModelFlags::add_tokenizer(Flags& flags) {
+  return flags.choice<TokenizerKind>(
+      "tokenizer",
+      tokenizer,
+      {{"auto", TokenizerKind::kAuto}, {"model", TokenizerKind::kSentencePiece}, {"json", TokenizerKind::kJson}},
+      "Which tokenizer file of the folder: tokenizer.model, tokenizer.json; auto: the first that is there");
+}
+
+void ModelFlags::use_threads() const {
+  if (threads > 0) {
+    at::set_num_threads(static_cast<int>(threads));
+  }
+}
+
+at::Device ModelFlags::open_device() const {
+  if (device == "cuda" && !at::hasCUDA()) {
+    throw UsageError("--device cuda: no CUDA device can be used (LibTorch without CUDA, no driver or no GPU)");
+  }
+  return at::Device(device);
+}
+
+LlamaForCausalLM ModelFlags::load() const {
+  use_threads();
+  const at::Device target = open_device();
+  LlamaForCausalLM loaded = load_llama(model, dtype);
+  if (target.is_cuda()) {
+    loaded->to(target);
+  }
+  if (adapter) {
+    load_adapter(*loaded, *adapter);
+  }
+  loaded->eval();
+  return loaded;
+}
+
+std::unique_ptr<Tokenizer> ModelFlags::load_tokenizer() const {
+  return rora::load_tokenizer(model, tokenizer);
+}
+
+std::string dtype_text(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "float32";
+    case at::kDouble:
+      return "float64";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+} // namespace rora::cli

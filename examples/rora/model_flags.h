@@ -1,0 +1,47 @@
+#pragma once
+
+#include "flags.h"
+
+#include <rora/model/llama.h>
+#include <rora/text/tokenizer.h>
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace rora::cli {
+
+/// The flags that the subcommands share, a function each.
+struct ModelFlags {
+  std::string model;
+  std::optional<std::string> adapter;
+  std::optional<at::ScalarType> dtype = at::kFloat; ///< empty: as stored
+  std::string device = "cpu";
+  int64_t threads = 0;
+  TokenizerKind tokenizer = TokenizerKind::kAuto;
+
+  Flag add_model(Flags& flags);
+  Flag add_adapter(Flags& flags);
+  Flag add_dtype(Flags& flags);
+  /// Adds "auto", which keeps weights as they are stored and is the default here.
+  Flag add_dtype_or_stored(Flags& flags);
+  Flag add_device(Flags& flags);
+  Flag add_threads(Flags& flags);
+  Flag add_tokenizer(Flags& flags);
+
+  /// Sets the number of threads, if one was asked for.
+  void use_threads() const;
+  /// Throws `UsageError` for CUDA where there is none.
+  at::Device open_device() const;
+  /// The model, and the adapter where one was asked for, on the device; in evaluation mode.
+  LlamaForCausalLM load() const;
+  std::unique_ptr<Tokenizer> load_tokenizer() const;
+};
+
+/// "float32", "bfloat16", ….
+std::string dtype_text(at::ScalarType dtype);
+
+} // namespace rora::cli

@@ -1,0 +1,194 @@
+#include "output_folder.h"
+
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+namespace rora::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRunFile = "run.json";
+constexpr const char* kMetricsFile = "metrics.jsonl";
+constexpr const char* kCheckpointPrefix = "checkpoint-";
+
+const std::vector<std::string> kCompanionFiles{
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"};
+
+std::string last_error() {
+  return std::strerror(errno);
+}
+
+/// Whether the folder had to be made.
+bool make_folder(const fs::path& path) {
+  std::error_code error;
+  const bool made = fs::create_directories(path, error);
+  if (error) {
+    throw FileError(path, "cannot be made: " + error.message());
+  }
+  return made;
+}
+
+void require_folder_or_nothing(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (fs::exists(status) && !fs::is_directory(status)) {
+    throw FileError(path, "is not a folder");
+  }
+}
+
+/// The name of what shows that a run has been here, or nothing.
+std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<std::string>& results) {
+  std::vector<std::string> names{kRunFile, kMetricsFile};
+  names.insert(names.end(), results.begin(), results.end());
+  for (const std::string& name : names) {
+    if (fs::exists(path / name)) {
+      return name;
+    }
+  }
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(path, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kCheckpointPrefix)) {
+      return name;
+    }
+  }
+  return std::nullopt;
+}
+
+} // namespace
+
+void copy_companion_files(const fs::path& from, const fs::path& to) {
+  for (const std::string& name : kCompanionFiles) {
+    if (fs::exists(from / name)) {
+      write_file(to / name, read_file(from / name));
+    }
+  }
+}
+
+StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_(output_ / ".partial") {
+  require_folder_or_nothing(output_);
+  made_output_ = make_folder(output_);
+  std::error_code error;
+  fs::remove_all(stage_, error);
+  try {
+    make_folder(stage_);
+  } catch (...) {
+    if (made_output_) {
+      fs::remove(output_, error);
+    }
+    throw;
+  }
+}
+
+StagedFolder::~StagedFolder() {
+  std::error_code error;
+  fs::remove_all(stage_, error);
+  if (made_output_) {
+    fs::remove(output_, error); // an empty one alone
+  }
+}
+
+void StagedFolder::commit() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(stage_)) {
+    files.push_back(entry.path());
+  }
+  for (const fs::path& file : files) {
+    std::error_code error;
+    const fs::path target = output_ / file.filename();
+    fs::rename(file, target, error);
+    if (error) {
+      throw FileError(target, "cannot be written: " + error.message());
+    }
+  }
+}
+
+RunFolder::RunFolder(fs::path path, bool resume, const std::vector<std::string>& results) : path_(std::move(path)) {
+  require_folder_or_nothing(path_);
+  const auto trace = trace_of_run(path_, results);
+  if (trace && !resume) {
+    throw FileError(path_, "already holds a run (" + *trace + "): give --resume or another folder");
+  }
+  if (resume && fs::exists(path_ / kRunFile)) {
+    const Json run = Json::parse(read_file(path_ / kRunFile), nullptr, /*allow_exceptions=*/false);
+    finished_ = run.is_object() && run.value("finished", Json(false)) == true;
+  }
+}
+
+RunFolder::~RunFolder() {
+  if (metrics_ >= 0) {
+    ::close(metrics_);
+  }
+  std::error_code error;
+  if (made_files_) {
+    fs::remove(path_ / kRunFile, error);
+    fs::remove(path_ / kMetricsFile, error);
+  }
+  if (made_folder_) {
+    fs::remove(path_, error); // an empty one alone
+  }
+}
+
+void RunFolder::begin(const Json& run, int64_t restored) {
+  made_folder_ = make_folder(path_);
+  made_files_ = !fs::exists(path_ / kRunFile) && !fs::exists(path_ / kMetricsFile);
+  write_run(run);
+  keep_metrics(restored);
+  const fs::path path = path_ / kMetricsFile;
+  metrics_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (metrics_ < 0) {
+    throw FileError(path, "cannot be opened: " + last_error());
+  }
+}
+
+void RunFolder::keep_metrics(int64_t restored) {
+  const fs::path path = path_ / kMetricsFile;
+  if (!fs::exists(path)) {
+    return;
+  }
+  const std::string content = read_file(path);
+  std::string kept;
+  for (size_t begin = 0; begin < content.size();) {
+    const size_t end = content.find('\n', begin);
+    if (end == std::string::npos) {
+      break; // cut off by whatever ended the run
+    }
+    const std::string line = content.substr(begin, end + 1 - begin);
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || json.value("step", Json(nullptr)) > Json(restored)) {
+      break;
+    }
+    kept += line;
+    begin = end + 1;
+  }
+  write_file(path, kept);
+}
+
+void RunFolder::append(const Json& line) {
+  const std::string text = line.dump() + "\n";
+  const off_t size = ::lseek(metrics_, 0, SEEK_END);
+  const ssize_t written = ::write(metrics_, text.data(), text.size());
+  if (written != static_cast<ssize_t>(text.size())) {
+    const std::string reason = written < 0 ? last_error() : std::string(std::strerror(ENOSPC));
+    if (written > 0 && ::ftruncate(metrics_, size) != 0) {
+      throw FileError(path_ / kMetricsFile, "cannot be written, and its last line is cut off: " + reason);
+    }
+    throw FileError(path_ / kMetricsFile, "cannot be written: " + reason);
+  }
+  made_files_ = made_folder_ = false; // from here on it is a run
+}
+
+void RunFolder::write_run(const Json& run) {
+  write_file(path_ / kRunFile, run.dump(2) + "\n");
+}
+
+} // namespace rora::cli

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "flags.h"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace rora::cli {
+
+/// Files of a model folder that belong to its tokenizer or to generation: they go along, byte for byte.
+void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// A folder inside `output` where files are written before they take their places there: a failure leaves none of them.
+class StagedFolder {
+ public:
+  /// Makes `output`, if need be, and the folder in it. Throws `FileError`.
+  explicit StagedFolder(std::filesystem::path output);
+  ~StagedFolder();
+  StagedFolder(const StagedFolder&) = delete;
+  StagedFolder& operator=(const StagedFolder&) = delete;
+
+  const std::filesystem::path& path() const {
+    return stage_;
+  }
+
+  /// Moves the files to their places. Throws `FileError`.
+  void commit();
+
+ private:
+  std::filesystem::path output_;
+  std::filesystem::path stage_;
+  bool made_output_;
+};
+
+/// The folder of a training run: run.json, metrics.jsonl, checkpoints and, in the end, what was trained.
+class RunFolder {
+ public:
+  /// Throws `FileError` for what is no folder and, without `resume`, for one that already holds a run or any of `results`.
+  RunFolder(std::filesystem::path path, bool resume, const std::vector<std::string>& results);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  const std::filesystem::path& path() const {
+    return path_;
+  }
+
+  /// Whether a run has ended here.
+  bool finished() const {
+    return finished_;
+  }
+
+  /// Begins to write: `run` as run.json, and metrics.jsonl with the lines of the first `restored` steps alone. Until a line
+  /// is appended, destruction takes back what was made here. Throws `FileError`.
+  void begin(const Json& run, int64_t restored);
+
+  /// Appends one line to metrics.jsonl: all of it or nothing. Throws `FileError`.
+  void append(const Json& line);
+
+  /// Writes run.json anew. Throws `FileError`.
+  void write_run(const Json& run);
+
+ private:
+  void keep_metrics(int64_t restored);
+
+  std::filesystem::path path_;
+  bool finished_ = false;
+  bool made_folder_ = false;
+  bool made_files_ = false;
+  int metrics_ = -1;
+};
+
+} // namespace rora::cli

@@ -1,0 +1,189 @@
+#include "command.h"
+#include "train_tokenizer.h"
+#include "training_run.h"
+
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+#include <rora/model/checkpoint.h>
+#include <rora/model/llama_options.h>
+
+#include <ATen/ATen.h>
+#include <torch/utils.h>
+
+#include <iostream>
+
+namespace rora::cli {
+namespace {
+
+struct Arguments {
+  ModelFlags model;
+  TrainingFlags training;
+  std::optional<std::string> from;
+  std::optional<std::string> config;
+  std::optional<std::string> tokenizer;
+  std::optional<int64_t> tokenizer_vocab_size;
+};
+
+/// transformers' initialisation: weights normal with deviation `initializer_range`, biases 0, norms 1.
+void initialize(LlamaForCausalLM& model) {
+  at::NoGradGuard no_grad;
+  for (auto& item : model->named_parameters()) {
+    at::Tensor& parameter = item.value();
+    if (item.key().ends_with(".bias")) {
+      parameter.zero_();
+    } else if (parameter.dim() == 1) {
+      parameter.fill_(1.0);
+    } else {
+      parameter.normal_(0.0, model->options.initializer_range());
+    }
+  }
+}
+
+/// What pre-training begins with: the model's options and a folder whose tokenizer files go along.
+struct Start {
+  LlamaOptions options;
+  std::optional<std::filesystem::path> companions;
+  std::string tokenizer_model; ///< the content of a new tokenizer.model
+};
+
+void check_sources(const Arguments& arguments) {
+  if (arguments.from && (arguments.config || arguments.tokenizer || arguments.tokenizer_vocab_size)) {
+    throw UsageError("--model brings its own configuration and tokenizer");
+  }
+  if (!arguments.from && !arguments.config) {
+    throw UsageError("one of --model and --model-config is required");
+  }
+  if (arguments.tokenizer && arguments.tokenizer_vocab_size) {
+    throw UsageError("--tokenizer and --train-tokenizer exclude each other");
+  }
+}
+
+/// Reads the configuration and fills in the special tokens that it leaves open.
+Start read_start(const Arguments& arguments) {
+  Start start;
+  start.options = read_llama_config(arguments.from ? *arguments.from : *arguments.config);
+  if (arguments.from || arguments.tokenizer) {
+    start.companions = arguments.from ? *arguments.from : *arguments.tokenizer;
+  }
+  return start;
+}
+
+/// The tokenizer of a new tokenizer.model: by way of a folder, which is what tokenizers are loaded from.
+std::unique_ptr<Tokenizer> new_tokenizer(const std::string& model) {
+  const auto pattern = (std::filesystem::temp_directory_path() / "rora-tokenizer-XXXXXX").string();
+  std::vector<char> name(pattern.begin(), pattern.end());
+  name.push_back('\0');
+  if (::mkdtemp(name.data()) == nullptr) {
+    throw FileError(pattern, "cannot be made");
+  }
+  const std::filesystem::path folder = name.data();
+  std::error_code error;
+  try {
+    write_file(folder / "tokenizer.model", model);
+    auto tokenizer = load_tokenizer(folder);
+    std::filesystem::remove_all(folder, error);
+    return tokenizer;
+  } catch (...) {
+    std::filesystem::remove_all(folder, error);
+    throw;
+  }
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const Arguments& arguments, Start& start) {
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (arguments.tokenizer_vocab_size) {
+    const auto& files = arguments.training.data;
+    start.tokenizer_model = train_tokenizer({files.begin(), files.end()}, *arguments.tokenizer_vocab_size);
+    tokenizer = new_tokenizer(start.tokenizer_model);
+  } else if (start.companions && arguments.training.needs_tokenizer()) {
+    tokenizer = load_tokenizer(*start.companions);
+  } else if (arguments.training.needs_tokenizer()) {
+    throw UsageError("text needs a tokenizer: one of --tokenizer, --train-tokenizer and --model");
+  }
+  if (tokenizer != nullptr && tokenizer->vocab_size() > start.options.vocab_size()) {
+    throw UsageError(
+        "the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens, over the configuration's vocab_size " +
+        std::to_string(start.options.vocab_size()));
+  }
+  if (tokenizer != nullptr && start.options.eos_token_id().empty() && tokenizer->eos_id) {
+    start.options.eos_token_id({*tokenizer->eos_id});
+  }
+  if (tokenizer != nullptr && !start.options.bos_token_id()) {
+    start.options.bos_token_id(tokenizer->bos_id);
+  }
+  return tokenizer;
+}
+
+LlamaForCausalLM make_model(const Arguments& arguments, const LlamaOptions& options) {
+  torch::manual_seed(static_cast<uint64_t>(arguments.training.seed));
+  LlamaForCausalLM model{nullptr};
+  if (arguments.from) {
+    model = load_llama(*arguments.from, at::kFloat);
+  } else {
+    model = LlamaForCausalLM(options);
+    initialize(model);
+  }
+  if (const at::Device device = arguments.model.open_device(); device.is_cuda()) {
+    model->to(device);
+  }
+  for (at::Tensor& parameter : model->parameters()) {
+    parameter.set_requires_grad(true);
+  }
+  return model;
+}
+
+int pretrain(Arguments& arguments, const Flags& flags) {
+  TrainingFlags& training = arguments.training;
+  training.train_on_inputs = true;
+  check_sources(arguments);
+  RunFolder folder(training.output, training.resume, {"config.json", "model.safetensors"});
+  if (folder.finished()) {
+    std::cout << folder.path().string() << " holds a finished run: there is nothing to go on with" << std::endl;
+    return 0;
+  }
+  arguments.model.open_device();
+  arguments.model.use_threads();
+  Start start = read_start(arguments);
+  const auto tokenizer = open_tokenizer(arguments, start);
+  TrainingData data = load_training_data(training, tokenizer.get(), start.options.vocab_size());
+  LlamaForCausalLM model = make_model(arguments, start.options);
+  model->model->activation_checkpointing = training.activation_checkpointing;
+  print_plan(model, data, training);
+  if (training.dry_run) {
+    print_first_batch(data, training, tokenizer.get());
+    return 0;
+  }
+  const auto save = [&](const std::filesystem::path& target) {
+    save_llama(model, target);
+    if (start.companions) {
+      copy_companion_files(*start.companions, target);
+    }
+    if (!start.tokenizer_model.empty()) {
+      write_file(target / "tokenizer.model", start.tokenizer_model);
+    }
+  };
+  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save}.run(folder);
+}
+
+} // namespace
+
+Run add_pretrain(Flags& flags) {
+  auto arguments = std::make_shared<Arguments>();
+  arguments->training.lr = 1e-3;
+  arguments->training.schedule = Schedule::kCosine;
+  arguments->training.epochs = 1;
+  arguments->training.add_data(flags);
+  flags.add("model", arguments->from, "A Hugging Face folder to go on from (default: none, from scratch)");
+  flags.add("model-config", arguments->config, "config.json of the model to make, or its folder");
+  flags.add("tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output");
+  flags.add(
+      "train-tokenizer",
+      arguments->tokenizer_vocab_size,
+      "Train a sentencepiece tokenizer of so many tokens on --data first (default: none)");
+  arguments->training.add(flags);
+  arguments->model.add_device(flags);
+  arguments->model.add_threads(flags);
+  return [arguments, &flags] { return pretrain(*arguments, flags); };
+}
+
+} // namespace rora::cli

@@ -1,0 +1,108 @@
+#include "training_flags.h"
+
+#include <rora/data/record.h>
+
+#include <algorithm>
+
+namespace rora::cli {
+namespace {
+
+std::vector<std::filesystem::path> paths(const std::vector<std::string>& files) {
+  return {files.begin(), files.end()};
+}
+
+bool holds_text(const std::vector<std::string>& files) {
+  for (const std::filesystem::path& file : paths(files)) {
+    const auto records = read_records(file);
+    if (std::any_of(records.begin(), records.end(), [](const Record& each) { return each.kind != RecordKind::kTokenized; })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+} // namespace
+
+void TrainingFlags::add_data(Flags& flags) {
+  flags.add("data", data, "Files of records to train on, JSON or JSONL: alpaca, prompt-completion, chat, text, input_ids")
+      .required();
+  flags.add("output", output, "The folder to write").required();
+  flags.add("eval-data", eval_data, "Files to validate on; the best weights are kept then (default: none)");
+}
+
+void TrainingFlags::add(Flags& flags) {
+  flags.add("lr", lr, "Learning rate after warm-up").at_least(0.0);
+  flags.choice<Schedule>(
+      "schedule",
+      schedule,
+      {{"constant", Schedule::kConstant}, {"linear", Schedule::kLinear}, {"cosine", Schedule::kCosine}},
+      "How the learning rate goes on after warm-up; linear and cosine end at 0");
+  flags.add("warmup-steps", warmup_steps, "Steps over which the learning rate rises from 0").at_least(0);
+  Flag by_epochs = flags.add("epochs", epochs, "How often the data is gone through").at_least(1);
+  flags.add("max-steps", max_steps, "Optimiser steps; the data repeats as needed (default: by --epochs)")
+      .at_least(1)
+      .excludes(by_epochs);
+  flags.add("batch-size", batch_size, "Examples a batch; rows a batch when packing").at_least(1);
+  flags.add("grad-accum", grad_accum, "Batches whose gradients make one step, weighted by labelled tokens").at_least(1);
+  flags.add("max-length", max_length, "Longer examples are cut to so many tokens; also the length of packed rows").at_least(2);
+  flags.add("weight-decay", weight_decay, "AdamW's decoupled weight decay").at_least(0.0);
+  flags.add("clip", clip, "Norm to which gradients are clipped; 0: off").at_least(0.0);
+  flags.add("seed", seed, "Decides initial weights, data order and dropout").at_least(0);
+  flags.add("save-every", save_every, "Steps between checkpoints; 0: only on Ctrl-C").at_least(0);
+  flags.add("eval-every", eval_every, "Steps between validations; 0: after each epoch").at_least(0);
+  flags.add("early-stopping-patience", early_stopping_patience, "Validations without a gain that end training; 0: never")
+      .at_least(0);
+  flags.add("resume", resume, "Go on from the last checkpoint in --output; afresh where there is none (default: off)");
+  flags.add("packing", packing, "Several examples a row, which do not see each other (default: off)");
+  flags.choice<bool>(
+      "shuffle", shuffle, {{"on", true}, {"off", false}}, "A new order each epoch, of batches of like length; off: the file's order");
+  flags.add("activation-checkpointing", activation_checkpointing, "Recompute activations in backward (default: off)");
+  flags.choice<std::optional<ChatTemplate>>(
+      "chat-template",
+      chat_template,
+      {{"auto", std::nullopt},
+       {"llama2", ChatTemplate::kLlama2},
+       {"llama3", ChatTemplate::kLlama3},
+       {"chatml", ChatTemplate::kChatML}},
+      "How chat records are written; auto: by the tokenizer's tokens");
+  flags.add("dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
+}
+
+TrainerOptions TrainingFlags::trainer_options() const {
+  BatchOptions batches;
+  batches.batch_size = batch_size;
+  batches.packing = packing;
+  batches.max_length = max_length;
+  batches.shuffle = shuffle;
+  batches.seed = static_cast<uint64_t>(seed);
+  return TrainerOptions()
+      .lr(lr)
+      .schedule(schedule)
+      .warmup_steps(warmup_steps)
+      .epochs(epochs)
+      .max_steps(max_steps.value_or(0))
+      .grad_accum(grad_accum)
+      .clip(clip)
+      .adamw(AdamWOptions().weight_decay(weight_decay))
+      .batches(batches)
+      .eval_every(eval_every)
+      .early_stopping_patience(early_stopping_patience)
+      .save_every(save_every)
+      .output(output)
+      .resume(resume);
+}
+
+DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {
+  DatasetOptions options;
+  options.max_length = max_length;
+  options.train_on_inputs = train_on_inputs;
+  options.chat_template = chat_template;
+  options.vocab_size = vocab_size;
+  return options;
+}
+
+bool TrainingFlags::needs_tokenizer() const {
+  return holds_text(data) || holds_text(eval_data);
+}
+
+} // namespace rora::cli

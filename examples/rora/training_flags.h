@@ -1,0 +1,52 @@
+#pragma once
+
+#include "flags.h"
+#include "model_flags.h"
+
+#include <rora/data/dataset.h>
+#include <rora/training/trainer.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rora::cli {
+
+/// The flags of whatever trains: data, output, optimiser, schedule.
+struct TrainingFlags {
+  std::vector<std::string> data;
+  std::vector<std::string> eval_data;
+  std::string output;
+  double lr = 2e-4;
+  Schedule schedule = Schedule::kLinear;
+  int64_t warmup_steps = 0;
+  int64_t epochs = 3;
+  std::optional<int64_t> max_steps;
+  int64_t batch_size = 8;
+  int64_t grad_accum = 1;
+  int64_t max_length = 512;
+  double weight_decay = 0.0;
+  double clip = 1.0;
+  int64_t seed = 42;
+  int64_t save_every = 0;
+  int64_t eval_every = 0;
+  int64_t early_stopping_patience = 0;
+  bool resume = false;
+  bool packing = false;
+  bool train_on_inputs = false;
+  bool shuffle = true;
+  bool activation_checkpointing = false;
+  bool dry_run = false;
+  std::optional<ChatTemplate> chat_template;
+
+  void add_data(Flags& flags);
+  void add(Flags& flags);
+
+  TrainerOptions trainer_options() const;
+  DatasetOptions dataset_options(int64_t vocab_size) const;
+
+  /// Whether any record of the data must be tokenised.
+  bool needs_tokenizer() const;
+};
+
+} // namespace rora::cli

@@ -1,0 +1,241 @@
+#include "training_run.h"
+
+#include "process_memory.h"
+
+#include "common/progress_bar.h"
+
+#include <rora/adapters/attach.h>
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+
+namespace rora::cli {
+namespace {
+
+constexpr int kInterrupted = 128 + SIGINT;
+/// Off a terminal a run prints about so many lines.
+constexpr int64_t kPlainLines = 100;
+
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+/// Asks a trainer to stop at Ctrl-C or SIGTERM, while it lives; a second signal ends the process at once.
+class StopSignals {
+ public:
+  explicit StopSignals(Trainer& trainer) {
+    trainer_ = &trainer;
+    struct sigaction action {};
+    action.sa_handler = [](int) {
+      if (Trainer* trainer = trainer_.load()) {
+        trainer->request_stop();
+      }
+    };
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    ::sigaction(SIGINT, &action, &old_interrupt_);
+    ::sigaction(SIGTERM, &action, &old_terminate_);
+  }
+  ~StopSignals() {
+    ::sigaction(SIGINT, &old_interrupt_, nullptr);
+    ::sigaction(SIGTERM, &old_terminate_, nullptr);
+    trainer_ = nullptr;
+  }
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+ private:
+  static inline std::atomic<Trainer*> trainer_ = nullptr;
+  struct sigaction old_interrupt_ {};
+  struct sigaction old_terminate_ {};
+};
+
+Json metrics_line(const StepMetrics& metrics) {
+  Json line;
+  line["step"] = metrics.step;
+  line["loss"] = metrics.loss;
+  line["lr"] = metrics.lr;
+  line["grad_norm"] = metrics.grad_norm;
+  line["tokens"] = metrics.tokens;
+  line["labelled_tokens"] = metrics.labelled_tokens;
+  line["tokens_per_s"] = metrics.tokens_per_s;
+  line["peak_rss_mib"] = metrics.peak_rss_mib;
+  if (metrics.eval_loss) {
+    line["eval_loss"] = *metrics.eval_loss;
+  }
+  return line;
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+class TrainingProgress {
+ public:
+  TrainingProgress(int64_t total, int64_t restored)
+      : bar_("training", total, restored), every_(std::max<int64_t>(1, total / kPlainLines)) {}
+
+  void show(const StepMetrics& metrics) {
+    const std::string detail = "loss " + fixed(metrics.loss, 4) + " " + fixed(metrics.tokens_per_s, 0) + " tokens/s";
+    if (examples::stderr_is_terminal()) {
+      bar_.update(metrics.step, detail);
+    } else if (metrics.step % every_ == 0 || metrics.step == 1 || metrics.step == metrics.total_steps) {
+      std::cout << "step " << metrics.step << "/" << metrics.total_steps << " " << detail << " lr "
+                << Json(metrics.lr).dump() << " peak " << metrics.peak_rss_mib << " MiB" << std::endl;
+    }
+    if (metrics.eval_loss) {
+      bar_.clear();
+      std::cout << "step " << metrics.step << "/" << metrics.total_steps << " validation loss "
+                << fixed(*metrics.eval_loss, 4) << std::endl;
+    }
+  }
+
+  void finish() {
+    bar_.finish();
+  }
+
+ private:
+  examples::ProgressBar bar_;
+  int64_t every_;
+};
+
+/// Sums over the steps that this process took.
+struct Totals {
+  int64_t tokens = 0;
+  int64_t labelled_tokens = 0;
+  std::optional<double> first_loss;
+  double final_loss = 0.0;
+
+  void add(const StepMetrics& metrics) {
+    tokens += metrics.tokens;
+    labelled_tokens += metrics.labelled_tokens;
+    first_loss = first_loss.value_or(metrics.loss);
+    final_loss = metrics.loss;
+  }
+};
+
+Json data_json(const Dataset& data) {
+  return {{"examples", data.size()}, {"truncated", data.truncated}, {"skipped", data.skipped}};
+}
+
+} // namespace
+
+TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size) {
+  const DatasetOptions options = flags.dataset_options(vocab_size);
+  TrainingData data;
+  data.train = load_dataset({flags.data.begin(), flags.data.end()}, tokenizer, options);
+  if (!flags.eval_data.empty()) {
+    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, tokenizer, options);
+  }
+  return data;
+}
+
+void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const TrainingFlags& flags) {
+  const auto counts = count_parameters(*model);
+  const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
+  std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
+            << flags.max_length << " tokens, " << data.train.skipped << " empty ones skipped";
+  if (!flags.eval_data.empty()) {
+    std::cout << "; validation: " << data.eval.size();
+  }
+  std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
+            << "%)\nlargest batch: " << batch.rows << " x " << batch.seq << " tokens\nmemory (MiB), beside LibTorch's own:\n";
+  const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty());
+  const auto row = [](const char* name, int64_t bytes) {
+    char line[80];
+    std::snprintf(line, sizeof line, "  %-28s %10.1f\n", name, static_cast<double>(bytes) / (1 << 20));
+    std::cout << line;
+  };
+  row("frozen weights", estimate.weights);
+  row("trained parameters", estimate.trained);
+  row("gradients", estimate.gradients);
+  row("optimiser state", estimate.optimizer);
+  row("best parameters", estimate.best);
+  row("activations", estimate.activations);
+  row("logits, a chunk at a time", estimate.logits);
+  row("total", estimate.total());
+  std::cout << std::flush;
+}
+
+void print_first_batch(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
+  const auto plan = plan_epoch(data.train.examples, flags.trainer_options().batches(), 0);
+  const Batch batch = make_batch(data.train.examples, plan[0]);
+  std::cout << "first batch: " << batch.input_ids.size(0) << " x " << batch.input_ids.size(1) << ", " << batch.tokens
+            << " tokens, " << batch.labelled_tokens << " labelled\n";
+  const Example& first = data.train.examples[static_cast<size_t>(plan[0][0][0])];
+  std::cout << "  input_ids " << Json(first.input_ids).dump() << "\n  labels    " << Json(first.labels).dump() << "\n";
+  if (tokenizer != nullptr) {
+    std::cout << "  text      " << Json(tokenizer->decode(first.input_ids)).dump() << "\n";
+  }
+}
+
+int TrainingRun::run(RunFolder& folder) {
+  Json record;
+  record["command"] = command;
+  record["finished"] = false;
+  record["config"] = flags->resolved();
+  Trainer trainer(model, data.train.examples, training->trainer_options());
+  if (!training->eval_data.empty()) {
+    trainer.set_validation(data.eval.examples);
+  }
+  trainer.set_save(save);
+  const int64_t restored = trainer.restore();
+  folder.begin(record, restored);
+  if (restored > 0) {
+    std::cout << "going on from step " << restored << std::endl;
+  }
+  TrainingProgress progress(trainer.total_steps(), restored);
+  Totals totals;
+  trainer.set_callback([&](const StepMetrics& metrics) {
+    totals.add(metrics);
+    folder.append(metrics_line(metrics));
+    progress.show(metrics);
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  TrainingResult result;
+  {
+    StopSignals signals(trainer);
+    result = trainer.train();
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  progress.finish();
+  if (result.interrupted) {
+    std::cerr << "rora " << command << ": interrupted; a checkpoint of step " << result.steps << " is in "
+              << folder.path().string() << ", --resume goes on from it\n";
+    return kInterrupted;
+  }
+  StagedFolder staged(folder.path());
+  save(staged.path());
+  staged.commit();
+
+  const auto counts = count_parameters(*model);
+  Json& results = record["results"];
+  results["steps"] = result.steps;
+  results["resumed_from_step"] = restored;
+  results["stopped_early"] = result.stopped_early;
+  results["first_loss"] = totals.first_loss ? Json(*totals.first_loss) : Json(nullptr);
+  results["final_loss"] = totals.first_loss ? Json(totals.final_loss) : Json(nullptr);
+  results["best_eval_loss"] = result.best_eval_loss ? Json(*result.best_eval_loss) : Json(nullptr);
+  results["best_step"] = result.best_eval_loss ? Json(result.best_step) : Json(nullptr);
+  results["seconds"] = seconds.count();
+  results["tokens"] = totals.tokens;
+  results["labelled_tokens"] = totals.labelled_tokens;
+  results["tokens_per_s"] = static_cast<double>(totals.tokens) / seconds.count();
+  results["trainable_parameters"] = counts.trainable;
+  results["total_parameters"] = counts.total;
+  results["trainable_percent"] = counts.share();
+  results["peak_rss_mib"] = peak_rss_mib();
+  results["data"] = data_json(data.train);
+  results["eval_data"] = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
+  record["finished"] = true;
+  folder.write_run(record);
+  std::cout << "done: " << result.steps << " steps in " << examples::format_duration(seconds.count()) << ", loss "
+            << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string()
+            << std::endl;
+  return 0;
+}
+
+} // namespace rora::cli

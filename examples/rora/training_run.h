@@ -1,0 +1,43 @@
+#pragma once
+
+#include "output_folder.h"
+#include "training_flags.h"
+
+#include <rora/data/dataset.h>
+#include <rora/model/llama.h>
+#include <rora/training/memory_estimate.h>
+
+#include <functional>
+
+namespace rora::cli {
+
+/// Training and validation examples, with what was left out.
+struct TrainingData {
+  Dataset train;
+  Dataset eval;
+};
+
+/// Reads and tokenises. `tokenizer` may be null where every record is tokenised.
+TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size);
+
+/// Prints what is trained on, the parameters that are trained and the memory that it will need, in MiB.
+void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const TrainingFlags& flags);
+
+/// Prints the first batch: its shape and its first row's ids and labels, and text where there is a tokenizer.
+void print_first_batch(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer);
+
+/// A subcommand's run, from a model ready to train to the files in its folder.
+struct TrainingRun {
+  std::string command;
+  const Flags* flags;
+  const TrainingFlags* training;
+  LlamaForCausalLM model;
+  TrainingData data;
+  /// Writes the trained part of the model into a folder: for checkpoints, and at the end.
+  std::function<void(const std::filesystem::path&)> save;
+
+  /// Trains, with progress, metrics, checkpoints and run.json. Ctrl-C saves a checkpoint and gives the exit code 130.
+  int run(RunFolder& folder);
+};
+
+} // namespace rora::cli
