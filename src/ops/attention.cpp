@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
 namespace rora::ops {
 namespace {
 
@@ -11,6 +15,28 @@ bool padded_on_the_right_only(const at::Tensor& attention_mask) {
   const at::Tensor known = ones | (attention_mask == 0);
   const at::Tensor falls_only = attention_mask.slice(1, 1) <= attention_mask.slice(1, 0, -1);
   return (known.all() & falls_only.all() & ones.select(1, 0).all()).item<bool>();
+}
+
+/// Up to how many keys the plain products are chosen: their scores are all kept.
+constexpr int64_t kMostKeysOfProducts = 512;
+
+/// softmax(q·kᵀ/√head_dim)·v as two products, in which the heads that share keys are rows of one matrix.
+at::Tensor attention_by_products(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionMask& mask) {
+  const int64_t queries = q.size(2);
+  const int64_t keys = k.size(2);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const std::vector<int64_t> by_head{q.size(0), k.size(1), -1, queries, keys};
+  const std::vector<int64_t> by_row{q.size(0), k.size(1), -1, keys};
+  const at::Tensor rows = (q * scale).reshape({q.size(0), k.size(1), -1, q.size(3)});
+  at::Tensor scores = rows.matmul(k.transpose(2, 3)).view(by_head);
+  if (mask.allowed.defined() || mask.causal) {
+    const at::Tensor hidden = mask.allowed.defined()
+        ? mask.allowed.logical_not().unsqueeze(2)
+        : at::ones({queries, keys}, q.options().dtype(at::kBool)).triu(1);
+    scores.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+  }
+  return scores.softmax(-1).view(by_row).matmul(v).view(q.sizes());
 }
 
 } // namespace
@@ -55,6 +81,11 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const at::Tensor grouped = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
     const at::Tensor mixed = at::scaled_dot_product_attention(grouped, k, v, allowed);
     return mixed.reshape(q.sizes());
+  }
+  // In bfloat16 on a CPU, forward and backward of SmolLM2-135M's attention took 25.5 ms at 4×256 tokens by LibTorch's
+  // kernel and 12.1 ms by products (38.3 and 12.8 at 16×128); in float32 16.9 and 19.0.
+  if (q.is_cpu() && q.scalar_type() == at::kBFloat16 && k.size(2) <= kMostKeysOfProducts) {
+    return attention_by_products(q, k, v, mask);
   }
   return at::scaled_dot_product_attention(
       q,

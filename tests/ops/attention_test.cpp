@@ -89,6 +89,30 @@ TEST_F(AttentionTest, PassesGradcheckInDouble) {
   }
 }
 
+TEST_F(AttentionTest, Bfloat16IsAsNearToDoubleAsLibTorchs) {
+  const auto round = [](const at::Tensor& tensor) { return tensor.to(at::kBFloat16).set_requires_grad(true); };
+  const at::Tensor allowed = longs({{1, 1, 2, 2, 2}, {0, 1, 1, 1, 1}});
+  for (const at::Tensor& rows : {at::Tensor(), allowed}) {
+    const AttentionMask mask = make_attention_mask(rows, 5, 5);
+    const at::Tensor seen = mask.allowed.defined() ? mask.allowed : causal;
+    std::vector<at::Tensor> exact{q.detach().set_requires_grad(true), k.detach().set_requires_grad(true), v.detach().set_requires_grad(true)};
+    std::vector<at::Tensor> ours{round(q), round(k), round(v)}, theirs{round(q), round(k), round(v)};
+    const at::Tensor y = expected(exact[0], exact[1], exact[2], seen);
+    const at::Tensor own = attention(ours[0], ours[1], ours[2], mask);
+    const at::Tensor eager = expected(theirs[0], theirs[1], theirs[2], seen);
+    for (const at::Tensor& each : {y, own, eager}) {
+      (each * at::ones_like(each).cumsum(2)).sum().backward();
+    }
+    const auto distance = [](const at::Tensor& a, const at::Tensor& b) {
+      return (a.detach().to(at::kDouble) - b.detach()).norm().item<double>();
+    };
+    EXPECT_LT(distance(own, y), 1.5 * distance(eager, y));
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_LT(distance(ours[i].grad(), exact[i].grad()), 1.5 * distance(theirs[i].grad(), exact[i].grad())) << i;
+    }
+  }
+}
+
 TEST(PositionsInSequence, CountEachSequenceFromZero) {
   const at::Tensor mask = longs({{1, 1, 1, 2, 2, 0}, {0, 0, 1, 1, 1, 1}, {1, 2, 3, 3, 0, 0}});
   EXPECT_TRUE(at::equal(
