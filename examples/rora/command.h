@@ -17,7 +17,10 @@ struct Command {
 };
 
 Run add_bench(Flags& flags);
+Run add_chat(Flags& flags);
+Run add_evaluate(Flags& flags);
 Run add_finetune(Flags& flags);
+Run add_generate(Flags& flags);
 Run add_inspect(Flags& flags);
 Run add_merge(Flags& flags);
 Run add_pretrain(Flags& flags);

@@ -23,6 +23,9 @@ constexpr int kWrongUsage = 2;
 constexpr Command kCommands[] = {
     {"finetune", "Train an adapter of a LLaMA folder on a data file", add_finetune},
     {"pretrain", "Train all weights of a LLaMA, from scratch or from a folder", add_pretrain},
+    {"evaluate", "Score a model by perplexity or by its answers, as one JSON object", add_evaluate},
+    {"generate", "Go on from a prompt", add_generate},
+    {"chat", "Talk with a model", add_chat},
     {"merge", "Write an adapter into its model's weights", add_merge},
     {"tokenize", "Print the token ids of a text as a JSON list", add_tokenize},
     {"inspect", "Describe a model folder or an adapter folder", add_inspect},

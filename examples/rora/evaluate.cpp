@@ -1,0 +1,159 @@
+#include "command.h"
+#include "common/progress_bar.h"
+#include "generation_flags.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+#include <rora/evaluation/choice.h>
+#include <rora/evaluation/generation_task.h>
+#include <rora/evaluation/perplexity.h>
+
+#include <algorithm>
+#include <iostream>
+
+namespace rora::cli {
+namespace {
+
+enum class Task { kPerplexity, kChoice, kGeneration };
+
+struct Arguments {
+  ModelFlags model;
+  GenerationFlags generation;
+  std::string data;
+  Task task = Task::kPerplexity;
+  int64_t batch_size = 32;
+  int64_t limit = 0;
+  bool merge = false;
+  std::optional<std::string> predictions;
+};
+
+template <typename T>
+void keep_first(std::vector<T>& items, int64_t limit) {
+  if (limit > 0 && limit < static_cast<int64_t>(items.size())) {
+    items.resize(static_cast<size_t>(limit));
+  }
+}
+
+LlamaForCausalLM load_model(const Arguments& arguments) {
+  LlamaForCausalLM model = arguments.model.load();
+  if (arguments.merge && arguments.model.adapter) {
+    merge_adapters(*model);
+  }
+  return model;
+}
+
+/// The tokenizer, or null where every record is tokenised already.
+std::unique_ptr<Tokenizer> tokenizer_for(const Arguments& arguments, const std::vector<Record>& records) {
+  const bool tokenized = std::all_of(
+      records.begin(), records.end(), [](const Record& each) { return each.kind == RecordKind::kTokenized; });
+  return tokenized ? nullptr : arguments.model.load_tokenizer();
+}
+
+Json perplexity(const Arguments& arguments) {
+  const auto tokenizer = tokenizer_for(arguments, read_records(arguments.data));
+  const LlamaOptions config = read_llama_config(arguments.model.model);
+  DatasetOptions options;
+  options.vocab_size = config.vocab_size();
+  Dataset data = load_dataset({arguments.data}, tokenizer.get(), options);
+  keep_first(data.examples, arguments.limit);
+  LlamaForCausalLM model = load_model(arguments);
+  examples::ProgressBar bar("perplexity", data.size());
+  const Perplexity result =
+      evaluate_perplexity(model, data.examples, arguments.batch_size, [&](int64_t done) { bar.update(done); });
+  return {{"loss", result.loss}, {"perplexity", result.perplexity()}, {"tokens", result.tokens}};
+}
+
+AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer, const std::vector<Record>& records) {
+  const GenerationOptions generation = arguments.generation.options(arguments.model, tokenizer);
+  LlamaForCausalLM model = load_model(arguments);
+  const bool by_choice = arguments.task == Task::kChoice;
+  examples::ProgressBar bar(by_choice ? "choice" : "generation", static_cast<int64_t>(records.size()));
+  const auto on_progress = [&](int64_t done) { bar.update(done); };
+  try {
+    return by_choice ? evaluate_choice(model, tokenizer, records, arguments.batch_size, on_progress)
+                     : evaluate_generation(
+                           model,
+                           tokenizer,
+                           records,
+                           GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation),
+                           on_progress);
+  } catch (const std::invalid_argument& error) {
+    throw FormatError(arguments.data, error.what()); // a record that asks for no answer
+  }
+}
+
+void write_predictions(
+    const std::filesystem::path& path, const std::vector<Record>& records, const std::vector<Prediction>& predictions) {
+  std::string lines;
+  for (size_t i = 0; i < records.size(); ++i) {
+    const Prediction& each = predictions[i];
+    const Json line{
+        {"record", records[i].number},
+        {"text", each.text},
+        {"answer", each.answer ? Json(*each.answer) : Json(nullptr)},
+        {"gold", each.gold ? Json(each.gold->text) : Json(nullptr)},
+        {"correct", each.correct}};
+    lines += line.dump() + "\n";
+  }
+  write_file(path, lines);
+}
+
+int evaluate(const Arguments& arguments) {
+  if (arguments.task == Task::kPerplexity) {
+    if (arguments.predictions) {
+      throw UsageError("--predictions goes with --task choice and --task generation");
+    }
+    std::cout << perplexity(arguments).dump() << "\n";
+    return 0;
+  }
+  std::vector<Record> records = read_records(arguments.data);
+  keep_first(records, arguments.limit);
+  const auto tokenizer = arguments.model.load_tokenizer();
+  const AnswerEvaluation found = answers(arguments, *tokenizer, records);
+  const Json result{
+      {"accuracy", found.score.accuracy()},
+      {"stderr", found.score.standard_error()},
+      {"unparsed", found.score.unparsed_share()},
+      {"count", found.score.count}};
+  std::cout << result.dump() << std::endl;
+  if (arguments.predictions) {
+    write_predictions(*arguments.predictions, records, found.predictions);
+  }
+  return 0;
+}
+
+} // namespace
+
+Run add_evaluate(Flags& flags) {
+  auto arguments = std::make_shared<Arguments>();
+  arguments->generation.max_new_tokens = GenerationTaskOptions().generation().max_new_tokens();
+  arguments->model.add_model(flags);
+  arguments->model.add_adapter(flags);
+  flags.add("data", arguments->data, "A JSON or JSONL file of records").required();
+  flags
+      .choice<Task>(
+          "task",
+          arguments->task,
+          {{"perplexity", Task::kPerplexity}, {"choice", Task::kChoice}, {"generation", Task::kGeneration}},
+          "perplexity: of the labelled tokens; choice: the likeliest of the prompt's \"Answer format: X/Y\"; "
+          "generation: "
+          "the answer in the text that the model goes on with")
+      .required();
+  flags.add("batch-size", arguments->batch_size, "Examples, or prompts, a batch").at_least(1);
+  arguments->generation.add_max_new_tokens(flags);
+  arguments->generation.add_beams(flags);
+  flags.add("limit", arguments->limit, "Only the first N records; 0: all").at_least(0);
+  flags.add("merge", arguments->merge, "Merge the adapter into the weights first (default: off)");
+  flags.add(
+      "predictions",
+      arguments->predictions,
+      "Write a JSON object a line for each record to this file: record, text, answer, gold, correct (default: none)");
+  arguments->model.add_dtype(flags);
+  arguments->model.add_device(flags);
+  arguments->model.add_threads(flags);
+  arguments->model.add_tokenizer(flags);
+  return [arguments] { return evaluate(*arguments); };
+}
+
+} // namespace rora::cli
