@@ -1,8 +1,13 @@
+#include "support/test_data.h"
 #include "support/tiny_llama.h"
 
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+#include <rora/model/checkpoint.h>
 #include <rora/model/generation.h>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -191,6 +196,35 @@ TEST(Generation, RefusesWhatItCannotDo) {
         GenerationOptions().length_penalty(nan)}) {
     EXPECT_THROW(generate(model, {{1}}, options), std::invalid_argument);
   }
+}
+
+TEST(Generation, EqualsThatOfTransformers) {
+  auto model = load_llama(testing::test_data("generation/model"));
+  const auto stored = nlohmann::json::parse(read_file(testing::test_data("generation/answers.json")));
+  const auto prompts = stored["prompts"].get<std::vector<Ids>>();
+  EXPECT_GE(stored["answers"].size(), 9u);
+  for (const auto& answer : stored["answers"]) {
+    const auto options = GenerationOptions()
+                             .num_beams(answer["num_beams"])
+                             .length_penalty(answer["length_penalty"])
+                             .max_new_tokens(answer["max_new_tokens"])
+                             .stop_token_ids(answer["stop_token_ids"].get<Ids>());
+    EXPECT_EQ(generate(model, prompts, options), answer["continuations"].get<std::vector<Ids>>())
+        << answer["num_beams"] << " beams, length penalty " << answer["length_penalty"];
+  }
+}
+
+TEST(StopTokens, AreThoseOfTheGenerationConfigElseOfTheConfig) {
+  const testing::TemporaryFolder folder;
+  EXPECT_TRUE(read_stop_token_ids(folder.path()).empty());
+  write_file(folder / "config.json", R"({"eos_token_id": 2})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{2});
+  write_file(folder / "generation_config.json", R"({"eos_token_id": null})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{2});
+  write_file(folder / "generation_config.json", R"({"eos_token_id": [7, 8]})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), (Ids{7, 8}));
+  write_file(folder / "generation_config.json", R"({"eos_token_id": "</s>"})");
+  EXPECT_THROW(read_stop_token_ids(folder.path()), FormatError);
 }
 
 TEST(Sampling, FollowsFromTheSeed) {
