@@ -6,6 +6,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <set>
 #include <sstream>
 
@@ -53,12 +55,30 @@ int64_t heads(const ModelFolder& folder, const std::string& name, int64_t head_d
   return width / head_dim;
 }
 
+/// A layer has all of its attention's or its MLP's projections, or none.
+void check_all_or_none(const ModelFolder& folder, const std::string& module, std::initializer_list<const char*> names) {
+  const auto is_there = [&](const char* name) { return folder.contains(module + name + ".weight"); };
+  const char* const* missing = std::find_if_not(names.begin(), names.end(), is_there);
+  if (missing != names.end() && std::any_of(names.begin(), names.end(), is_there)) {
+    throw FormatError(folder.path(), "tensor " + module + *missing + ".weight is missing");
+  }
+}
+
+bool has_layer(const ModelFolder& folder, int64_t layer) {
+  const std::string prefix = layer_prefix(layer);
+  return std::any_of(folder.names().begin(), folder.names().end(), [&](const std::string& name) {
+    return name.starts_with(prefix);
+  });
+}
+
 /// Every layer's widths, as its tensors have them.
 std::vector<LlamaLayerShape> layer_shapes(const ModelFolder& folder, const LlamaOptions& options) {
   std::vector<LlamaLayerShape> shapes;
   const int64_t head_dim = options.resolved_head_dim();
   for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
     const std::string prefix = layer_prefix(layer);
+    check_all_or_none(folder, prefix + "self_attn.", {"q_proj", "k_proj", "v_proj", "o_proj"});
+    check_all_or_none(folder, prefix + "mlp.", {"gate_proj", "up_proj", "down_proj"});
     shapes.push_back(
         {heads(folder, prefix + "self_attn.q_proj.weight", head_dim),
          heads(folder, prefix + "self_attn.k_proj.weight", head_dim),
@@ -93,10 +113,12 @@ LlamaOptions infer_options(const ModelFolder& folder) {
         table + " must be [vocab_size, hidden_size] " + shape_text(expected) + " of config.json, not " +
             shape_text(shape));
   }
-  if (folder.contains(layer_prefix(options.num_hidden_layers()) + "input_layernorm.weight")) {
+  const int64_t layers = options.num_hidden_layers();
+  if (has_layer(folder, layers) || !has_layer(folder, layers - 1)) {
     throw FormatError(
         folder.path() / "config.json",
-        "num_hidden_layers is " + std::to_string(options.num_hidden_layers()) + ", but there are tensors of more layers");
+        "num_hidden_layers is " + std::to_string(layers) + ", but there are tensors of " +
+            (has_layer(folder, layers) ? "more" : "fewer") + " layers");
   }
   const LlamaLayerShape configured = options.layer_shape(0);
   auto shapes = layer_shapes(folder, options);

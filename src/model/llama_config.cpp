@@ -16,6 +16,14 @@ constexpr double kDefaultTheta = 10000.0;
 
 /// One `rope_scaling` or `rope_parameters` object.
 RopeOptions read_rope(const JsonObject& rope, double theta) {
+  for (const auto& [field, value] : rope.json().items()) {
+    if (value.is_object()) {
+      rope.fail(field, "is not supported: all layers share one rotary embedding");
+    }
+  }
+  if (rope.number("partial_rotary_factor", 1.0) != 1.0) {
+    rope.fail("partial_rotary_factor", "other than 1 is not supported");
+  }
   RopeOptions options;
   options.theta(rope.number("rope_theta", theta));
   const std::string type = rope.has("rope_type") ? rope.string("rope_type") : rope.string("type", "default");
@@ -33,11 +41,11 @@ RopeOptions read_rope(const JsonObject& rope, double theta) {
   }
   rope.at("factor");
   options.factor(rope.number("factor", 1.0));
-  options.original_max_position_embeddings(rope.integer("original_max_position_embeddings", 0));
   if (options.scaling() == RopeScaling::kLlama3) {
     for (const char* field : {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
       rope.at(field);
     }
+    options.original_max_position_embeddings(rope.integer("original_max_position_embeddings"));
     options.low_freq_factor(rope.number("low_freq_factor", 1.0));
     options.high_freq_factor(rope.number("high_freq_factor", 4.0));
     if (options.high_freq_factor() <= options.low_freq_factor()) {
@@ -75,7 +83,9 @@ std::optional<int64_t> optional_integer(const JsonObject& config, const std::str
   return config.has(field) ? std::optional<int64_t>(config.integer(field)) : std::nullopt;
 }
 
-Json rope_json(const RopeOptions& rope) {
+Json rope_json(const LlamaOptions& options) {
+  const RopeOptions& rope = options.rope();
+  const int64_t original = rope.original_max_position_embeddings();
   Json json;
   switch (rope.scaling()) {
     case RopeScaling::kNone:
@@ -90,12 +100,10 @@ Json rope_json(const RopeOptions& rope) {
       json["rope_type"] = "llama3";
       json["low_freq_factor"] = rope.low_freq_factor();
       json["high_freq_factor"] = rope.high_freq_factor();
+      json["original_max_position_embeddings"] = original > 0 ? original : options.max_position_embeddings();
       break;
   }
   json["factor"] = rope.factor();
-  if (rope.original_max_position_embeddings() > 0) {
-    json["original_max_position_embeddings"] = rope.original_max_position_embeddings();
-  }
   return json;
 }
 
@@ -130,6 +138,9 @@ LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file) {
       options.rope(read_rope(config.object(field), theta));
     }
   }
+  if (options.rope().scaling() == RopeScaling::kLlama3 && config.has("original_max_position_embeddings")) {
+    options.rope().original_max_position_embeddings(config.integer("original_max_position_embeddings"));
+  }
   try {
     options.validate();
   } catch (const std::invalid_argument& error) {
@@ -158,7 +169,7 @@ std::string llama_config_json(const LlamaOptions& options, const std::string& to
   json["attention_bias"] = options.attention_bias();
   json["mlp_bias"] = options.mlp_bias();
   json["rope_theta"] = options.rope().theta();
-  json["rope_scaling"] = rope_json(options.rope());
+  json["rope_scaling"] = rope_json(options);
   json["bos_token_id"] = options.bos_token_id() ? Json(*options.bos_token_id()) : Json(nullptr);
   const auto& eos = options.eos_token_id();
   json["eos_token_id"] = eos.empty() ? Json(nullptr) : eos.size() == 1 ? Json(eos[0]) : Json(eos);

@@ -52,7 +52,8 @@ void LlamaOptions::validate() const {
   require(
       layer_shapes_.empty() || static_cast<int64_t>(layer_shapes_.size()) == num_hidden_layers_,
       "layer_shapes must name each of the " + std::to_string(num_hidden_layers_) + " layers");
-  for (int64_t layer = 0; layer < num_hidden_layers_; ++layer) {
+  const int64_t unlike_layers = layer_shapes_.empty() ? 1 : num_hidden_layers_;
+  for (int64_t layer = 0; layer < unlike_layers; ++layer) {
     const LlamaLayerShape shape = layer_shape(layer);
     const std::string where = "layer " + std::to_string(layer) + ": ";
     require(shape.intermediate_size >= 0, where + "intermediate_size must not be negative");

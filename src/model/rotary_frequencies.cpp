@@ -9,11 +9,6 @@
 namespace rora::detail {
 namespace {
 
-int64_t trained_length(const LlamaOptions& options) {
-  const int64_t original = options.rope().original_max_position_embeddings();
-  return original > 0 ? original : options.max_position_embeddings();
-}
-
 at::Tensor inverse_powers(double base, int64_t head_dim) {
   const at::Tensor exponent = at::arange(0, head_dim, 2, at::kLong).to(at::kFloat) / static_cast<double>(head_dim);
   return at::reciprocal(at::pow(at::Scalar(base), exponent));
@@ -42,14 +37,17 @@ at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length) {
     case RopeScaling::kLinear:
       return inverse_powers(rope.theta(), head_dim) / rope.factor();
     case RopeScaling::kDynamic: {
-      const auto trained = static_cast<double>(trained_length(options));
+      const auto trained = static_cast<double>(options.max_position_embeddings());
       const double used = std::max(static_cast<double>(length), trained);
       const double growth = rope.factor() * used / trained - (rope.factor() - 1.0);
       const auto dim = static_cast<double>(head_dim);
       return inverse_powers(rope.theta() * std::pow(growth, dim / (dim - 2.0)), head_dim);
     }
-    case RopeScaling::kLlama3:
-      return llama3_frequencies(rope, trained_length(options), inverse_powers(rope.theta(), head_dim));
+    case RopeScaling::kLlama3: {
+      const int64_t original = rope.original_max_position_embeddings();
+      const int64_t trained = original > 0 ? original : options.max_position_embeddings();
+      return llama3_frequencies(rope, trained, inverse_powers(rope.theta(), head_dim));
+    }
   }
   TORCH_INTERNAL_ASSERT(false, "unknown RopeScaling");
 }

@@ -66,9 +66,10 @@ AttentionMask make_attention_mask(const at::Tensor& attention_mask, int64_t quer
 }
 
 at::Tensor positions_in_sequence(const at::Tensor& attention_mask) {
-  const at::Tensor place = at::arange(attention_mask.size(1), attention_mask.options()).expand_as(attention_mask);
+  const at::Tensor place = (attention_mask > 0).cumsum(1) - 1;
+  const at::Tensor latest = std::get<0>(attention_mask.cummax(1));
   at::Tensor begins = at::zeros_like(attention_mask);
-  begins.slice(1, 1).copy_(attention_mask.slice(1, 1) != attention_mask.slice(1, 0, -1));
+  begins.slice(1, 1).copy_(attention_mask.slice(1, 1) > latest.slice(1, 0, -1));
   const at::Tensor start = std::get<0>((begins * place).cummax(1));
   return (place - start).masked_fill_(attention_mask == 0, 0);
 }

@@ -114,9 +114,10 @@ TEST_F(AttentionTest, Bfloat16IsAsNearToDoubleAsLibTorchs) {
 }
 
 TEST(PositionsInSequence, CountEachSequenceFromZero) {
-  const at::Tensor mask = longs({{1, 1, 1, 2, 2, 0}, {0, 0, 1, 1, 1, 1}, {1, 2, 3, 3, 0, 0}});
+  const at::Tensor mask = longs({{1, 1, 1, 2, 2, 0}, {0, 0, 1, 1, 1, 1}, {1, 2, 3, 3, 0, 0}, {0, 1, 0, 1, 2, 2}});
   EXPECT_TRUE(at::equal(
-      positions_in_sequence(mask), longs({{0, 1, 2, 0, 1, 0}, {0, 0, 0, 1, 2, 3}, {0, 0, 0, 1, 0, 0}})));
+      positions_in_sequence(mask),
+      longs({{0, 1, 2, 0, 1, 0}, {0, 0, 0, 1, 2, 3}, {0, 0, 0, 1, 0, 0}, {0, 0, 0, 1, 0, 1}})));
 }
 
 } // namespace

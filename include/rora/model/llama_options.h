@@ -19,7 +19,7 @@ struct RopeOptions {
   TORCH_ARG(double, factor) = 1.0;
   TORCH_ARG(double, low_freq_factor) = 1.0; // llama3
   TORCH_ARG(double, high_freq_factor) = 4.0; // llama3
-  TORCH_ARG(int64_t, original_max_position_embeddings) = 0; // llama3 and dynamic; 0: max_position_embeddings
+  TORCH_ARG(int64_t, original_max_position_embeddings) = 0; // llama3; 0: max_position_embeddings
 };
 
 /// What may differ from layer to layer (pruned models).

@@ -20,7 +20,8 @@ struct AttentionMask {
 /// query sees itself, as a softmax over nothing is NaN.
 AttentionMask make_attention_mask(const at::Tensor& attention_mask, int64_t queries, int64_t keys);
 
-/// The place of each token in its own sequence, int64 `[batch, tokens]`, 0 on padding.
+/// The place of each token among the tokens of its own sequence, int64 `[batch, tokens]`, 0 on padding. Padding, also
+/// amid a sequence, does not count.
 at::Tensor positions_in_sequence(const at::Tensor& attention_mask);
 
 /// softmax(q·kᵀ/√head_dim)·v over the keys that `mask` allows. q `[batch, heads, queries, head_dim]`, k and v
