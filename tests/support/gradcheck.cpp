@@ -1,6 +1,7 @@
 #include "support/gradcheck.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -51,6 +52,7 @@ double gradient_error(
 }
 
 double relative_error(const at::Tensor& a, const at::Tensor& b) {
+  TORCH_CHECK_VALUE(a.sizes() == b.sizes(), "tensors of unlike shapes: ", a.sizes(), " and ", b.sizes());
   const at::Tensor wide = b.to(at::kDouble);
   return ((a.to(at::kDouble) - wide).abs().max() / wide.abs().max()).item<double>();
 }

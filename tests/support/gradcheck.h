@@ -13,7 +13,7 @@ double gradient_error(
     const std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>& function,
     std::vector<at::Tensor> inputs);
 
-/// max|a − b| / max|b|.
+/// max|a − b| / max|b|. Throws for tensors of unlike shapes.
 double relative_error(const at::Tensor& a, const at::Tensor& b);
 
 } // namespace rora::testing

@@ -1,0 +1,140 @@
+#include "support/gradcheck.h"
+#include "support/test_data.h"
+
+#include <rora/checkpoint/safetensors.h>
+#include <rora/model/checkpoint.h>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace rora {
+namespace {
+
+using testing::relative_error;
+using testing::test_data;
+
+at::Tensor optional_tensor(const SafetensorsFile& file, const std::string& name) {
+  return file.contains(name) ? file.tensor(name) : at::Tensor();
+}
+
+at::Tensor forward(LlamaForCausalLM& model, const LlamaInput& input) {
+  at::NoGradGuard no_grad;
+  return model->forward(input);
+}
+
+/// Logits at the real tokens, and the loss, are transformers'.
+void expect_answers(const std::filesystem::path& folder, const std::filesystem::path& path) {
+  LlamaForCausalLM model = load_llama(folder);
+  const SafetensorsFile answers(path);
+  const LlamaInput input{
+      answers.tensor("input_ids"),
+      optional_tensor(answers, "attention_mask"),
+      optional_tensor(answers, "position_ids")};
+  at::Tensor found = forward(model, input);
+  at::Tensor stored = answers.tensor("logits");
+  if (input.attention_mask.defined()) {
+    const at::Tensor real = input.attention_mask.unsqueeze(-1);
+    EXPECT_LT(real.min().item<int64_t>(), 1) << "nothing is padded";
+    found = found * real;
+    stored = stored * real;
+  }
+  EXPECT_LT(relative_error(found, stored), 1e-5);
+  const LossSum loss = model->loss(input, answers.tensor("labels"));
+  const double expected = answers.tensor("loss").item<double>();
+  EXPECT_LT(std::abs(loss.sum.item<double>() / static_cast<double>(loss.tokens) - expected) / expected, 5e-6);
+}
+
+class LlamaForm : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(LlamaForm, AnswersAsTransformers) {
+  const auto folder = test_data("golden/forms") / GetParam();
+  expect_answers(folder, folder / "answers.safetensors");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ,
+    LlamaForm,
+    ::testing::Values(
+        "untied",
+        "rope_theta",
+        "rope_linear",
+        "rope_linear_oldest_spelling",
+        "rope_dynamic_long",
+        "rope_dynamic_short",
+        "rope_llama3",
+        "rope_llama3_old_spelling",
+        "rope_llama3_length_outside",
+        "biases",
+        "one_key_value_head",
+        "tied_with_only_the_head",
+        "tied_with_both_keys"),
+    [](const auto& info) { return info.param; });
+
+class LlamaInputs : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(LlamaInputs, AreReadAsByTransformers) {
+  expect_answers(test_data("golden/model"), test_data("golden/inputs") / (GetParam() + ".safetensors"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ,
+    LlamaInputs,
+    ::testing::Values("padded_on_the_right", "padded_on_the_left", "padded_amid", "positions_that_jump"),
+    [](const auto& info) { return info.param; });
+
+class Llama : public ::testing::Test {
+ protected:
+  LlamaForCausalLM model = load_llama(test_data("golden/model"));
+  at::Tensor ids = SafetensorsFile(test_data("golden/inputs/padded_on_the_right.safetensors")).tensor("input_ids");
+};
+
+TEST_F(Llama, CountsPositionsOverTheRealTokens) {
+  for (const std::string where : {"on_the_left", "on_the_right", "amid"}) {
+    const SafetensorsFile answers(test_data("golden/inputs") / ("padded_" + where + ".safetensors"));
+    const at::Tensor mask = answers.tensor("attention_mask");
+    const at::Tensor given = forward(model, {ids, mask, answers.tensor("position_ids")});
+    EXPECT_TRUE(at::equal(forward(model, {ids, mask, {}}) * mask.unsqueeze(-1), given * mask.unsqueeze(-1))) << where;
+  }
+}
+
+TEST_F(Llama, PaddingSaysNothing) {
+  const SafetensorsFile answers(test_data("golden/inputs/padded_on_the_left.safetensors"));
+  const at::Tensor mask = answers.tensor("attention_mask");
+  const at::Tensor other_padding = ids.where(mask == 1, (ids + 7) % model->options.vocab_size());
+  const at::Tensor real = mask.unsqueeze(-1);
+  EXPECT_TRUE(at::equal(forward(model, {ids, mask, {}}) * real, forward(model, {other_padding, mask, {}}) * real));
+}
+
+TEST_F(Llama, PackedSequencesDoNotSeeEachOther) {
+  const std::vector<int64_t> lengths{5, 1, 8};
+  const at::Tensor row = ids.slice(0, 0, 1);
+  at::Tensor sequence = at::zeros_like(row);
+  at::Tensor labels = row.clone();
+  std::vector<at::Tensor> apart;
+  at::Tensor loss_apart = at::zeros({});
+  int64_t tokens_apart = 0;
+  int64_t start = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int64_t end = start + lengths[i];
+    sequence.slice(1, start, end).fill_(static_cast<int64_t>(i) + 1);
+    labels.select(1, start).fill_(-100);
+    const LlamaInput one{row.slice(1, start, end), {}, {}};
+    apart.push_back(forward(model, one));
+    const LossSum loss = model->loss(one, one.input_ids);
+    loss_apart += loss.sum;
+    tokens_apart += loss.tokens;
+    start = end;
+  }
+  const LlamaInput packed{row, sequence, {}};
+  EXPECT_LT(relative_error(forward(model, packed), at::cat(apart, 1)), 2e-6);
+  const LossSum loss = model->loss(packed, labels);
+  EXPECT_EQ(loss.tokens, tokens_apart);
+  EXPECT_NEAR(loss.sum.item<double>(), loss_apart.item<double>(), 1e-5 * loss_apart.item<double>());
+  EXPECT_GT(relative_error(forward(model, {row, {}, {}}), at::cat(apart, 1)), 1e-3) << "the test could not fail";
+}
+
+} // namespace
+} // namespace rora

@@ -1,0 +1,61 @@
+#include "support/golden.h"
+
+#include "support/gradcheck.h"
+#include "support/test_data.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <sstream>
+
+namespace rora::testing {
+namespace {
+
+std::string identifier(std::string name) {
+  std::replace_if(name.begin(), name.end(), [](unsigned char letter) { return !std::isalnum(letter); }, '_');
+  return name;
+}
+
+} // namespace
+
+std::vector<Golden> goldens() {
+  std::vector<Golden> found{{"tiny", test_data("golden/model"), test_data("golden/answers")}};
+  if (const char* more = std::getenv("RORA_GOLDEN")) {
+    std::istringstream list(more);
+    for (std::string each; std::getline(list, each, ':');) {
+      const size_t split = each.find('=');
+      const std::filesystem::path answers = each.substr(split + 1);
+      found.push_back({identifier(answers.filename()), each.substr(0, split), answers});
+    }
+  }
+  return found;
+}
+
+std::vector<GoldenAdapter> golden_adapters() {
+  std::vector<GoldenAdapter> found;
+  for (const Golden& golden : goldens()) {
+    for (const auto& entry : std::filesystem::directory_iterator(golden.answers)) {
+      if (entry.is_directory()) {
+        found.push_back({golden.name + "_" + identifier(entry.path().filename()), golden, entry.path()});
+      }
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return found;
+}
+
+std::ostream& operator<<(std::ostream& stream, const Golden& golden) {
+  return stream << golden.answers;
+}
+
+std::ostream& operator<<(std::ostream& stream, const GoldenAdapter& adapter) {
+  return stream << adapter.folder;
+}
+
+double logits_error(const at::Tensor& logits, const at::Tensor& stored) {
+  return relative_error(logits.slice(1, logits.size(1) - stored.size(1)), stored);
+}
+
+} // namespace rora::testing
