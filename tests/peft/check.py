@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Check that PEFT and transformers read what rora writes, and compute what rora computes.
+
+usage: python3 check.py BUILD_FOLDER      (needs torch, transformers and peft)
+
+The build's rora_write_folders writes adapters and models, with its own logits, into a temporary folder, and its binary
+fine-tunes and merges. Warnings count as errors, but for transformers' own notice on `is_gradient_checkpointing`.
+Exits with 1 where a check fails.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file
+
+FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "golden"
+TOLERANCE = 1e-5  # of the largest logit
+# What decides what an adapter computes.
+FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern",
+          "target_modules", "exclude_modules", "layers_to_transform", "bias", "task_type")
+
+
+class LogIsError(logging.Handler):
+    def emit(self, record):
+        raise AssertionError(f"{record.name} logged: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def strict():
+    """Warnings and what the libraries log as such are errors."""
+    handler = LogIsError(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("transformers", "peft")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def require(holds, message):
+    if not holds:
+        raise AssertionError(message)
+
+
+def load_model(folder):
+    """The model in float32, every weight of which is in the folder, and no other."""
+    with strict():
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        )
+    for kind, names in info.items():
+        require(not names, f"{kind}: {names}")
+    return model.eval()
+
+
+def load_adapted(base_folder, adapter_folder, dtype=torch.float32):
+    base = load_model(base_folder).to(dtype)
+    with strict():
+        return peft.PeftModel.from_pretrained(base, str(adapter_folder)).eval()
+
+
+def adapter_tensors(model):
+    return peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def error_of_logits(model, input_ids, stored):
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits.float()
+    require(logits.shape == stored.shape, f"logits {list(logits.shape)}, stored {list(stored.shape)}")
+    return ((logits - stored).abs().max() / stored.abs().max()).item()
+
+
+def expect_logits(model, input_ids, stored, tolerance=TOLERANCE):
+    error = error_of_logits(model, input_ids, stored)
+    require(error <= tolerance, f"logits differ by {error:.1e} of the largest")
+    return f"logits differ by {error:.1e}"
+
+
+def expect_same_tensors(found, stored):
+    require(found.keys() == stored.keys(), f"tensors {sorted(found.keys() ^ stored.keys())} are in one alone")
+    for name, tensor in stored.items():
+        require(torch.equal(found[name], tensor), f"{name} differs")
+
+
+def check_adapter(folder):
+    """PEFT reads an adapter that rora wrote: all of its tensors, and with them it computes rora's logits."""
+    stored = load_file(folder / "logits.safetensors")
+    model = load_adapted(FIXTURES / "model", folder / "adapter")
+    expect_same_tensors(adapter_tensors(model), load_file(folder / "adapter/adapter_model.safetensors"))
+    if folder.name != "bfloat16_base":
+        return expect_logits(model, stored["input_ids"], stored["logits"])
+    bfloat16 = load_adapted(FIXTURES / "model", folder / "adapter", torch.bfloat16)
+    with torch.no_grad():
+        exact = copy.deepcopy(bfloat16).float()(stored["input_ids"]).logits
+    peft_error = error_of_logits(bfloat16, stored["input_ids"], exact)
+    error = ((stored["logits"] - exact).abs().max() / exact.abs().max()).item()
+    require(error < 1.5 * peft_error, f"in bfloat16 rora is off by {error:.1e}, PEFT by {peft_error:.1e}")
+    return f"in bfloat16 rora is off by {error:.1e}, PEFT by {peft_error:.1e}"
+
+
+def check_adapter_counts(folder):
+    """Without its adapter the model computes something else: the check above can fail."""
+    stored = load_file(folder / "logits.safetensors")
+    error = error_of_logits(load_model(FIXTURES / "model"), stored["input_ids"], stored["logits"])
+    require(error > 100 * TOLERANCE, f"the adapter changes the logits by {error:.1e} alone")
+    return f"the adapter changes them by {error:.1e}"
+
+
+def check_merged(folder):
+    """transformers reads a merged folder that rora wrote; merging changes the logits by no more than rounding."""
+    stored = load_file(folder / "logits.safetensors")
+    model = load_model(folder / "merged")
+    if folder.name != "bfloat16_base":
+        expect_logits(model, stored["input_ids"], stored["logits"])
+    return expect_logits(model, stored["input_ids"], stored["merged_logits"])
+
+
+def check_resaved(folder):
+    """An adapter that PEFT wrote and rora read and wrote again is the same to PEFT."""
+    original = FIXTURES / "answers" / folder.name
+    name = "adapter_model.safetensors"
+    expect_same_tensors(load_file(folder / name), load_file(original / name))
+    before, after = (load_adapted(FIXTURES / "model", each) for each in (original, folder))
+    expect_same_tensors(adapter_tensors(after), adapter_tensors(before))
+    for field in FIELDS:
+        values = [getattr(model.peft_config["default"], field) for model in (before, after)]
+        require(values[0] == values[1], f"{field} was {values[0]!r} and is {values[1]!r}")
+    configs = [json.loads((each / "adapter_config.json").read_text()) for each in (original, folder)]
+    orders = [list(config["rank_pattern"]) for config in configs]
+    require(orders[0] == orders[1], f"rank_pattern's order was {orders[0]} and is {orders[1]}")
+    input_ids = torch.arange(3, 40).unsqueeze(0)
+    with torch.no_grad():
+        return expect_logits(after, input_ids, before(input_ids=input_ids).logits, 0)
+
+
+def check_model(folder):
+    """transformers reads a model that rora wrote."""
+    stored = load_file(folder / "logits.safetensors")
+    return expect_logits(load_model(folder), stored["input_ids"], stored["logits"])
+
+
+def check_finetuned(folder):
+    """`rora finetune` takes the steps that PEFT took from the same adapter."""
+    stored = load_file(FIXTURES / "answers" / folder.name / "answers.safetensors")["adamw_losses"]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = torch.tensor([step["loss"] for step in metrics])
+    require(losses.shape == stored.shape, f"{len(losses)} steps, not {len(stored)}")
+    error = ((losses - stored).abs() / stored).max().item()
+    require(error <= 2e-5, f"losses differ by {error:.1e}")
+    return f"losses differ by {error:.1e}"
+
+
+def check_finetuned_merged(folder):
+    """With what `rora finetune` wrote PEFT computes what transformers does once `rora merge` has merged it."""
+    input_ids = torch.arange(3, 40).unsqueeze(0)
+    with torch.no_grad():
+        stored = load_adapted(FIXTURES / "model", folder)(input_ids=input_ids).logits
+    return expect_logits(load_model(folder.parent.parent / "merged" / folder.name), input_ids, stored)
+
+
+def run_binary(binary, out):
+    """Fine-tunes each of PEFT's adapters on the batch and by the options of its stored losses, and merges it."""
+    batch = load_file(FIXTURES / "answers" / "base.safetensors")
+    rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist())
+    data = out / "data.jsonl"
+    data.write_text("".join(json.dumps({"input_ids": ids, "labels": labels}) + "\n" for ids, labels in rows))
+    options = {"lr": 1e-3, "schedule": "constant", "warmup-steps": 0, "max-steps": 12, "weight-decay": 0, "clip": 0,
+               "batch-size": len(batch["labels"]), "shuffle": "off", "dtype": "float32", "device": "cpu"}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    for adapter in sorted(each for each in (FIXTURES / "answers").iterdir() if each.is_dir()):
+        finetuned = out / "finetuned" / adapter.name
+        model = ["--model", FIXTURES / "model"]
+        run = [binary, "finetune", *model, "--data", data, "--output", finetuned, "--init-adapter", adapter, *flags]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+        run = [binary, "merge", *model, "--adapter", finetuned, "--output", out / "merged" / adapter.name]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+
+
+CHECKS = {
+    "adapters": [check_adapter, check_adapter_counts, check_merged],
+    "resaved": [check_resaved],
+    "models": [check_model],
+    "finetuned": [check_finetuned, check_finetuned_merged],
+}
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: check.py BUILD_FOLDER")
+    build = pathlib.Path(sys.argv[1])
+    transformers.utils.logging.disable_progress_bar()
+    failures = passes = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        out = pathlib.Path(temporary)
+        subprocess.run([build / "tests" / "peft" / "rora_write_folders", FIXTURES, out], check=True)
+        run_binary(build / "bin" / "rora", out)
+        for kind, checks in CHECKS.items():
+            for folder in sorted((out / kind).iterdir()):
+                for check in checks:
+                    title = f"{check.__name__.removeprefix('check_')} {kind}/{folder.name}"
+                    try:
+                        print(f"pass  {title}: {check(folder)}")
+                        passes += 1
+                    except Exception as error:  # also what the libraries throw at a folder they do not take
+                        print(f"FAIL  {title}: {type(error).__name__}: {error}")
+                        failures += 1
+    versions = f"PEFT {peft.__version__}, transformers {transformers.__version__}"
+    print(f"{versions}: {passes} checks passed, {failures} failed")
+    sys.exit(1 if failures or not passes else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+// usage: rora_write_folders FIXTURES OUT
+//
+// Writes what check.py then reads with PEFT and transformers. FIXTURES is tests/fixtures/golden.
+//   OUT/adapters/NAME/  adapter/: a random adapter of FIXTURES/model; merged/: the model with it merged;
+//                       logits.safetensors: input_ids, logits with the adapter, and merged_logits of the merged folder,
+//                       loaded in fp32
+//   OUT/resaved/NAME/   FIXTURES/answers/NAME, loaded and saved again
+//   OUT/models/NAME/    FIXTURES/forms/NAME, loaded and saved again, with logits.safetensors
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/safetensors.h>
+#include <rora/model/checkpoint.h>
+
+#include <ATen/ATen.h>
+
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace rora;
+
+struct Case {
+  std::string name;
+  AdapterOptions options;
+  bool portable = false;
+  std::optional<at::ScalarType> dtype = std::nullopt;
+};
+
+AdapterOptions with_patterns() {
+  return AdapterOptions()
+      .low_rank(LowRankOptions().rank(3).alpha(6.5))
+      .rank_pattern({{"layers.1.mlp.down_proj", 5}, {"down_proj", 2}, {"q_proj", 1}})
+      .alpha_pattern({{"self_attn.q_proj", 0.75}, {"layers.0.mlp.gate_proj", 9.0}});
+}
+
+std::vector<Case> cases() {
+  const auto lora = LowRankOptions().rank(4).alpha(8).scaling(Scaling::kStandard);
+  const auto rora = LowRankOptions().rank(6).alpha(12);
+  const auto dora = LowRankOptions(lora).dora(true);
+  return {
+      {"lora", AdapterOptions().low_rank(lora)},
+      {"rora", AdapterOptions().low_rank(rora)},
+      {"rora_portable", AdapterOptions().low_rank(rora), /*portable=*/true},
+      {"dora", AdapterOptions().low_rank(dora)},
+      {"dora_rora", AdapterOptions().low_rank(LowRankOptions(rora).dora(true).dropout(0.1))},
+      {"dora_rora_portable", AdapterOptions().low_rank(LowRankOptions(rora).dora(true)), /*portable=*/true},
+      {"patterns", with_patterns()},
+      {"patterns_portable", with_patterns(), /*portable=*/true},
+      {"one_layer", AdapterOptions().low_rank(rora).layers_to_transform({1})},
+      {"attention_but_k",
+       AdapterOptions()
+           .low_rank(lora)
+           .target_modules(ModuleSelection::matching(".*self_attn\\.[a-z]_proj"))
+           .exclude_modules(std::vector<std::string>{"k_proj"})},
+      {"all_linear", AdapterOptions().low_rank(rora).target_modules(ModuleSelection::every_linear())},
+      {"rank_over_width",
+       AdapterOptions()
+           .low_rank(LowRankOptions(rora).rank(40))
+           .target_modules(std::vector<std::string>{"k_proj"})},
+      {"bfloat16_base", AdapterOptions().low_rank(rora), /*portable=*/false, at::kBFloat16},
+  };
+}
+
+at::Tensor input_ids() {
+  return (at::arange(40, at::kLong) * 7 % 45 + 3).view({2, 20});
+}
+
+at::Tensor logits(LlamaForCausalLM& model) {
+  at::NoGradGuard no_grad;
+  return model->forward({input_ids(), {}, {}}).to(at::kFloat);
+}
+
+void write_adapter(const std::filesystem::path& base, const std::filesystem::path& out, const Case& each) {
+  LlamaForCausalLM model = load_llama(base, each.dtype);
+  at::manual_seed(1);
+  attach_adapters(*model, each.options);
+  {
+    at::NoGradGuard no_grad;
+    for (at::Tensor parameter : adapter_parameters(*model)) {
+      parameter.add_(at::randn_like(parameter), 0.1);
+    }
+  }
+  std::filesystem::create_directories(out);
+  save_adapter(*model, each.options, out / "adapter", SaveAdapterOptions().base_model(base).portable(each.portable));
+  const at::Tensor adapted = logits(model);
+  merge_adapters(*model);
+  save_llama(model, out / "merged");
+  LlamaForCausalLM merged = load_llama(out / "merged", at::kFloat);
+  save_safetensors(
+      out / "logits.safetensors",
+      {{"input_ids", input_ids()}, {"logits", adapted}, {"merged_logits", logits(merged)}});
+}
+
+void resave_adapter(
+    const std::filesystem::path& base,
+    const std::filesystem::path& adapter,
+    const std::filesystem::path& out) {
+  LlamaForCausalLM model = load_llama(base);
+  const AdapterOptions options = load_adapter(*model, adapter);
+  save_adapter(*model, options, out, SaveAdapterOptions().base_model(base));
+}
+
+void resave_model(const std::filesystem::path& folder, const std::filesystem::path& out) {
+  LlamaForCausalLM model = load_llama(folder);
+  save_llama(model, out);
+  save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
+}
+
+void write_all(const std::filesystem::path& fixtures, const std::filesystem::path& out) {
+  for (const Case& each : cases()) {
+    write_adapter(fixtures / "model", out / "adapters" / each.name, each);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(fixtures / "answers")) {
+    if (entry.is_directory()) {
+      resave_adapter(fixtures / "model", entry.path(), out / "resaved" / entry.path().filename());
+    }
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(fixtures / "forms")) {
+    resave_model(entry.path(), out / "models" / entry.path().filename());
+  }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::cerr << "usage: rora_write_folders FIXTURES OUT\n";
+    return 2;
+  }
+  try {
+    write_all(argv[1], argv[2]);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}
