@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iostream>
+#include <string_view>
+#include <utility>
 
 namespace rora::cli {
 

@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
 
 namespace rora {
 namespace {

@@ -4,6 +4,9 @@
 #include "question.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 namespace rora {
 namespace {
