@@ -30,6 +30,12 @@ void check_input(const LlamaInput& input, int64_t cached) {
         "attention_mask for input_ids ", input.input_ids.sizes(), " after ", cached, " cached tokens is not ",
         input.attention_mask.sizes());
   }
+  if (input.inputs_embeds.defined()) {
+    TORCH_CHECK_VALUE(
+        input.inputs_embeds.dim() == 3 && input.inputs_embeds.size(0) == input.input_ids.size(0) &&
+            input.inputs_embeds.size(1) == input.input_ids.size(1),
+        "inputs_embeds for input_ids ", input.input_ids.sizes(), " is not ", input.inputs_embeds.sizes());
+  }
 }
 
 } // namespace
@@ -55,7 +61,7 @@ at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache
   context.mask = ops::make_attention_mask(input.attention_mask, seq, cached + seq);
   context.cache = cache;
 
-  at::Tensor hidden = embed_tokens->forward(input.input_ids);
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
     const auto run = [layer, context](const at::Tensor& x) {

@@ -11,7 +11,7 @@
 
 namespace rora {
 
-/// What a forward pass reads. All tensors are int64.
+/// What a forward pass reads. All tensors but `inputs_embeds` are int64.
 struct LlamaInput {
   at::Tensor input_ids; ///< `[batch, seq]`
   /// `[batch, seq]`, or `[batch, cached + seq]` with a cache: 0 on padding, k ≥ 1 on the tokens of a row's k-th
@@ -19,6 +19,8 @@ struct LlamaInput {
   at::Tensor attention_mask;
   /// `[batch, seq]`; where undefined, each sequence counts its own tokens from 0.
   at::Tensor position_ids;
+  /// `[batch, seq, hidden]`: what enters the first layer instead of the embeddings of `input_ids`, if defined.
+  at::Tensor inputs_embeds;
 };
 
 /// The decoder without its head (transformers' `LlamaModel`).
