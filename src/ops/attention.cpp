@@ -83,9 +83,7 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const at::Tensor mixed = at::scaled_dot_product_attention(grouped, k, v, allowed);
     return mixed.reshape(q.sizes());
   }
-  // In bfloat16 on a CPU, forward and backward of SmolLM2-135M's attention took 25.5 ms at 4×256 tokens by LibTorch's
-  // kernel and 12.1 ms by products (38.3 and 12.8 at 16×128); in float32 16.9 and 19.0.
-  if (q.is_cpu() && q.scalar_type() == at::kBFloat16 && k.size(2) <= kMostKeysOfProducts) {
+  if (attention_keeps_weights(q.device(), q.scalar_type(), k.size(2))) {
     return attention_by_products(q, k, v, mask);
   }
   return at::scaled_dot_product_attention(
@@ -97,6 +95,12 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
       mask.causal,
       /*scale=*/std::nullopt,
       /*enable_gqa=*/q.size(1) != k.size(1));
+}
+
+bool attention_keeps_weights(at::Device device, at::ScalarType dtype, int64_t keys) {
+  // In bfloat16 on a CPU, forward and backward of SmolLM2-135M's attention took 25.5 ms at 4×256 tokens by LibTorch's
+  // kernel and 12.1 ms by products (38.3 and 12.8 at 16×128); in float32 16.9 and 19.0.
+  return device.is_cpu() && dtype == at::kBFloat16 && keys <= kMostKeysOfProducts;
 }
 
 } // namespace rora::ops

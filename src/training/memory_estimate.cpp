@@ -1,6 +1,7 @@
 #include <rora/training/memory_estimate.h>
 
 #include <rora/adapters/low_rank_adapter.h>
+#include <rora/ops/attention.h>
 
 #include <algorithm>
 
@@ -9,66 +10,74 @@ namespace {
 
 /// As `ops::token_cross_entropy` chooses its chunk by default.
 constexpr int64_t kLogitsBytes = int64_t{64} << 20;
-constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kWideBytes = 4;
 
-/// Bytes that the projections of one input keep for backward, beside their outputs: x once, where A, the magnitude or
-/// the weight is trained; Ŝ of each adapter; with DoRA each output, or what the row norms multiply under dropout.
-struct Kept {
+/// Floating-point numbers that one layer keeps for its backward, a token.
+struct LayerNumbers {
+  int64_t kept = 0;       ///< in the model's dtype
+  int64_t kept_wide = 0;  ///< in fp32
+  int64_t backward = 0;   ///< the most that its backward forms beside them
+};
+
+/// What projections that read the same input keep: the input once, where A or a weight is trained, and Ŝ of each
+/// adapter. `input_kept`: another operation keeps the input already.
+int64_t kept_by_group(std::initializer_list<const ProjectionImpl*> group, bool input_kept = false) {
   int64_t input = 0;
   int64_t shrunk = 0;
-  int64_t outputs = 0;
-};
-
-Kept kept_by(std::initializer_list<const ProjectionImpl*> projections, int64_t tokens, int64_t element) {
-  Kept kept;
-  for (const ProjectionImpl* each : projections) {
+  for (const ProjectionImpl* each : group) {
     const auto* adapter = dynamic_cast<const LowRankAdapter*>(each->active_adapter());
-    if (adapter != nullptr || each->weight.requires_grad()) {
-      kept.input = tokens * each->in_features() * element;
+    if ((adapter != nullptr || each->weight.requires_grad()) && !input_kept) {
+      input = each->in_features();
     }
-    if (adapter != nullptr) {
-      kept.shrunk += tokens * adapter->options.rank() * element;
-      kept.outputs += adapter->options.dora() ? tokens * each->out_features() * element : 0;
-    }
+    shrunk += adapter != nullptr ? adapter->options.rank() : 0;
   }
-  return kept;
+  return input + shrunk;
 }
 
-struct LayerBytes {
-  int64_t kept = 0;
-  int64_t backward = 0; ///< the most that stands at once while the layer's backward runs
-};
+/// What DoRA keeps besides: the output, from which the magnitude's gradient comes, or with dropout on the adapter's
+/// input another tensor of its size. `output_kept`: another operation keeps the output already.
+int64_t kept_by_dora(const ProjectionImpl& projection, bool output_kept) {
+  const auto* adapter = dynamic_cast<const LowRankAdapter*>(projection.active_adapter());
+  if (adapter == nullptr || !adapter->options.dora()) {
+    return 0;
+  }
+  const bool directed = adapter->options.dropout() > 0.0 && adapter->options.dora_dropout() == ops::DoraDropout::kInput;
+  return directed || !output_kept ? projection.out_features() : 0;
+}
 
-LayerBytes layer_bytes(LlamaDecoderLayerImpl& layer, const BatchShape& batch, int64_t hidden, int64_t head_dim, int64_t element) {
-  const int64_t tokens = batch.rows * batch.seq;
-  LayerBytes bytes;
+/// `weights_kept`: how many attention weights of a head attention keeps, a token: one for each key, or none.
+LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim, int64_t weights_kept) {
+  LayerNumbers numbers;
+  numbers.backward = 3 * hidden;  // the residual stream's gradient, a branch's, and the norm's
   if (!layer.self_attn.is_empty()) {
-    LlamaAttentionImpl& attention = *layer.self_attn;
-    const int64_t width = attention.q_proj->out_features();
-    const int64_t heads = width / head_dim;
-    const Kept in = kept_by({attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()}, tokens, element);
-    const Kept out = kept_by({attention.o_proj.get()}, tokens, element);
-    bytes.kept += tokens * (hidden * element + kFloatBytes); // RMSNorm: its input, and 1/rms in fp32
-    bytes.kept += in.input + in.shrunk + in.outputs + out.shrunk + out.outputs;
-    // Attention keeps q, and k and v repeated to q's heads, its output, and its weights: heads × seq × seq a row.
-    bytes.kept += 4 * tokens * width * element + tokens * heads * batch.seq * element;
-    bytes.backward = 4 * tokens * width * element + 2 * tokens * heads * batch.seq * element;
+    const LlamaAttentionImpl& attention = *layer.self_attn;
+    const auto &q = *attention.q_proj, &k = *attention.k_proj, &v = *attention.v_proj, &o = *attention.o_proj;
+    numbers.kept += hidden;  // the norm's input; its output is the projections'
+    numbers.kept += kept_by_group({&q, &k, &v}) + kept_by_group({&o}, /*input_kept=*/true);
+    // Attention keeps q and k, turned by their positions, v, and its output, which o_proj reads; and a number a head.
+    numbers.kept += 2 * q.out_features() + k.out_features() + v.out_features();
+    numbers.kept += kept_by_dora(q, false) + kept_by_dora(k, false) + kept_by_dora(v, true) + kept_by_dora(o, false);
+    const int64_t heads = q.out_features() / head_dim;
+    numbers.kept += heads * weights_kept;
+    numbers.kept_wide += 1 + (weights_kept == 0 ? heads : 0);
+    numbers.backward += 2 * q.out_features() + 2 * heads * weights_kept;
   }
   if (!layer.mlp.is_empty()) {
-    LlamaMLPImpl& mlp = *layer.mlp;
-    const int64_t inner = mlp.gate_proj->out_features();
-    const Kept in = kept_by({mlp.gate_proj.get(), mlp.up_proj.get()}, tokens, element);
-    const Kept out = kept_by({mlp.down_proj.get()}, tokens, element);
-    bytes.kept += tokens * (hidden * element + kFloatBytes);
-    // SwiGLU keeps gate and up themselves, which under DoRA are kept already unless dropout has other tensors kept.
-    bytes.kept += in.input + in.shrunk + out.input + out.shrunk + out.outputs + 2 * tokens * inner * element;
-    bytes.backward = std::max(bytes.backward, 4 * tokens * inner * element); // of the product, gate, up, and one more
+    const LlamaMLPImpl& mlp = *layer.mlp;
+    const auto &gate = *mlp.gate_proj, &up = *mlp.up_proj, &down = *mlp.down_proj;
+    const int64_t inner = gate.out_features();
+    numbers.kept += hidden + kept_by_group({&gate, &up}) + kept_by_group({&down});
+    numbers.kept += 2 * inner;  // SwiGLU keeps gate and up
+    numbers.kept += kept_by_dora(gate, true) + kept_by_dora(up, true) + kept_by_dora(down, false);
+    numbers.kept_wide += 1;
+    // The product's gradient, and gate's and up's, while the product itself is done with. All that the MLP kept is done
+    // with when attention's turn comes.
+    numbers.backward = std::max(numbers.backward - 3 * inner - 2 * hidden, 3 * hidden + 2 * inner);
   }
-  bytes.backward += 2 * tokens * hidden * element; // the residual stream's gradient and a branch's
-  return bytes;
+  return numbers;
 }
 
-} // namespace
+}  // namespace
 
 BatchShape largest_batch(const std::vector<Example>& examples, const BatchOptions& options) {
   BatchShape largest;
@@ -80,9 +89,8 @@ BatchShape largest_batch(const std::vector<Example>& examples, const BatchOption
       for (const int64_t index : row) {
         const Example& example = examples[static_cast<size_t>(index)];
         length += static_cast<int64_t>(example.input_ids.size());
-        shape.labelled_tokens += std::count_if(example.labels.begin() + 1, example.labels.end(), [](int64_t label) {
-          return label != kIgnoreIndex;
-        });
+        shape.labelled_tokens += std::count_if(
+            example.labels.begin() + 1, example.labels.end(), [](int64_t label) { return label != kIgnoreIndex; });
       }
       shape.seq = std::max(shape.seq, length);
     }
@@ -115,30 +123,38 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   const auto element = static_cast<int64_t>(model->model->embed_tokens->weight.element_size());
   const int64_t tokens = batch.rows * batch.seq;
   const int64_t hidden = options.hidden_size();
-  LayerBytes worst;
-  int64_t all = 0;
+  const at::Tensor& embedding = model->model->embed_tokens->weight;
+  const bool keeps_weights = ops::attention_keeps_weights(embedding.device(), embedding.scalar_type(), batch.seq);
+  int64_t kept = 0;       // bytes a token, of all layers
+  int64_t most_kept = 0;  // of one layer
+  int64_t most_backward = 0;
   for (const auto& module : *model->model->layers) {
-    const LayerBytes bytes = layer_bytes(
-        *module->as<LlamaDecoderLayerImpl>(), batch, hidden, options.resolved_head_dim(), element);
-    all += bytes.kept;
-    worst.kept = std::max(worst.kept, bytes.kept);
-    worst.backward = std::max(worst.backward, bytes.backward);
+    const LayerNumbers layer = count_layer(
+        *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim(), keeps_weights ? batch.seq : 0);
+    const int64_t bytes = layer.kept * element + layer.kept_wide * kWideBytes;
+    kept += bytes;
+    most_kept = std::max(most_kept, bytes);
+    most_backward = std::max(most_backward, layer.backward * element);
   }
-  // With checkpointing each layer keeps its input alone, and one at a time is run again.
-  const bool checkpointing = model->model->activation_checkpointing;
-  estimate.activations = worst.backward +
-      (checkpointing ? options.num_hidden_layers() * tokens * hidden * element + worst.kept : all);
+  if (model->model->activation_checkpointing) {
+    // Each layer keeps its input alone, and one at a time is run again.
+    kept = options.num_hidden_layers() * hidden * element;
+    most_backward += most_kept;
+  }
+  // The last norm's input, and the gradients of the labelled tokens' states, which are formed with the loss.
+  estimate.activations = tokens * (kept + hidden * element) + batch.labelled_tokens * hidden * element;
 
-  // The last norm's input and output; then of the labelled tokens their states and gradients, and a chunk's logits: in
-  // fp32 and, of a model in a smaller dtype, before and after that.
+  // A chunk's logits in fp32, and once more while they are normalised; the states that they come from.
   const int64_t vocab = options.vocab_size();
-  const int64_t chunk = std::min(batch.labelled_tokens, std::max<int64_t>(1, kLogitsBytes / (kFloatBytes * vocab)));
-  const int64_t widths = element < kFloatBytes ? kFloatBytes + element : kFloatBytes;
-  estimate.logits = 2 * tokens * hidden * element + 2 * batch.labelled_tokens * hidden * element + chunk * vocab * widths;
+  const int64_t chunk = std::min(batch.labelled_tokens, std::max<int64_t>(1, kLogitsBytes / (kWideBytes * vocab)));
+  int64_t loss = chunk * vocab * 2 * kWideBytes + (tokens + batch.labelled_tokens) * hidden * element;
+  int64_t backward = tokens * most_backward;
   if (model->head_weight().requires_grad()) {
-    estimate.logits += 2 * vocab * hidden * kFloatBytes; // the head's gradient, and once more scaled
+    loss += vocab * hidden * kWideBytes;
+    backward += 2 * vocab * hidden * kWideBytes;  // the head's gradient, as formed with the loss and once more scaled
   }
+  estimate.temporaries = std::max(loss, backward);
   return estimate;
 }
 
-} // namespace rora
+}  // namespace rora

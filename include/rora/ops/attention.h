@@ -28,4 +28,7 @@ at::Tensor positions_in_sequence(const at::Tensor& attention_mask);
 /// `[batch, kv_heads, keys, head_dim]`, heads a multiple of kv_heads: head h reads k and v of head h·kv_heads/heads.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionMask& mask);
 
+/// Whether `attention` of more than one query keeps its weights `[batch, heads, queries, keys]` for backward.
+bool attention_keeps_weights(at::Device device, at::ScalarType dtype, int64_t keys);
+
 } // namespace rora::ops

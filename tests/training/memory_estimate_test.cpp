@@ -1,0 +1,137 @@
+#include <rora/adapters/attach.h>
+#include <rora/training/adamw.h>
+#include <rora/training/memory_estimate.h>
+
+#include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <gtest/gtest.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+
+namespace rora {
+namespace {
+
+/// Counts what LibTorch's CPU allocator hands out on this thread.
+class AllocatedBytes : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    now += size;
+    peak = std::max(peak, now);
+  }
+  bool memoryProfilingEnabled() const override {
+    return true;
+  }
+  int64_t now = 0;
+  int64_t peak = 0;
+};
+
+struct Case {
+  const char* name;
+  at::ScalarType dtype = at::kFloat;
+  bool dora = false;
+  double dropout = 0.0;
+  bool checkpointing = false;
+  bool pretraining = false;
+};
+
+LlamaForCausalLM make_model(const Case& each) {
+  torch::manual_seed(0);
+  LlamaForCausalLM model(LlamaOptions()
+                             .vocab_size(1000)
+                             .hidden_size(192)
+                             .intermediate_size(512)
+                             .num_hidden_layers(6)
+                             .num_attention_heads(6)
+                             .num_key_value_heads(2)
+                             .tie_word_embeddings(true));
+  {
+    at::NoGradGuard no_grad;
+    for (at::Tensor& parameter : model->parameters()) {
+      parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, 0.02);
+    }
+  }
+  if (each.pretraining) {
+    for (at::Tensor& parameter : model->parameters()) {
+      parameter.set_requires_grad(true);
+    }
+  } else {
+    model->to(each.dtype);
+    LowRankOptions low_rank;
+    low_rank.rank(8).dora(each.dora).dropout(each.dropout);
+    attach_adapters(*model, AdapterOptions().low_rank(low_rank));
+  }
+  model->model->activation_checkpointing = each.checkpointing;
+  model->train();
+  return model;
+}
+
+std::vector<at::Tensor> trained(const LlamaForCausalLM& model) {
+  std::vector<at::Tensor> tensors;
+  for (const at::Tensor& each : model->parameters()) {
+    if (each.requires_grad()) {
+      tensors.push_back(each);
+    }
+  }
+  return tensors;
+}
+
+class MemoryEstimates : public ::testing::TestWithParam<Case> {};
+
+TEST_P(MemoryEstimates, ComesCloseToWhatAStepAllocates) {
+  LlamaForCausalLM model = make_model(GetParam());
+  FlatParameters parameters(trained(model));
+  AdamW optimizer(parameters);
+  const BatchShape shape{4, 128, 4 * 127};
+  LlamaInput input;
+  input.input_ids = at::randint(0, 1000, {shape.rows, shape.seq}, at::kLong);
+  const auto step = [&] {
+    const LossSum loss = model->loss(input, input.input_ids);
+    (loss.sum / 508.0).backward();
+    optimizer.step(1e-3);
+    parameters.zero_grad();
+  };
+  step();  // DoRA's norms of the frozen weights are made once
+  auto counted = std::make_shared<AllocatedBytes>();
+  {
+    c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counted);
+    step();
+  }
+  const MemoryEstimate estimate = estimate_memory(model, shape);
+  // Weights, gradients and moments stand before the step; what is formed of the largest trained weight does not.
+  const int64_t expected = estimate.activations + estimate.temporaries + estimate.gradients - estimate.trained;
+  const double ratio = static_cast<double>(expected) / static_cast<double>(counted->peak);
+  EXPECT_GT(ratio, 0.9) << expected << " of " << counted->peak;
+  EXPECT_LT(ratio, 1.2) << expected << " of " << counted->peak;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases,
+    MemoryEstimates,
+    ::testing::Values(
+        Case{"lora"},
+        Case{"lora_bfloat16", at::kBFloat16},
+        Case{"lora_dropout", at::kFloat, false, 0.1},
+        Case{"dora", at::kFloat, true},
+        Case{"dora_dropout", at::kFloat, true, 0.1},
+        Case{"checkpointing", at::kFloat, false, 0.0, true},
+        Case{"pretraining", at::kFloat, false, 0.0, false, true}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(LargestBatch, TakesPaddingIntoAccount) {
+  std::vector<Example> examples;
+  for (const int64_t length : {3, 9, 4, 4}) {
+    examples.push_back({std::vector<int64_t>(length, 5), std::vector<int64_t>(length, 5)});
+  }
+  BatchOptions options;
+  options.batch_size = 2;
+  options.shuffle = false;
+  const BatchShape largest = largest_batch(examples, options);
+  EXPECT_EQ(largest.rows, 2);
+  EXPECT_EQ(largest.seq, 9);
+  EXPECT_EQ(largest.labelled_tokens, 2 + 8);  // the first token of a row is no target
+}
+
+}  // namespace
+}  // namespace rora
