@@ -20,11 +20,13 @@ ModuleSelection selection(const std::vector<std::string>& names) {
 }
 
 bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
-  const auto sorted = [](const ModuleSelection& each) { return std::set<std::string>(each.names.begin(), each.names.end()); };
+  const auto sorted = [](const ModuleSelection& each) {
+    return std::set<std::string>(each.names.begin(), each.names.end());
+  };
   return a.regex == b.regex && a.all_linear == b.all_linear && sorted(a) == sorted(b);
 }
 
-} // namespace
+}  // namespace
 
 void AdapterFlags::add_scaling(Flags& flags) {
   flags.choice("scaling", scaling, kScalings, "The scale: alpha/sqrt(rank) or alpha/rank");
@@ -42,7 +44,10 @@ void AdapterFlags::add(Flags& flags) {
       {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
       "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
   flags.add(
-      "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head", ',');
+      "target-modules",
+      target_modules,
+      "Modules to adapt, by the ends of their names; all-linear: all but the head",
+      ',');
   flags.add(
       "init-adapter",
       init_adapter,
@@ -95,4 +100,4 @@ void AdapterFlags::attach(LlamaForCausalLM& model, const AdapterOptions& options
   detach_adapters(*model, kLoaded);
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

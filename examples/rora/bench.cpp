@@ -26,6 +26,7 @@ struct Arguments {
   ModelFlags model;
   AdapterFlags adapter;
   std::optional<double> alpha;
+  bool frozen = false;
   int64_t batch = 4;
   int64_t seq = 256;
   int64_t steps = 5;
@@ -33,6 +34,9 @@ struct Arguments {
 };
 
 std::string mode(const Arguments& arguments) {
+  if (arguments.frozen) {
+    return "frozen";
+  }
   const bool rank_stabilized = arguments.adapter.scaling == Scaling::kRankStabilized;
   if (arguments.adapter.dora) {
     return rank_stabilized ? "dora_rslora" : "dora";
@@ -57,38 +61,56 @@ struct Times {
   double loss = 0.0;
 };
 
-/// One step: forward, backward, AdamW.
+/// One step: forward, backward and, where something is trained, AdamW.
 Times take_step(
     LlamaForCausalLM& model,
     const LlamaInput& input,
     const at::Tensor& labels,
-    FlatParameters& parameters,
-    AdamW& optimizer) {
+    FlatParameters* parameters,
+    AdamW* optimizer) {
   using Clock = std::chrono::steady_clock;
   const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
   const auto begin = Clock::now();
-  const LossSum loss = model->loss(input, labels);
+  LlamaInput own = input;
+  if (parameters == nullptr) {
+    // The gradient reaches the inputs, as it would if an adapter stood below the first layer.
+    own.inputs_embeds = model->model->embed_tokens->forward(input.input_ids).detach().set_requires_grad(true);
+  }
+  const LossSum loss = model->loss(own, labels);
   const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
   const double value = mean.item<double>();
   const auto middle = Clock::now();
   mean.backward();
-  optimizer.step(kLearningRate);
-  parameters.zero_grad();
+  if (parameters != nullptr) {
+    optimizer->step(kLearningRate);
+    parameters->zero_grad();
+  }
   return {seconds(Clock::now() - begin), seconds(middle - begin), value};
 }
 
 int bench(Arguments& arguments, const Flags& flags) {
+  if (arguments.frozen && (flags.given("rank") || flags.given("dora"))) {
+    throw UsageError("--frozen has no adapter");
+  }
+  if (!(arguments.labelled > 0.0 && arguments.labelled <= 1.0)) {
+    throw UsageError("--labelled must be over 0 and at most 1");
+  }
   AdapterFlags& adapter = arguments.adapter;
   LlamaForCausalLM model = arguments.model.load();
   torch::manual_seed(0);
-  adapter.alpha = arguments.alpha.value_or(2.0 * static_cast<double>(adapter.rank));
-  adapter.attach(model, adapter.resolve(flags));
-  FlatParameters parameters(adapter_parameters(*model));
-  AdamW optimizer(parameters);
+  std::optional<FlatParameters> parameters;
+  std::optional<AdamW> optimizer;
+  if (!arguments.frozen) {
+    adapter.alpha = arguments.alpha.value_or(2.0 * static_cast<double>(adapter.rank));
+    adapter.attach(model, adapter.resolve(flags));
+    parameters.emplace(adapter_parameters(*model));
+    optimizer.emplace(*parameters);
+  }
   model->train();
   const at::Device device = arguments.model.open_device();
   LlamaInput input;
-  input.input_ids = at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong).to(device);
+  input.input_ids =
+      at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong).to(device);
   at::Tensor labels = input.input_ids.clone();
   const auto unlabelled = static_cast<int64_t>(static_cast<double>(arguments.seq) * (1.0 - arguments.labelled));
   labels.slice(1, 0, unlabelled).fill_(kIgnoreIndex);
@@ -96,7 +118,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   std::vector<double> steps, forwards;
   Times times;
   for (int64_t step = 0; step <= arguments.steps; ++step) {
-    times = take_step(model, input, labels, parameters, optimizer);
+    times = take_step(model, input, labels, parameters ? &*parameters : nullptr, optimizer ? &*optimizer : nullptr);
     if (step > 0) {
       steps.push_back(times.step);
       forwards.push_back(times.forward);
@@ -114,13 +136,13 @@ int bench(Arguments& arguments, const Flags& flags) {
   json["forward_s"] = rounded(median(forwards), 4);
   json["tokens_per_s"] = rounded(static_cast<double>(arguments.batch * arguments.seq) / median(steps), 1);
   json["peak_rss_mib"] = peak_rss_mib();
-  json["trainable"] = parameters.values().numel();
+  json["trainable"] = parameters ? parameters->values().numel() : 0;
   json["loss"] = rounded(times.loss, 4);
   std::cout << json.dump() << "\n";
   return 0;
 }
 
-} // namespace
+}  // namespace
 
 Run add_bench(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -128,14 +150,18 @@ Run add_bench(Flags& flags) {
   flags.add("rank", arguments->adapter.rank, "Columns of B and rows of A").at_least(1);
   flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)");
   arguments->adapter.add_scaling(flags);
+  flags.add(
+      "frozen",
+      arguments->frozen,
+      "No adapter: forward, and the gradient to the inputs through all layers (default: off)");
   flags.add("batch", arguments->batch, "Rows a step").at_least(1);
   flags.add("seq", arguments->seq, "Tokens a row").at_least(2);
   arguments->model.add_dtype(flags);
   flags.add("steps", arguments->steps, "Timed steps, after one that warms up").at_least(1);
-  flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label").in_range(0.0, 1.0 + 1e-9);
+  flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label");
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
   return [arguments, &flags] { return bench(*arguments, flags); };
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

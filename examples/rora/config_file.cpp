@@ -93,9 +93,19 @@ void append(
   }
 }
 
-} // namespace
+}  // namespace
 
-std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& arguments) {
+std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& given) {
+  std::vector<std::string> arguments;
+  for (const std::string& each : given) {
+    // CLI11 takes "--text=" for a flag whose value is still to come.
+    const bool empty =
+        each.size() > 3 && each.ends_with("=") && app.get_option_no_throw(each.substr(0, each.size() - 1));
+    arguments.push_back(empty ? each.substr(0, each.size() - 1) : each);
+    if (empty) {
+      arguments.emplace_back();
+    }
+  }
   const auto file = value_of(arguments, kConfigFlag);
   if (!file) {
     return arguments;
@@ -119,4 +129,4 @@ std::vector<std::string> with_config_file(const CLI::App& app, const std::vector
   return expanded;
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

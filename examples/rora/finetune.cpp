@@ -44,15 +44,12 @@ int finetune(Arguments& arguments, const Flags& flags) {
   }
   const auto save = [&](const std::filesystem::path& target) {
     save_adapter(
-        *model,
-        options,
-        target,
-        SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
+        *model, options, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save}.run(folder);
 }
 
-} // namespace
+}  // namespace
 
 Run add_finetune(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -61,7 +58,9 @@ Run add_finetune(Flags& flags) {
   arguments->adapter.add(flags);
   arguments->training.add(flags);
   flags.add(
-      "train-on-inputs", arguments->training.train_on_inputs, "Labels on the prompt as well as the answer (default: off)");
+      "train-on-inputs",
+      arguments->training.train_on_inputs,
+      "Labels on the prompt as well as the answer (default: off)");
   flags.add(
       "portable",
       arguments->portable,
@@ -73,4 +72,4 @@ Run add_finetune(Flags& flags) {
   return [arguments, &flags] { return finetune(*arguments, flags); };
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

@@ -8,9 +8,10 @@
 namespace rora::cli {
 namespace {
 
-/// CLI11 writes "6.2e-05" for 6.25e-5: shortest text that reads back the same instead.
+/// The shortest text that reads back the same: CLI11 writes 6.2e-05 for 6.25e-5.
 std::string number_text(double value) {
-  return Json(value).dump();
+  const auto whole = static_cast<int64_t>(value);
+  return static_cast<double>(whole) == value ? std::to_string(whole) : Json(value).dump();
 }
 
 CLI::Validator number_check(const std::string& text, std::function<bool(double)> holds) {
@@ -18,13 +19,13 @@ CLI::Validator number_check(const std::string& text, std::function<bool(double)>
       [text, holds](const std::string& input) {
         double value = 0.0;
         return CLI::detail::lexical_cast(input, value) && std::isfinite(value) && holds(value)
-            ? std::string()
-            : "must be a number " + text + ", not " + input;
+                   ? std::string()
+                   : "must be a number " + text + ", not " + input;
       },
       "");
 }
 
-} // namespace
+}  // namespace
 
 Flag& Flag::required() {
   option_->required();
@@ -32,7 +33,8 @@ Flag& Flag::required() {
 }
 
 Flag& Flag::at_least(double minimum) {
-  option_->check(number_check("of at least " + number_text(minimum), [minimum](double value) { return value >= minimum; }));
+  option_->check(
+      number_check("of at least " + number_text(minimum), [minimum](double value) { return value >= minimum; }));
   return *this;
 }
 
@@ -50,7 +52,7 @@ Flag& Flag::excludes(const Flag& other) {
 
 Flag Flags::add(const std::string& name, std::string& value, const std::string& description) {
   values_.emplace_back(name, [&value] { return Json(value); });
-  CLI::Option* option = app_.add_option("--" + name, value, description);
+  CLI::Option* option = app_.add_option("--" + name, value, description)->take_last();
   if (!value.empty()) {
     option->capture_default_str();
   }
@@ -59,12 +61,13 @@ Flag Flags::add(const std::string& name, std::string& value, const std::string& 
 
 Flag Flags::add(const std::string& name, int64_t& value, const std::string& description) {
   values_.emplace_back(name, [&value] { return Json(value); });
-  return Flag(app_.add_option("--" + name, value, description)->capture_default_str()->type_name("N"));
+  return Flag(app_.add_option("--" + name, value, description)->take_last()->capture_default_str()->type_name("N"));
 }
 
 Flag Flags::add(const std::string& name, double& value, const std::string& description) {
   values_.emplace_back(name, [&value] { return Json(value); });
-  return Flag(app_.add_option("--" + name, value, description)->default_str(number_text(value))->type_name("X"));
+  return Flag(
+      app_.add_option("--" + name, value, description)->take_last()->default_str(number_text(value))->type_name("X"));
 }
 
 Flag Flags::add(
@@ -98,9 +101,9 @@ template <typename T>
 Flag Flags::add_optional(
     const std::string& name, std::optional<T>& value, const std::string& description, const char* type) {
   values_.emplace_back(name, [&value] { return value ? Json(*value) : Json(nullptr); });
-  CLI::Option* option =
-      app_.add_option_function<T>("--" + name, [&value](const T& given) { value = given; }, description);
-  return Flag(option->type_name(type));
+  CLI::Option* option = app_.add_option_function<T>(
+      "--" + name, [&value](const T& given) { value = given; }, description);
+  return Flag(option->take_last()->type_name(type));
 }
 
 Flag Flags::add(const std::string& name, bool& value, const std::string& description) {
@@ -130,10 +133,10 @@ Flag Flags::add_choice(
   option->check(CLI::Validator(
       [names, list](const std::string& given) {
         return std::find(names.begin(), names.end(), given) == names.end() ? "must be " + list + ", not " + given
-                                                                            : std::string();
+                                                                           : std::string();
       },
       ""));
-  return Flag(option->default_str(chosen)->type_name(list));
+  return Flag(option->take_last()->default_str(chosen)->type_name(list));
 }
 
 bool Flags::given(const std::string& name) const {
@@ -154,4 +157,4 @@ Json Flags::resolved() const {
   return json;
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

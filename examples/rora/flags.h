@@ -13,7 +13,7 @@
 namespace CLI {
 class App;
 class Option;
-} // namespace CLI
+}  // namespace CLI
 
 namespace rora::cli {
 
@@ -28,7 +28,8 @@ class UsageError : public std::runtime_error {
 /// One flag that was added, to say more about it.
 class Flag {
  public:
-  explicit Flag(CLI::Option* option) : option_(option) {}
+  explicit Flag(CLI::Option* option) : option_(option) {
+  }
 
   Flag& required();
   /// The value, where there is one, must not be below `minimum`.
@@ -42,11 +43,12 @@ class Flag {
   CLI::Option* option_;
 };
 
-/// The flags of one subcommand. Each is bound to a variable, whose value beforehand is its default and stands in `--help`.
-/// Names are without dashes.
+/// The flags of one subcommand. Each is bound to a variable, whose value beforehand is its default and stands in
+/// `--help`. Names are without dashes. Of a flag given twice the last value counts.
 class Flags {
  public:
-  explicit Flags(CLI::App& app) : app_(app) {}
+  explicit Flags(CLI::App& app) : app_(app) {
+  }
 
   Flag add(const std::string& name, std::string& value, const std::string& description);
   Flag add(const std::string& name, int64_t& value, const std::string& description);
@@ -86,8 +88,7 @@ class Flags {
 
  private:
   template <typename T>
-  Flag add_optional(
-      const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
+  Flag add_optional(const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
   Flag add_choice(
       const std::string& name,
       const std::vector<std::string>& names,
@@ -99,8 +100,8 @@ class Flags {
   std::vector<std::pair<std::string, std::function<Json()>>> values_;
 };
 
-/// `arguments` of the subcommand `app` with the keys of the `--config` file that they name put in front, but for flags
-/// that they give themselves or that exclude such a flag. Throws `FileError` and `FormatError` that names the key.
-std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& arguments);
+/// The arguments `given` to the subcommand `app`, behind the keys of the `--config` file that they name, but for keys
+/// that they give themselves or that exclude a flag of theirs. Throws `FileError` and `FormatError` that names the key.
+std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& given);
 
-} // namespace rora::cli
+}  // namespace rora::cli

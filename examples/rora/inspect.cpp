@@ -81,9 +81,9 @@ Json describe_adapter(const std::filesystem::path& path) {
   json["dora"] = low_rank.dora();
   json["dropout"] = low_rank.dropout();
   const ModuleSelection& targets = options.target_modules();
-  json["target_modules"] = targets.all_linear ? Json("all-linear")
-      : targets.regex.empty()                 ? Json(targets.names)
-                                              : Json(targets.regex);
+  json["target_modules"] = targets.all_linear      ? Json("all-linear")
+                           : targets.regex.empty() ? Json(targets.names)
+                                                   : Json(targets.regex);
   json["rank_pattern"] = pattern_json(options.rank_pattern());
   json["alpha_pattern"] = pattern_json(options.alpha_pattern());
   return json;
@@ -102,7 +102,7 @@ int inspect(const Arguments& arguments) {
   return 0;
 }
 
-} // namespace
+}  // namespace
 
 Run add_inspect(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -111,4 +111,4 @@ Run add_inspect(Flags& flags) {
   return [arguments] { return inspect(*arguments); };
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

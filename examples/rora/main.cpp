@@ -4,8 +4,8 @@
 
 #include <rora/error.h>
 
-#include <CLI/CLI.hpp>
 #include <c10/util/Exception.h>
+#include <CLI/CLI.hpp>
 
 #include <unistd.h>
 
@@ -57,14 +57,20 @@ struct Subcommand {
   Run run;
 };
 
-/// The subcommand that the first argument names, with the arguments of its `--config` file.
-std::vector<std::string> expand(const std::list<Subcommand>& subcommands, std::vector<std::string> arguments) {
+/// The arguments with those of the `--config` file of the subcommand that the first one names.
+std::vector<std::string> expand(const std::list<Subcommand>& subcommands, const std::vector<std::string>& arguments) {
+  std::string names;
   for (const Subcommand& each : subcommands) {
+    names += (names.empty() ? "" : ", ") + each.app->get_name();
     if (!arguments.empty() && each.app->get_name() == arguments[0]) {
       std::vector<std::string> expanded = with_config_file(*each.app, {arguments.begin() + 1, arguments.end()});
       expanded.insert(expanded.begin(), arguments[0]);
       return expanded;
     }
+  }
+  if (arguments.empty() || !arguments[0].starts_with("-")) {
+    throw UsageError(
+        (arguments.empty() ? "a subcommand is required" : "'" + arguments[0] + "' is no subcommand") + ": " + names);
   }
   return arguments;
 }
@@ -73,7 +79,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
   CLI::App app("Low-rank fine-tuning of LLaMA models", "rora");
   app.require_subcommand(1);
   std::list<Subcommand> subcommands;
-  std::string config; // read ahead of CLI11, by with_config_file
+  std::string config;  // read ahead of CLI11, by with_config_file
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(command.name, command.summary);
     sub->add_option("--config", config, "A JSON file whose keys are flags; flags override it")->type_name("FILE");
@@ -87,7 +93,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
     app.parse(std::move(expanded));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      return app.exit(error); // --help
+      return app.exit(error);  // --help
     }
     throw UsageError(std::string(error.what()) + " (" + place + " --help lists the flags)");
   }
@@ -99,7 +105,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
   return kWrongUsage;
 }
 
-} // namespace
+}  // namespace
 
 int guarded_run(const std::vector<std::string>& arguments) {
   TerminalWarnings warnings;
@@ -120,7 +126,7 @@ int guarded_run(const std::vector<std::string>& arguments) {
   }
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli
 
 int main(int argc, char** argv) {
   return rora::cli::guarded_run({argv + 1, argv + argc});

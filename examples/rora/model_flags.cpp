@@ -13,7 +13,7 @@ using Dtype = std::optional<at::ScalarType>;
 
 const std::vector<std::pair<std::string, Dtype>> kDtypes{{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}};
 
-} // namespace
+}  // namespace
 
 Flag ModelFlags::add_model(Flags& flags) {
   return flags.add("model", model, "The model's Hugging Face folder").required();
@@ -24,7 +24,8 @@ Flag ModelFlags::add_adapter(Flags& flags) {
 }
 
 Flag ModelFlags::add_dtype(Flags& flags) {
-  return flags.choice<Dtype>("dtype", dtype, kDtypes, "Dtype of the model's weights and activations; adapters are float32");
+  return flags.choice<Dtype>(
+      "dtype", dtype, kDtypes, "Dtype of the model's weights and activations; adapters are float32");
 }
 
 Flag ModelFlags::add_dtype_or_stored(Flags& flags) {
@@ -96,4 +97,4 @@ std::string dtype_text(at::ScalarType dtype) {
   }
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

@@ -20,8 +20,15 @@ constexpr const char* kMetricsFile = "metrics.jsonl";
 constexpr const char* kCheckpointPrefix = "checkpoint-";
 
 const std::vector<std::string> kCompanionFiles{
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"};
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json"};
 
 std::string last_error() {
   return std::strerror(errno);
@@ -64,7 +71,7 @@ std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<
   return std::nullopt;
 }
 
-} // namespace
+}  // namespace
 
 void copy_companion_files(const fs::path& from, const fs::path& to) {
   for (const std::string& name : kCompanionFiles) {
@@ -93,7 +100,7 @@ StagedFolder::~StagedFolder() {
   std::error_code error;
   fs::remove_all(stage_, error);
   if (made_output_) {
-    fs::remove(output_, error); // an empty one alone
+    fs::remove(output_, error);  // an empty one alone
   }
 }
 
@@ -134,7 +141,7 @@ RunFolder::~RunFolder() {
     fs::remove(path_ / kMetricsFile, error);
   }
   if (made_folder_) {
-    fs::remove(path_, error); // an empty one alone
+    fs::remove(path_, error);  // an empty one alone
   }
 }
 
@@ -160,7 +167,7 @@ void RunFolder::keep_metrics(int64_t restored) {
   for (size_t begin = 0; begin < content.size();) {
     const size_t end = content.find('\n', begin);
     if (end == std::string::npos) {
-      break; // cut off by whatever ended the run
+      break;  // cut off by whatever ended the run
     }
     const std::string line = content.substr(begin, end + 1 - begin);
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -184,11 +191,11 @@ void RunFolder::append(const Json& line) {
     }
     throw FileError(path_ / kMetricsFile, "cannot be written: " + reason);
   }
-  made_files_ = made_folder_ = false; // from here on it is a run
+  made_files_ = made_folder_ = false;  // from here on it is a run
 }
 
 void RunFolder::write_run(const Json& run) {
   write_file(path_ / kRunFile, run.dump(2) + "\n");
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

@@ -36,7 +36,8 @@ class StagedFolder {
 /// The folder of a training run: run.json, metrics.jsonl, checkpoints and, in the end, what was trained.
 class RunFolder {
  public:
-  /// Throws `FileError` for what is no folder and, without `resume`, for one that already holds a run or any of `results`.
+  /// Throws `FileError` for what is no folder and, without `resume`, for one that already holds a run or any of
+  /// `results`.
   RunFolder(std::filesystem::path path, bool resume, const std::vector<std::string>& results);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -51,8 +52,8 @@ class RunFolder {
     return finished_;
   }
 
-  /// Begins to write: `run` as run.json, and metrics.jsonl with the lines of the first `restored` steps alone. Until a line
-  /// is appended, destruction takes back what was made here. Throws `FileError`.
+  /// Begins to write: `run` as run.json, and metrics.jsonl with the lines of the first `restored` steps alone. Until a
+  /// line is appended, destruction takes back what was made here. Throws `FileError`.
   void begin(const Json& run, int64_t restored);
 
   /// Appends one line to metrics.jsonl: all of it or nothing. Throws `FileError`.
@@ -71,4 +72,4 @@ class RunFolder {
   int metrics_ = -1;
 };
 
-} // namespace rora::cli
+}  // namespace rora::cli

@@ -43,7 +43,7 @@ void initialize(LlamaForCausalLM& model) {
 struct Start {
   LlamaOptions options;
   std::optional<std::filesystem::path> companions;
-  std::string tokenizer_model; ///< the content of a new tokenizer.model
+  std::string tokenizer_model;  ///< the content of a new tokenizer.model
 };
 
 void check_sources(const Arguments& arguments) {
@@ -102,8 +102,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const Arguments& arguments, Start& sta
   }
   if (tokenizer != nullptr && tokenizer->vocab_size() > start.options.vocab_size()) {
     throw UsageError(
-        "the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens, over the configuration's vocab_size " +
-        std::to_string(start.options.vocab_size()));
+        "the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
+        " tokens, over the configuration's vocab_size " + std::to_string(start.options.vocab_size()));
   }
   if (tokenizer != nullptr && start.options.eos_token_id().empty() && tokenizer->eos_id) {
     start.options.eos_token_id({*tokenizer->eos_id});
@@ -165,7 +165,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save}.run(folder);
 }
 
-} // namespace
+}  // namespace
 
 Run add_pretrain(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -186,4 +186,4 @@ Run add_pretrain(Flags& flags) {
   return [arguments, &flags] { return pretrain(*arguments, flags); };
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

@@ -15,4 +15,4 @@ inline int64_t peak_rss_mib() {
   return usage.ru_maxrss / 1024;
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

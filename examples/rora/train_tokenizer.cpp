@@ -37,7 +37,8 @@ std::vector<std::string> lines_of(const std::vector<std::filesystem::path>& file
 
 class LineIterator : public sentencepiece::SentenceIterator {
  public:
-  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {}
+  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {
+  }
   bool done() const override {
     return next_ >= lines_.size();
   }
@@ -56,7 +57,7 @@ class LineIterator : public sentencepiece::SentenceIterator {
   size_t next_ = 0;
 };
 
-} // namespace
+}  // namespace
 
 std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size) {
   const std::vector<std::string> lines = lines_of(files);
@@ -83,4 +84,4 @@ std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int
   return model;
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

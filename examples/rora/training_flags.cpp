@@ -14,17 +14,20 @@ std::vector<std::filesystem::path> paths(const std::vector<std::string>& files) 
 bool holds_text(const std::vector<std::string>& files) {
   for (const std::filesystem::path& file : paths(files)) {
     const auto records = read_records(file);
-    if (std::any_of(records.begin(), records.end(), [](const Record& each) { return each.kind != RecordKind::kTokenized; })) {
+    if (std::any_of(
+            records.begin(), records.end(), [](const Record& each) { return each.kind != RecordKind::kTokenized; })) {
       return true;
     }
   }
   return false;
 }
 
-} // namespace
+}  // namespace
 
 void TrainingFlags::add_data(Flags& flags) {
-  flags.add("data", data, "Files of records to train on, JSON or JSONL: alpaca, prompt-completion, chat, text, input_ids")
+  flags
+      .add(
+          "data", data, "Files of records to train on, JSON or JSONL: alpaca, prompt-completion, chat, text, input_ids")
       .required();
   flags.add("output", output, "The folder to write").required();
   flags.add("eval-data", eval_data, "Files to validate on; the best weights are kept then (default: none)");
@@ -44,18 +47,23 @@ void TrainingFlags::add(Flags& flags) {
       .excludes(by_epochs);
   flags.add("batch-size", batch_size, "Examples a batch; rows a batch when packing").at_least(1);
   flags.add("grad-accum", grad_accum, "Batches whose gradients make one step, weighted by labelled tokens").at_least(1);
-  flags.add("max-length", max_length, "Longer examples are cut to so many tokens; also the length of packed rows").at_least(2);
+  flags.add("max-length", max_length, "Longer examples are cut to so many tokens; also the length of packed rows")
+      .at_least(2);
   flags.add("weight-decay", weight_decay, "AdamW's decoupled weight decay").at_least(0.0);
   flags.add("clip", clip, "Norm to which gradients are clipped; 0: off").at_least(0.0);
   flags.add("seed", seed, "Decides initial weights, data order and dropout").at_least(0);
   flags.add("save-every", save_every, "Steps between checkpoints; 0: only on Ctrl-C").at_least(0);
   flags.add("eval-every", eval_every, "Steps between validations; 0: after each epoch").at_least(0);
-  flags.add("early-stopping-patience", early_stopping_patience, "Validations without a gain that end training; 0: never")
+  flags
+      .add("early-stopping-patience", early_stopping_patience, "Validations without a gain that end training; 0: never")
       .at_least(0);
   flags.add("resume", resume, "Go on from the last checkpoint in --output; afresh where there is none (default: off)");
   flags.add("packing", packing, "Several examples a row, which do not see each other (default: off)");
   flags.choice<bool>(
-      "shuffle", shuffle, {{"on", true}, {"off", false}}, "A new order each epoch, of batches of like length; off: the file's order");
+      "shuffle",
+      shuffle,
+      {{"on", true}, {"off", false}},
+      "A new order each epoch, of batches of like length; off: the file's order");
   flags.add("activation-checkpointing", activation_checkpointing, "Recompute activations in backward (default: off)");
   flags.choice<std::optional<ChatTemplate>>(
       "chat-template",
@@ -65,7 +73,8 @@ void TrainingFlags::add(Flags& flags) {
        {"llama3", ChatTemplate::kLlama3},
        {"chatml", ChatTemplate::kChatML}},
       "How chat records are written; auto: by the tokenizer's tokens");
-  flags.add("dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
+  flags.add(
+      "dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
 }
 
 TrainerOptions TrainingFlags::trainer_options() const {
@@ -105,4 +114,4 @@ bool TrainingFlags::needs_tokenizer() const {
   return holds_text(data) || holds_text(eval_data);
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

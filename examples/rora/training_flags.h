@@ -49,4 +49,4 @@ struct TrainingFlags {
   bool needs_tokenizer() const;
 };
 
-} // namespace rora::cli
+}  // namespace rora::cli

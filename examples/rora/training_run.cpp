@@ -76,7 +76,8 @@ Json metrics_line(const StepMetrics& metrics) {
 class TrainingProgress {
  public:
   TrainingProgress(int64_t total, int64_t restored)
-      : bar_("training", total, restored), every_(std::max<int64_t>(1, total / kPlainLines)) {}
+      : bar_("training", total, restored), every_(std::max<int64_t>(1, total / kPlainLines)) {
+  }
 
   void show(const StepMetrics& metrics) {
     const std::string detail = "loss " + fixed(metrics.loss, 4) + " " + fixed(metrics.tokens_per_s, 0) + " tokens/s";
@@ -121,7 +122,7 @@ Json data_json(const Dataset& data) {
   return {{"examples", data.size()}, {"truncated", data.truncated}, {"skipped", data.skipped}};
 }
 
-} // namespace
+}  // namespace
 
 TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size) {
   const DatasetOptions options = flags.dataset_options(vocab_size);
@@ -141,8 +142,9 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   if (!flags.eval_data.empty()) {
     std::cout << "; validation: " << data.eval.size();
   }
-  std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
-            << "%)\nlargest batch: " << batch.rows << " x " << batch.seq << " tokens\nmemory (MiB), beside LibTorch's own:\n";
+  std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " ("
+            << fixed(counts.share(), 4) << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
+            << " tokens\nmemory (MiB), beside LibTorch's own:\n";
   const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty());
   const auto row = [](const char* name, int64_t bytes) {
     char line[80];
@@ -155,7 +157,7 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   row("optimiser state", estimate.optimizer);
   row("best parameters", estimate.best);
   row("activations", estimate.activations);
-  row("logits, a chunk at a time", estimate.logits);
+  row("temporaries", estimate.temporaries);
   row("total", estimate.total());
   std::cout << std::flush;
 }
@@ -238,4 +240,4 @@ int TrainingRun::run(RunFolder& folder) {
   return 0;
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

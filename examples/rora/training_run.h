@@ -40,4 +40,4 @@ struct TrainingRun {
   int run(RunFolder& folder);
 };
 
-} // namespace rora::cli
+}  // namespace rora::cli

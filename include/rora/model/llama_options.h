@@ -57,8 +57,9 @@ struct LlamaOptions {
   void validate() const;
 };
 
-/// Reads `config.json` of a Hugging Face folder, or a file like it. Throws `FileError`, or `FormatError` naming the field: also for what
-/// a config asks for and this library lacks (another activation, another rope type, another architecture).
+/// Reads `config.json` of a Hugging Face folder, or a file like it. Throws `FileError`, or `FormatError` naming the
+/// field: also for what a config asks for and this library lacks (another activation, another rope type, another
+/// architecture).
 LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file);
 
 /// The `config.json` that `read_llama_config` and transformers read back. `torch_dtype` is "float32", "bfloat16" ….
