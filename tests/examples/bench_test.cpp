@@ -1,0 +1,56 @@
+#include "examples/support.h"
+
+#include <gtest/gtest.h>
+
+namespace rora::testing {
+namespace {
+
+const std::vector<std::string> kKeys{
+    "peer",
+    "mode",
+    "rank",
+    "dtype",
+    "batch",
+    "seq",
+    "labelled",
+    "step_s",
+    "forward_s",
+    "tokens_per_s",
+    "peak_rss_mib",
+    "trainable",
+    "loss"};
+
+Json bench(const Workplace& place, const std::vector<std::string>& more) {
+  std::vector<std::string> arguments{
+      "bench", "--model", place.path("model"), "--batch", "2", "--seq", "16", "--steps", "2"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const Outcome outcome = run_rora(arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  return Json::parse(outcome.out);
+}
+
+TEST(Bench, PrintsOneJsonLineOfThePeersKeys) {
+  const Workplace place;
+  const Json line = bench(place, {"--rank", "4", "--scaling", "standard", "--labelled", "0.5"});
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : line.items()) {
+    keys.push_back(key);
+  }
+  EXPECT_EQ(keys, kKeys);
+  EXPECT_EQ(line["peer"], "rora");
+  EXPECT_EQ(line["mode"], "lora");
+  EXPECT_EQ(line["trainable"], 2 * 4 * (32 + 24 + 24 + 32 + 3 * 40));
+  EXPECT_GT(line["step_s"].get<double>(), line["forward_s"].get<double>());
+}
+
+TEST(Bench, FrozenTrainsNothingAndStillGoesBackward) {
+  const Workplace place;
+  const Json line = bench(place, {"--frozen", "--dtype", "bfloat16"});
+  EXPECT_EQ(line["mode"], "frozen");
+  EXPECT_EQ(line["trainable"], 0);
+  EXPECT_EQ(line["dtype"], "bfloat16");
+}
+
+}  // namespace
+}  // namespace rora::testing

@@ -1,0 +1,93 @@
+#include "examples/support.h"
+
+#include <gtest/gtest.h>
+
+#include <sys/resource.h>
+
+#include <csignal>
+
+namespace rora::testing {
+namespace {
+
+TEST(FinetuneErrors, WrongUsageIsOneLineAndCode2) {
+  const Workplace place;
+  expect_error(run_rora({}), 2, "subcommand");
+  expect_error(run_rora({"finetune", "--model", "x"}), 2, "required");
+  expect_error(run_rora(place.finetune("run", 1, {"--rank", "0"})), 2, "--rank");
+  expect_error(run_rora(place.finetune("run", 1, {"--lr", "nan"})), 2, "--lr");
+  expect_error(run_rora(place.finetune("run", 1, {"--schedule", "square"})), 2, "constant|linear|cosine");
+  expect_error(run_rora(place.finetune("run", 1, {"--epochs", "2"})), 2, "--epochs");
+  expect_error(run_rora(place.finetune("run", 1, {"--no-such-flag"})), 2, "--no-such-flag");
+  EXPECT_FALSE(place.exists("run"));
+}
+
+TEST(FinetuneErrors, TargetsThatMatchNothingAreNamed) {
+  const Workplace place;
+  expect_error(run_rora(place.finetune("run", 1, {"--target-modules", "q_proj,query"})), 1, "query");
+  EXPECT_FALSE(place.exists("run"));
+}
+
+TEST(FinetuneErrors, AConfigFilesUnknownKeyIsNamed) {
+  const Workplace place;
+  place.write("config.json", R"({"rank": 4, "ranks": 5})");
+  expect_error(run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "config.json: 'ranks'");
+  place.write("config.json", "{\"rank\": ");
+  expect_error(run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "config.json");
+}
+
+TEST(FinetuneErrors, AFolderThatHoldsARunNeedsResume) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 1)).code, 0);
+  const std::string adapter = place.read("run/adapter_model.safetensors");
+  expect_error(run_rora(place.finetune("run", 2)), 1, "--resume");
+  EXPECT_EQ(place.read("run/adapter_model.safetensors"), adapter);
+}
+
+TEST(FinetuneErrors, AnOutputThatIsAFileIsNamed) {
+  const Workplace place;
+  place.write("run", "");
+  expect_error(run_rora(place.finetune("run", 1)), 1, "is not a folder");
+}
+
+TEST(FinetuneErrors, BadInputLeavesNoOutputFolder) {
+  const Workplace place;
+  place.write("bad.jsonl", "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [1, \"two\"]}\n");
+  expect_error(run_rora(place.finetune("run", 1, {"--eval-data", place.path("bad.jsonl")})), 1, "line 2");
+  place.write("bad.jsonl", "{\"input_ids\": [1, 2, 99]}\n");
+  expect_error(run_rora(place.finetune("run", 1, {"--eval-data", place.path("bad.jsonl")})), 1, "99");
+  place.write("bad.jsonl", "");
+  expect_error(run_rora(place.finetune("run", 1, {"--eval-data", place.path("bad.jsonl")})), 1, "bad.jsonl");
+  std::string weights = place.read("model/model.safetensors");
+  place.write("model/model.safetensors", weights.substr(0, weights.size() - 4));
+  expect_error(run_rora(place.finetune("run", 1)), 1, "model.safetensors");
+  EXPECT_FALSE(place.exists("run"));
+}
+
+TEST(FinetuneErrors, AFullDiskLeavesNoAdapter) {
+  const Workplace place;
+  // Files over so many bytes fail as on a full disk: run.json and metrics.jsonl fit, the adapter does not.
+  const rlimit small{3000, RLIM_INFINITY};
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  auto* handler = ::signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  const Outcome outcome = run_rora(place.finetune("run", 1, {"--rank", "16"}));
+  setrlimit(RLIMIT_FSIZE, &old);
+  ::signal(SIGXFSZ, handler);
+  expect_error(outcome, 1, "adapter_model.safetensors");
+  EXPECT_FALSE(place.exists("run/adapter_model.safetensors"));
+  EXPECT_FALSE(place.exists("run/adapter_config.json"));
+  EXPECT_FALSE(place.exists("run/.partial"));
+}
+
+TEST(FinetuneErrors, CudaWithoutADeviceIsWrongUsage) {
+  const Workplace place;
+  const Outcome outcome = run_rora(place.finetune("run", 1, {"--device", "cuda", "--dry-run"}));
+  if (outcome.code == 0) {
+    GTEST_SKIP() << "there is a CUDA device";
+  }
+  expect_error(outcome, 2, "CUDA");
+}
+
+}  // namespace
+}  // namespace rora::testing
