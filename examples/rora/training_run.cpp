@@ -144,7 +144,7 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   }
   std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " ("
             << fixed(counts.share(), 4) << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
-            << " tokens\nmemory (MiB), beside LibTorch's own:\n";
+            << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";
   const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty());
   const auto row = [](const char* name, int64_t bytes) {
     char line[80];

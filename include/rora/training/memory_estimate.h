@@ -18,8 +18,10 @@ struct BatchShape {
 /// The batch with the most tokens of the first epoch, padding counted, and the most labelled tokens of any.
 BatchShape largest_batch(const std::vector<Example>& examples, const BatchOptions& options);
 
-/// Bytes that training a model will need, by what they hold. What is left out: LibTorch itself, what its math library
-/// keeps for its products, and pages that the allocator does not give back.
+/// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, and
+/// pages that the C library's allocator does not give back. Fine-tuning SmolLM2-135M in float32 at 4×256 tokens is
+/// estimated at 1729 MiB; its peak was 2659 MiB, of which LibTorch had 370, and 2189 with
+/// MALLOC_MMAP_THRESHOLD_=1048576, which gives pages back at 14% more processor time.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, mapped from the file or not
   int64_t trained = 0;      ///< trained parameters
