@@ -24,7 +24,7 @@ std::string read_all(const std::filesystem::path& path) {
 
 }  // namespace
 
-Process::Process(const std::vector<std::string>& arguments) {
+Process::Process(const std::vector<std::string>& arguments, const std::string& input) {
   std::vector<std::string> words{RORA_BINARY};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> pointers;
@@ -32,10 +32,13 @@ Process::Process(const std::vector<std::string>& arguments) {
     pointers.push_back(word.data());
   }
   pointers.push_back(nullptr);
+  const std::string in = folder_ / "in";
+  std::ofstream(in, std::ios::binary) << input;
   const std::string out = folder_ / "out";
   const std::string err = folder_ / "err";
   pid_ = ::fork();
   if (pid_ == 0) {
+    ::dup2(::open(in.c_str(), O_RDONLY), STDIN_FILENO);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0600), STDOUT_FILENO);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0600), STDERR_FILENO);
     ::execv(pointers[0], pointers.data());
@@ -64,8 +67,8 @@ Outcome Process::wait() {
       read_all(folder_ / "err")};
 }
 
-Outcome run_rora(const std::vector<std::string>& arguments) {
-  return Process(arguments).wait();
+Outcome run_rora(const std::vector<std::string>& arguments, const std::string& input) {
+  return Process(arguments, input).wait();
 }
 
 void expect_error(const Outcome& outcome, int code, const std::string& text) {

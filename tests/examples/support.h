@@ -19,10 +19,10 @@ struct Outcome {
   std::string err;
 };
 
-/// A process of the binary, its output going to files.
+/// A process of the binary, its output going to files and `input` coming from one.
 class Process {
  public:
-  explicit Process(const std::vector<std::string>& arguments);
+  explicit Process(const std::vector<std::string>& arguments, const std::string& input = {});
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
@@ -35,7 +35,7 @@ class Process {
 };
 
 /// Runs the binary to its end.
-Outcome run_rora(const std::vector<std::string>& arguments);
+Outcome run_rora(const std::vector<std::string>& arguments, const std::string& input = {});
 
 /// Fails the test unless the run ended with `code` and one line on stderr that holds `text`.
 void expect_error(const Outcome& outcome, int code, const std::string& text);
