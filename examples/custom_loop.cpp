@@ -43,7 +43,7 @@ void train(const char* model_folder, const char* data_file, const char* output) 
     for (const auto& rows : rora::plan_epoch(data.examples, batches, epoch)) {
       const rora::Batch batch = rora::make_batch(data.examples, rows);
       optimizer.zero_grad();
-      const rora::LossSum loss = model->loss({batch.input_ids, batch.attention_mask, {}}, batch.labels);
+      const rora::LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
       (loss.sum / static_cast<double>(loss.tokens)).backward();
       torch::nn::utils::clip_grad_norm_(parameters, 1.0);
       optimizer.step();

@@ -16,11 +16,11 @@ struct LlamaInput {
   at::Tensor input_ids; ///< `[batch, seq]`
   /// `[batch, seq]`, or `[batch, cached + seq]` with a cache: 0 on padding, k ≥ 1 on the tokens of a row's k-th
   /// sequence. A token sees the earlier tokens of its own sequence. Undefined: every row is one sequence.
-  at::Tensor attention_mask;
+  at::Tensor attention_mask{};
   /// `[batch, seq]`; where undefined, each sequence counts its own tokens from 0.
-  at::Tensor position_ids;
+  at::Tensor position_ids{};
   /// `[batch, seq, hidden]`: what enters the first layer instead of the embeddings of `input_ids`, if defined.
-  at::Tensor inputs_embeds;
+  at::Tensor inputs_embeds{};
 };
 
 /// The decoder without its head (transformers' `LlamaModel`).
