@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 namespace rora::demo {
@@ -33,13 +32,6 @@ class Random {
   template <typename T>
   const T& choose(const std::vector<T>& values) {
     return values[below(values.size())];
-  }
-
-  template <typename T>
-  void shuffle(std::vector<T>& values) {
-    for (size_t i = values.size(); i > 1; --i) {
-      std::swap(values[i - 1], values[below(i)]);
-    }
   }
 
  private:

@@ -94,10 +94,6 @@ std::string seeing(Random& random) {
 
 } // namespace
 
-std::vector<const std::vector<std::string>*> WordKinds::all() const {
-  return {&names, &verbs, &numbers, &colours, &qualities, &things, &animals, &places};
-}
-
 const WordKinds& word_kinds() {
   static const WordKinds words{
       .names = {"Ada",  "Ben", "Cleo", "Dan",  "Eva",  "Finn", "Gus",  "Hana", "Ida", "Jon", "Kim", "Leo",

@@ -17,9 +17,6 @@ struct WordKinds {
   std::vector<std::string> things; ///< plural: "apples"
   std::vector<std::string> animals; ///< singular: "cat"
   std::vector<std::string> places; ///< behind "the"
-
-  /// Each kind in turn.
-  std::vector<const std::vector<std::string>*> all() const;
 };
 
 const WordKinds& word_kinds();
