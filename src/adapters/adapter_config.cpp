@@ -14,13 +14,16 @@ const std::set<std::string> kInformative{
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type",
     "megatron_core", // the name of a module, used only with megatron_config
     "qalora_group_size", // used only with use_qalora
-    "loftq_config", "eva_config", "corda_config", "lora_ga_config", // what initialised A and B, which are stored
-    "init_lora_weights"};
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config"}; // of initialisations, which are judged by name
 
 /// Fields that are read.
 const std::set<std::string> kRead{
     "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "target_modules",
-    "exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"};
+    "exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "init_lora_weights"};
+
+/// Values of init_lora_weights that fill A and B alone, which the folder stores. The others (PiSSA, OLoRA, CorDA,
+/// LoftQ, LoRA-GA) change the base weights too, and PEFT changes them again as it loads.
+const std::set<Json> kInitializations{nullptr, true, false, "gaussian", "eva", "orthogonal", "mica"};
 
 /// Whether a value asks for nothing.
 bool is_off(const Json& value) {
@@ -44,6 +47,11 @@ void refuse_unsupported(const JsonObject& config) {
       if (pattern != "layers") {
         config.fail("layers_pattern", "'" + pattern + "' is not supported (layers is)");
       }
+    }
+  }
+  if (const auto& json = config.json(); json.contains("init_lora_weights")) {
+    if (!kInitializations.count(json.at("init_lora_weights"))) {
+      config.fail("init_lora_weights", "is not supported: " + json.at("init_lora_weights").dump());
     }
   }
 }

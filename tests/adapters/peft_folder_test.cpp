@@ -132,6 +132,17 @@ TEST_F(BadAdapterTest, NamesTheConfigsField) {
   EXPECT_EQ(failure(), "nothing was thrown");
 }
 
+TEST_F(BadAdapterTest, RefusesInitialisationsThatChangeTheBase) {
+  for (const char* value : {"pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "something_new"}) {
+    set("init_lora_weights", value);
+    EXPECT_THAT(failure(), HasSubstr("config.json: init_lora_weights is not supported: \"" + std::string(value)));
+  }
+  for (const json& value : std::vector<json>{true, false, nullptr, "gaussian", "eva", "orthogonal", "mica"}) {
+    set("init_lora_weights", value);
+    EXPECT_EQ(failure(), "nothing was thrown") << value;
+  }
+}
+
 TEST_F(BadAdapterTest, NamesATargetThatTheModelLacks) {
   set("target_modules", {"q_proj", "c_attn"});
   EXPECT_THAT(failure(), HasSubstr("'c_attn' matches nothing"));
