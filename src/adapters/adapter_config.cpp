@@ -138,7 +138,7 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   options.rank_pattern(read_pattern<int64_t>(
       config, "rank_pattern", [](const JsonObject& object, const std::string& key) { return object.integer(key); }));
   options.alpha_pattern(read_pattern<double>(
-      config, "alpha_pattern", [](const JsonObject& object, const std::string& key) { return object.number(key, 0.0); }));
+      config, "alpha_pattern", [](const JsonObject& object, const std::string& key) { return object.number(key); }));
   options.layers_to_transform(config.integers("layers_to_transform"));
   if (low_rank.rank() < 1) {
     config.fail("r", "must be at least 1, not " + std::to_string(low_rank.rank()));

@@ -58,15 +58,15 @@ class JsonObject {
     return has(field) ? integer(field) : absent;
   }
 
-  double number(const std::string& field, double absent) const {
-    if (!has(field)) {
-      return absent;
-    }
+  double number(const std::string& field) const {
     const Json& value = at(field);
     if (!value.is_number() || !std::isfinite(value.get<double>())) {
       fail(field, "must be a number, not " + value.dump());
     }
     return value.get<double>();
+  }
+  double number(const std::string& field, double absent) const {
+    return has(field) ? number(field) : absent;
   }
 
   bool boolean(const std::string& field, bool absent) const {

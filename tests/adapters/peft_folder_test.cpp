@@ -122,7 +122,8 @@ TEST_F(BadAdapterTest, NamesTheConfigsField) {
       {"r", 0}, {"r", "two"}, {"lora_alpha", "x"}, {"lora_dropout", 1.5}, {"use_dora", 3}, {"bias", "all"},
       {"peft_type", "IA3"}, {"target_modules", json::array({1})}, {"target_modules", "(q"}, {"fan_in_fan_out", true},
       {"modules_to_save", json::array({"lm_head"})}, {"lora_bias", true}, {"use_qalora", true},
-      {"something_new", 5}, {"rank_pattern", {{"q_proj", "x"}}}, {"layers_pattern", "h"}};
+      {"something_new", 5}, {"rank_pattern", {{"q_proj", "x"}}}, {"alpha_pattern", {{"q_proj", nullptr}}},
+      {"layers_pattern", "h"}};
   for (const auto& [field, value] : bad) {
     const json kept = json::parse(read_file(folder / "adapter_config.json"));
     set(field, value);
