@@ -36,6 +36,15 @@ std::vector<NamedProjection> projections_with(const torch::nn::Module& model, co
   return found;
 }
 
+/// Throws where any of the projections is merged: `what` is then not to be done half-way.
+void require_unmerged(const std::vector<NamedProjection>& projections, const std::string& what) {
+  for (const auto& [module, projection] : projections) {
+    if (projection->merged()) {
+      throw std::invalid_argument("adapters are merged: unmerge them before " + what);
+    }
+  }
+}
+
 } // namespace
 
 std::vector<std::string> attach_adapters(
@@ -52,10 +61,8 @@ std::vector<std::string> attach_adapters(
     if (projection->adapter(name)) {
       throw std::invalid_argument("an adapter named '" + name + "' is attached already");
     }
-    if (projection->merged()) {
-      throw std::invalid_argument("adapters are merged: unmerge them before attaching others");
-    }
   }
+  require_unmerged(existing, "attaching others");
   const auto chosen = detail::targeted_modules(options, names);
   std::vector<std::pair<ProjectionImpl*, std::shared_ptr<LowRankAdapter>>> made;
   size_t next = 0;
@@ -73,14 +80,22 @@ std::vector<std::string> attach_adapters(
 }
 
 void detach_adapters(torch::nn::Module& model, const std::string& name) {
-  for (auto& [module, projection] : projections_with(model, name)) {
+  const auto holders = projections_with(model, name);
+  for (const auto& [module, projection] : holders) {
+    if (projection->merged() && projection->active_name() == name) {
+      throw std::invalid_argument("the adapters named '" + name + "' are merged: unmerge them before detaching them");
+    }
+  }
+  for (const auto& [module, projection] : holders) {
     projection->detach(name);
   }
 }
 
 void activate_adapters(torch::nn::Module& model, const std::string& name) {
   projections_with(model, name);
-  for (auto& [module, projection] : projections(model)) {
+  const auto existing = projections(model);
+  require_unmerged(existing, "activating others");
+  for (const auto& [module, projection] : existing) {
     projection->activate(projection->adapter(name) ? name : "");
   }
 }

@@ -136,6 +136,21 @@ TEST(MergeAdapters, LeavesTheModelsLogitsAndUnmergingItsBytes) {
   }
 }
 
+TEST(MergeAdapters, WhatItRefusesChangesNothing) {
+  auto model = tiny_llama();
+  attach_adapters(*model, targeting(std::vector<std::string>{"q_proj"}), "one");
+  attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "v_proj"}), "two");
+  auto& first = *model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn;
+  auto& last = *model->model->layers->at<LlamaDecoderLayerImpl>(1).self_attn;
+  last.q_proj->merge();
+  EXPECT_THROW(DisableAdapters disabled(*model), c10::ValueError);
+  EXPECT_TRUE(first.q_proj->adapters_enabled());
+  EXPECT_THROW(activate_adapters(*model, "one"), std::invalid_argument);
+  EXPECT_EQ(first.q_proj->active_name(), "two");
+  EXPECT_THROW(detach_adapters(*model, "two"), std::invalid_argument);
+  EXPECT_NE(first.q_proj->adapter("two"), nullptr);
+}
+
 TEST(ActivateAdapters, SwitchesTheWholeModel) {
   auto model = tiny_llama();
   attach_adapters(*model, targeting(std::vector<std::string>{"q_proj"}), "one");

@@ -25,11 +25,12 @@ std::vector<std::string> attach_adapters(
     const AdapterOptions& options,
     const std::string& name = kDefaultAdapter);
 
-/// Removes the adapters of that name everywhere. Throws `std::invalid_argument` where there are none.
+/// Removes the adapters of that name everywhere. Throws `std::invalid_argument`, before any is removed, where there are
+/// none or where they are merged.
 void detach_adapters(torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
 /// Makes `name` the active adapter of every projection that has it, and none that of the others. Throws
-/// `std::invalid_argument` where no projection has it.
+/// `std::invalid_argument`, before any is changed, where no projection has it or where adapters are merged.
 void activate_adapters(torch::nn::Module& model, const std::string& name);
 
 /// Writes the active adapters into their weights (`Projection::merge`), and puts the base weights back, bit for bit.

@@ -215,16 +215,20 @@ inline std::vector<at::Tensor> project_together(const at::Tensor& x, std::initia
   return ops::low_rank_linear(x, std::move(terms));
 }
 
-/// Runs every projection below `module` as its frozen layer while the guard lives.
+/// Runs every projection below `module` as its frozen layer while the guard lives. Throws where one is merged, and then
+/// leaves all as they were.
 class DisableAdapters {
  public:
   explicit DisableAdapters(torch::nn::Module& module) {
     module.apply([this](torch::nn::Module& each) {
       if (auto* projection = each.as<ProjectionImpl>(); projection != nullptr && projection->adapters_enabled()) {
-        projection->set_adapters_enabled(false);
+        TORCH_CHECK_VALUE(!projection->merged(), "unmerge the adapters before switching them off");
         projections_.push_back(projection);
       }
     });
+    for (ProjectionImpl* projection : projections_) {
+      projection->set_adapters_enabled(false);
+    }
   }
   ~DisableAdapters() {
     for (ProjectionImpl* projection : projections_) {
