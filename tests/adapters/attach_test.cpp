@@ -160,6 +160,10 @@ TEST(ActivateAdapters, SwitchesTheWholeModel) {
   activate_adapters(*model, "one");
   EXPECT_NE(attention.q_proj->active_adapter(), nullptr);
   EXPECT_EQ(attention.v_proj->active_adapter(), nullptr);
+  for (const auto& [name, parameter] : named_adapter_parameters(*model, "one")) {
+    EXPECT_TRUE(parameter.requires_grad()) << name;
+  }
+  EXPECT_EQ(count_parameters(*model).trainable, 2 * 2 * (16 + 16)) << "q_proj alone, in two layers";
   EXPECT_THROW(activate_adapters(*model, "three"), std::invalid_argument);
   detach_adapters(*model, "one");
   EXPECT_THROW(detach_adapters(*model, "one"), std::invalid_argument);

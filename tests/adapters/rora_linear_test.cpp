@@ -188,8 +188,11 @@ TEST(Projection, HoldsNamedAdaptersWithOneActive) {
   const at::Tensor first = attach("first");
   const at::Tensor second = attach("second");
   EXPECT_EQ(projection->active_name(), "second");
+  const auto trained = [&](const char* name) { return projection->adapter(name)->parameters()[0].requires_grad(); };
+  EXPECT_TRUE(trained("second") && !trained("first"));
   EXPECT_FALSE(at::equal(first, second));
   projection->activate("first");
+  EXPECT_TRUE(trained("first") && !trained("second"));
   EXPECT_TRUE(at::equal(projection->forward(x).detach(), first));
   projection->activate("");
   EXPECT_TRUE(at::equal(projection->forward(x), frozen));

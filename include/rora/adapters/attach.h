@@ -17,8 +17,8 @@ namespace rora {
 
 inline constexpr const char* kDefaultAdapter = "default";
 
-/// Attaches a fresh low-rank adapter to every projection of `model` that `options` mean, under `name`, makes it the active
-/// one and returns the projections' names. Throws `std::invalid_argument`, before anything is attached, for a target that
+/// Attaches a fresh low-rank adapter to every projection of `model` that `options` mean, under `name`, makes it their
+/// active one and returns the projections' names. Throws `std::invalid_argument`, before anything is attached, for a target that
 /// matches nothing (listing what exists), for a pattern that is no regular expression, and for options out of range.
 std::vector<std::string> attach_adapters(
     torch::nn::Module& model,
@@ -29,8 +29,9 @@ std::vector<std::string> attach_adapters(
 /// none or where they are merged.
 void detach_adapters(torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
-/// Makes `name` the active adapter of every projection that has it, and none that of the others. Throws
-/// `std::invalid_argument`, before any is changed, where no projection has it or where adapters are merged.
+/// Makes `name` the active adapter of every projection that has it, and none that of the others; only active adapters
+/// require gradients. Throws `std::invalid_argument`, before any is changed, where no projection has it or where
+/// adapters are merged.
 void activate_adapters(torch::nn::Module& model, const std::string& name);
 
 /// Writes the active adapters into their weights (`Projection::merge`), and puts the base weights back, bit for bit.

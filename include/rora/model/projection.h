@@ -19,9 +19,10 @@ namespace rora {
 
 /// A linear map y = W·x + bias with a frozen weight and a slot for an adapter.
 ///
-/// The slot holds adapters by name, at most one of them active. Without an active adapter the projection is its frozen
-/// layer and costs what that costs. `weight` `[out, in]` and `bias` `[out]` carry Hugging Face's keys; they do not
-/// require gradients until asked to (pre-training).
+/// The slot holds adapters by name, at most one of them active: that one's parameters require gradients, those of the
+/// others do not. Without an active adapter the projection is its frozen layer and costs what that costs. `weight`
+/// `[out, in]` and `bias` `[out]` carry Hugging Face's keys; they do not require gradients until asked to
+/// (pre-training).
 class ProjectionImpl : public torch::nn::Module {
  public:
   /// A weight of the given sizes, uninitialised: to be loaded or `torch::nn::init`-ed.
@@ -88,7 +89,7 @@ class ProjectionImpl : public torch::nn::Module {
     TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before attaching another");
     register_module(name, adapter);
     adapters_[name] = std::move(adapter);
-    active_ = name;
+    set_active(name);
   }
 
   /// Takes the adapter of that name out of the slot; none is active afterwards if it was. Throws for an unknown name.
@@ -109,7 +110,7 @@ class ProjectionImpl : public torch::nn::Module {
       require(name);
     }
     TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before activating another");
-    active_ = name;
+    set_active(name);
   }
 
   /// The name of the active adapter, or the empty one.
@@ -186,6 +187,16 @@ class ProjectionImpl : public torch::nn::Module {
     const auto found = adapters_.find(name);
     TORCH_CHECK_VALUE(found != adapters_.end(), "no adapter named '", name, "' is attached");
     return found->second;
+  }
+
+  /// An optimiser over the parameters that require gradients must not decay an adapter that does nothing.
+  void set_active(const std::string& name) {
+    active_ = name;
+    for (const auto& [each, adapter] : adapters_) {
+      for (const at::Tensor& parameter : adapter->parameters()) {
+        parameter.set_requires_grad(each == name);
+      }
+    }
   }
 
   c10::intrusive_ptr<ops::LinearWeight> base_;
