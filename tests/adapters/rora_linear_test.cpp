@@ -208,6 +208,42 @@ TEST(Projection, HoldsNamedAdaptersWithOneActive) {
   EXPECT_TRUE(at::equal(projection->forward(x).detach(), second));
 }
 
+class StoredAnotherWay : public ::testing::TestWithParam<bool> {};
+
+TEST_P(StoredAnotherWay, IsWhatAdaptersWorkOnAndMergeInto) {
+  RoRALinear layer = trained(RoRALinearOptions(12, 10).rank(4).dora(GetParam()));
+  const at::Tensor x = at::randn({5, 12});
+  const at::Tensor first = layer->forward(x).detach();
+  const at::Tensor weight = layer->weight.clone();
+  const at::Tensor stored = at::round(weight * 20) / 20;
+  layer->set_base(c10::make_intrusive<ops::DenseWeight>(stored));
+  const at::Tensor adapted = layer->forward(x).detach();
+
+  RoRALinear expected(RoRALinearOptions(12, 10).rank(4).dora(GetParam()));
+  {
+    at::NoGradGuard no_grad;
+    expected->weight.copy_(stored);
+    const auto ours = layer->adapter_parameters();
+    for (size_t i = 0; i < ours.size(); ++i) {
+      expected->adapter_parameters()[i].copy_(ours[i]);
+    }
+  }
+  EXPECT_GT(relative_error(adapted, first), 1e-3);
+  EXPECT_LT(relative_error(adapted, expected->forward(x).detach()), 1e-6);
+
+  layer->merge();
+  EXPECT_THROW(layer->set_base(c10::make_intrusive<ops::DenseWeight>(weight)), c10::ValueError);
+  EXPECT_LT(relative_error(layer->forward(x).detach(), adapted), 2e-6);
+  layer->unmerge();
+  EXPECT_TRUE(at::equal(layer->weight, weight));
+  EXPECT_TRUE(at::equal(layer->base().dense(), stored));
+  EXPECT_TRUE(at::equal(layer->forward(x).detach(), adapted));
+}
+
+INSTANTIATE_TEST_SUITE_P(, StoredAnotherWay, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "Dora" : "Rora");
+});
+
 TEST(Projection, MergesBfloat16FromFloatAndRoundsOnce) {
   at::manual_seed(14);
   Projection projection(at::randn({8, 6}).to(at::kBFloat16));

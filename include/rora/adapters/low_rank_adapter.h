@@ -4,8 +4,8 @@
 #include <rora/model/adapter.h>
 #include <rora/model/projection.h>
 
-#include <memory>
-#include <tuple>
+#include <cstdint>
+#include <utility>
 
 namespace rora {
 
@@ -90,17 +90,27 @@ class LowRankAdapter : public Adapter {
   at::Tensor lora_magnitude_vector; ///< `[out]`, undefined without DoRA
 
  private:
-  /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their version counters tell.
+  /// Tells whether W is still what a norm was computed from.
+  struct WeightVersion {
+    uint64_t base = 0;
+    int64_t values = 0;
+    const void* data = nullptr;
+    bool operator==(const WeightVersion&) const = default;
+  };
+
+  /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their versions tell.
   at::Tensor norm(const ProjectionImpl& projection) const {
-    const auto versions =
-        std::make_tuple(lora_A._version(), lora_B._version(), projection.weight._version(), projection.weight.data_ptr());
-    if (!norm_.defined() || versions != norm_versions_) {
-      if (!weight_norm_squared_.defined() || std::get<2>(versions) != std::get<2>(norm_versions_) ||
-          std::get<3>(versions) != std::get<3>(norm_versions_)) {
-        weight_norm_squared_ = ops::row_norm_squared(projection.base());
-      }
+    const at::Tensor& weight = projection.weight;
+    const WeightVersion weight_version{projection.base_version(), weight._version(), weight.data_ptr()};
+    const std::pair<int64_t, int64_t> low_rank_versions{lora_A._version(), lora_B._version()};
+    if (!weight_norm_squared_.defined() || weight_version != weight_version_) {
+      weight_norm_squared_ = ops::row_norm_squared(projection.base());
+      weight_version_ = weight_version;
+      norm_ = at::Tensor();
+    }
+    if (!norm_.defined() || low_rank_versions != low_rank_versions_) {
       norm_ = ops::dora_norm(projection.base(), weight_norm_squared_, lora_A, lora_B, scale_);
-      norm_versions_ = versions;
+      low_rank_versions_ = low_rank_versions;
     }
     return norm_;
   }
@@ -108,7 +118,8 @@ class LowRankAdapter : public Adapter {
   double scale_;
   mutable at::Tensor weight_norm_squared_;
   mutable at::Tensor norm_;
-  mutable std::tuple<uint32_t, uint32_t, uint32_t, const void*> norm_versions_;
+  mutable WeightVersion weight_version_;
+  mutable std::pair<int64_t, int64_t> low_rank_versions_;
 };
 
 } // namespace rora

@@ -8,6 +8,7 @@
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include <cstdint>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -74,13 +75,20 @@ class ProjectionImpl : public torch::nn::Module {
     return *base_;
   }
 
-  /// Stores W another way from now on (reordered, quantised). The sizes stay.
+  /// Stores W another way from now on (reordered, quantised). The sizes stay. Throws while an adapter is merged.
   void set_base(c10::intrusive_ptr<ops::LinearWeight> base) {
+    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before storing the weight another way");
     TORCH_CHECK_VALUE(
         base->in_features() == in_features() && base->out_features() == out_features(),
         "a base weight for [", out_features(), ", ", in_features(), "] is not [",
         base->out_features(), ", ", base->in_features(), "]");
     base_ = std::move(base);
+    ++base_version_;
+  }
+
+  /// How often W was stored another way: what follows from W's values alone is made anew when this changes.
+  uint64_t base_version() const {
+    return base_version_;
   }
 
   /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use.
@@ -142,8 +150,8 @@ class ProjectionImpl : public torch::nn::Module {
     return enabled_;
   }
 
-  /// Writes the active adapter into `weight`, from fp32 and rounded once. The base is kept for `unmerge`, which is exact.
-  /// Nothing happens without an active adapter.
+  /// Writes the active adapter into `weight`, from fp32 and rounded once. The base, however it is stored, is kept for
+  /// `unmerge`, which is exact. Nothing happens without an active adapter.
   void merge() {
     Adapter* adapter = active_adapter();
     if (adapter == nullptr) {
@@ -152,7 +160,9 @@ class ProjectionImpl : public torch::nn::Module {
     at::NoGradGuard no_grad;
     at::Tensor merged_weight = adapter->merged_weight(*this);
     unmerged_weight_ = weight.detach();
+    unmerged_base_ = base_;
     weight.set_data(merged_weight);
+    base_ = c10::make_intrusive<ops::DenseWeight>(weight);
     merged_name_ = active_;
   }
 
@@ -163,6 +173,7 @@ class ProjectionImpl : public torch::nn::Module {
     }
     weight.set_data(unmerged_weight_);
     unmerged_weight_ = at::Tensor();
+    base_ = std::move(unmerged_base_);
     merged_name_.clear();
   }
 
@@ -200,11 +211,13 @@ class ProjectionImpl : public torch::nn::Module {
   }
 
   c10::intrusive_ptr<ops::LinearWeight> base_;
+  uint64_t base_version_ = 0;
   std::map<std::string, std::shared_ptr<Adapter>> adapters_;
   std::string active_;
   bool enabled_ = true;
   std::string merged_name_;
   at::Tensor unmerged_weight_;
+  c10::intrusive_ptr<ops::LinearWeight> unmerged_base_;
 };
 TORCH_MODULE(Projection);
 
