@@ -5,6 +5,7 @@
 #include <rora/model/projection.h>
 
 #include <cstdint>
+#include <mutex>
 #include <utility>
 
 namespace rora {
@@ -98,11 +99,13 @@ class LowRankAdapter : public Adapter {
     bool operator==(const WeightVersion&) const = default;
   };
 
-  /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their versions tell.
+  /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their versions tell. Threads may share an adapter
+  /// that nobody changes, as they may any module.
   at::Tensor norm(const ProjectionImpl& projection) const {
     const at::Tensor& weight = projection.weight;
     const WeightVersion weight_version{projection.base_version(), weight._version(), weight.data_ptr()};
     const std::pair<int64_t, int64_t> low_rank_versions{lora_A._version(), lora_B._version()};
+    const std::lock_guard<std::mutex> lock(norm_mutex_);
     if (!weight_norm_squared_.defined() || weight_version != weight_version_) {
       weight_norm_squared_ = ops::row_norm_squared(projection.base());
       weight_version_ = weight_version;
@@ -116,6 +119,7 @@ class LowRankAdapter : public Adapter {
   }
 
   double scale_;
+  mutable std::mutex norm_mutex_; // guards the rest
   mutable at::Tensor weight_norm_squared_;
   mutable at::Tensor norm_;
   mutable WeightVersion weight_version_;
