@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -19,7 +21,7 @@ bool is_name_or_suffix(const std::string& name, const std::string& target) {
   return name == target || name.ends_with("." + target);
 }
 
-/// The number after ".layers." (−1 where there is none), as PEFT finds a module's layer.
+/// The number after "layers.": a LLaMA's layer; −1 where there is none.
 int64_t layer_of(const std::string& name) {
   constexpr std::string_view kMark = "layers.";
   const size_t mark = name.find(kMark);
@@ -73,6 +75,32 @@ class Selector {
   std::unique_ptr<FullMatch> regex_;
 };
 
+std::vector<std::string> selected(const ModuleSelection& selection, const std::vector<std::string>& names) {
+  const Selector meant(selection);
+  std::vector<std::string> found;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(found), std::cref(meant));
+  return found;
+}
+
+/// Drops the names outside of layers_to_transform, but for those that target_modules gives in whole, as PEFT does.
+void keep_layers(const AdapterOptions& options, std::vector<std::string>& names) {
+  const auto& layers = options.layers_to_transform();
+  const auto& whole = options.target_modules().names;
+  std::set<int64_t> absent(layers.begin(), layers.end());
+  bool any_by_layer = false;
+  std::erase_if(names, [&](const std::string& name) {
+    const int64_t layer = layer_of(name);
+    const bool named_in_whole = std::find(whole.begin(), whole.end(), name) != whole.end();
+    any_by_layer = any_by_layer || !named_in_whole;
+    absent.erase(layer);
+    return !named_in_whole && std::find(layers.begin(), layers.end(), layer) == layers.end();
+  });
+  if (any_by_layer && !absent.empty()) {
+    throw std::invalid_argument(
+        "layers_to_transform names layer " + std::to_string(*absent.begin()) + ", which has no target");
+  }
+}
+
 } // namespace
 
 FullMatch::FullMatch(const std::string& pattern) {
@@ -110,31 +138,22 @@ std::vector<std::string> targeted_modules(const AdapterOptions& options, const s
       matches_nothing(target, existing);
     }
   }
-  const auto& layers = options.layers_to_transform();
-  if (!layers.empty() && !targets.regex.empty()) {
+  if (!options.layers_to_transform().empty() && !targets.regex.empty()) {
     throw std::invalid_argument("layers_to_transform goes with a list of target_modules, not with a regular expression");
   }
-  const Selector targeted(targets);
-  const Selector excluded(options.exclude_modules());
-  std::set<int64_t> found_layers;
-  std::vector<std::string> chosen;
-  for (const std::string& name : existing) {
-    if (!targeted(name) || (!options.exclude_modules().empty() && excluded(name))) {
-      continue;
-    }
-    const int64_t layer = layer_of(name);
-    if (layers.empty() || std::find(layers.begin(), layers.end(), layer) != layers.end()) {
-      found_layers.insert(layer);
-      chosen.push_back(name);
-    }
-  }
-  for (const int64_t layer : layers) {
-    if (!found_layers.count(layer)) {
-      throw std::invalid_argument("layers_to_transform names layer " + std::to_string(layer) + ", which has no target");
-    }
-  }
+  std::vector<std::string> chosen = selected(targets, existing);
   if (chosen.empty()) {
     matches_nothing(targets.regex.empty() ? "all-linear" : targets.regex, existing);
+  }
+  if (!options.exclude_modules().empty()) {
+    const Selector excluded(options.exclude_modules());
+    std::erase_if(chosen, std::cref(excluded));
+    if (chosen.empty()) {
+      throw std::invalid_argument("exclude_modules leaves none of the target modules");
+    }
+  }
+  if (!options.layers_to_transform().empty()) {
+    keep_layers(options, chosen);
   }
   return chosen;
 }

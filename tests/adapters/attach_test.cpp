@@ -81,6 +81,24 @@ TEST(AttachAdapters, ExcludesModulesAndKeepsToLayers) {
       attach_adapters(*model, options), ElementsAre("model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"));
 }
 
+TEST(AttachAdapters, AModuleNamedInWholeIsMeantInAnyLayer) {
+  auto model = tiny_llama();
+  const std::string whole = "model.layers.0.self_attn.q_proj";
+  const auto options = targeting(std::vector<std::string>{"v_proj", whole}).layers_to_transform({1});
+  EXPECT_THAT(attach_adapters(*model, options), ElementsAre(whole, "model.layers.1.self_attn.v_proj"));
+}
+
+TEST(AttachAdapters, SaysWhyNoModuleIsLeft) {
+  auto model = tiny_llama();
+  const ModuleSelection q_proj = std::vector<std::string>{"q_proj"};
+  EXPECT_EQ(
+      message_of([&] { attach_adapters(*model, targeting(q_proj).exclude_modules(q_proj)); }),
+      "exclude_modules leaves none of the target modules");
+  EXPECT_EQ(
+      message_of([&] { attach_adapters(*model, targeting(q_proj).layers_to_transform({1, 2})); }),
+      "layers_to_transform names layer 2, which has no target");
+}
+
 TEST(AttachAdapters, APatternsFirstKeyWinsAndTheScaleIsTheModulesOwn) {
   auto model = tiny_llama();
   auto options = targeting(std::vector<std::string>{"q_proj", "down_proj"});
