@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -47,6 +48,19 @@ AdapterOptions portable_options(const torch::nn::Module& model, const AdapterOpt
     }
   }
   return portable.alpha_pattern(pattern);
+}
+
+/// PEFT takes layers_to_transform only beside a list of target modules: "all-linear" becomes the list that it means.
+AdapterOptions with_listed_targets(const torch::nn::Module& model, AdapterOptions options, const std::string& name) {
+  if (options.target_modules().all_linear && !options.layers_to_transform().empty()) {
+    std::set<std::string> kinds;
+    for (const auto& [parameter, tensor] : named_adapter_parameters(model, name)) {
+      const std::string module = parameter.substr(0, parameter.rfind('.'));
+      kinds.insert(module.substr(module.rfind('.') + 1));
+    }
+    options.target_modules(std::vector<std::string>(kinds.begin(), kinds.end()));
+  }
+  return options;
 }
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -98,7 +112,10 @@ void save_adapter(
   for (const auto& [parameter, tensor] : named_adapter_parameters(model, save.name())) {
     sorted.emplace(peft_key(parameter), tensor.detach().to(at::kFloat));
   }
-  const AdapterOptions written = save.portable() ? portable_options(model, options, save.name()) : options;
+  AdapterOptions written = with_listed_targets(model, options, save.name());
+  if (save.portable()) {
+    written = portable_options(model, written, save.name());
+  }
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {

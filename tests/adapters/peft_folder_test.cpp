@@ -76,7 +76,26 @@ INSTANTIATE_TEST_SUITE_P(
             .low_rank(LowRankOptions().rank(2))
             .target_modules(ModuleSelection::every_linear())
             .exclude_modules(std::vector<std::string>{"o_proj"}),
+        AdapterOptions()
+            .low_rank(LowRankOptions().rank(2))
+            .target_modules(ModuleSelection::every_linear())
+            .exclude_modules(std::vector<std::string>{"o_proj"})
+            .layers_to_transform({1}),
         AdapterOptions().low_rank(LowRankOptions().rank(2)).target_modules(ModuleSelection::matching(".*_proj"))));
+
+TEST(SaveAdapter, ListsTheTargetsThatAllLinearMeansBesideLayers) {
+  TemporaryFolder folder;
+  const AdapterOptions options = AdapterOptions()
+                                     .low_rank(LowRankOptions().rank(2))
+                                     .target_modules(ModuleSelection::every_linear())
+                                     .exclude_modules(std::vector<std::string>{"mlp.up_proj"})
+                                     .layers_to_transform({1});
+  save_adapter(*adapted(options), options, folder.path());
+  const json config = json::parse(read_file(folder / "adapter_config.json"));
+  EXPECT_EQ(
+      config.at("target_modules"), json::array({"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "v_proj"}));
+  EXPECT_EQ(config.at("layers_to_transform"), json::array({1}));
+}
 
 class BadAdapterTest : public ::testing::Test {
  protected:

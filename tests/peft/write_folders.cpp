@@ -59,6 +59,8 @@ std::vector<Case> cases() {
            .target_modules(ModuleSelection::matching(".*self_attn\\.[a-z]_proj"))
            .exclude_modules(std::vector<std::string>{"k_proj"})},
       {"all_linear", AdapterOptions().low_rank(rora).target_modules(ModuleSelection::every_linear())},
+      {"all_linear_of_a_layer",
+       AdapterOptions().low_rank(rora).target_modules(ModuleSelection::every_linear()).layers_to_transform({1})},
       {"rank_over_width",
        AdapterOptions()
            .low_rank(LowRankOptions(rora).rank(40))
