@@ -1,5 +1,6 @@
 #include <rora/adapters/peft_folder.h>
 
+#include "../checkpoint/atomic_file.h"
 #include "adapter_config.h"
 
 #include <rora/adapters/low_rank_adapter.h>
@@ -121,8 +122,12 @@ void save_adapter(
   if (error) {
     throw FileError(folder, "cannot be made: " + error.message());
   }
+  // The config is on the disk before the weights take their place, so that a full disk leaves the folder as it was.
+  detail::AtomicFile config(folder / kConfigFile);
+  config.write(detail::adapter_config_json(written, save.base_model()));
+  config.flush();
   save_safetensors(folder / kWeightsFile, NamedTensors(sorted.begin(), sorted.end()));
-  write_file(folder / kConfigFile, detail::adapter_config_json(written, save.base_model()));
+  config.commit();
 }
 
 AdapterOptions read_adapter_config(const std::filesystem::path& folder) {

@@ -1,6 +1,7 @@
 #include <rora/model/checkpoint.h>
 
-#include <rora/checkpoint/file.h>
+#include "../checkpoint/atomic_file.h"
+
 #include <rora/checkpoint/model_folder.h>
 #include <rora/error.h>
 
@@ -228,10 +229,12 @@ void save_llama(const LlamaForCausalLM& model, const std::filesystem::path& fold
   if (error) {
     throw FileError(folder, "cannot be made: " + error.message());
   }
+  // The config is on the disk before the weights take their place, so that a full disk leaves the folder as it was.
+  detail::AtomicFile config(folder / "config.json");
+  config.write(llama_config_json(model->options, dtype_name(model->model->embed_tokens->weight.scalar_type())));
+  config.flush();
   save_model_tensors(folder, base_tensors(*model));
-  write_file(
-      folder / "config.json",
-      llama_config_json(model->options, dtype_name(model->model->embed_tokens->weight.scalar_type())));
+  config.commit();
 }
 
 } // namespace rora

@@ -1,3 +1,4 @@
+#include "checkpoint/support.h"
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 #include "support/tiny_llama.h"
@@ -197,6 +198,25 @@ TEST(SaveAdapter, AFolderThatCannotBeMadeIsAFileError) {
   write_file(folder / "file", "");
   const AdapterOptions options = AdapterOptions().low_rank(LowRankOptions().rank(2));
   EXPECT_THROW(save_adapter(*adapted(options), options, folder / "file" / "adapter"), FileError);
+}
+
+TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
+  TemporaryFolder folder;
+  const AdapterOptions options = AdapterOptions().low_rank(LowRankOptions().rank(2));
+  auto model = adapted(options);
+  save_adapter(*model, options, folder.path());
+  const std::string weights = read_file(folder / "adapter_model.safetensors");
+  at::NoGradGuard no_grad;
+  adapter_parameters(*model)[0].add_(1);
+  const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b')); // so that the config is what fails
+  {
+    const rora::testing::FileSizeLimit limit(60'000);
+    EXPECT_THROW(save_adapter(*model, options, folder.path(), save), FileError);
+  }
+  EXPECT_EQ(read_file(folder / "adapter_model.safetensors"), weights);
+  EXPECT_EQ(rora::testing::listing(folder.path()).size(), 2u);
+  save_adapter(*model, options, folder.path(), save);
+  EXPECT_NE(read_file(folder / "adapter_model.safetensors"), weights);
 }
 
 } // namespace

@@ -354,6 +354,24 @@ TEST(SaveLlamaFolder, WhereNoneCanBeIsAFileError) {
   EXPECT_THAT(message, StartsWith((folder / "file" / "model").string() + ": "));
 }
 
+TEST(SaveLlamaFolder, AFullDiskLeavesTheEarlierFolder) {
+  TemporaryFolder folder;
+  LlamaForCausalLM model = load_llama(test_data("golden/model"));
+  save_llama(model, folder.path());
+  const std::string weights = read_file(folder / "model.safetensors");
+  at::NoGradGuard no_grad;
+  model->model->norm->weight.add_(1);
+  model->options.eos_token_id(std::vector<int64_t>(100'000, 2)); // so that the config is what fails
+  {
+    const testing::FileSizeLimit limit(250'000);
+    EXPECT_THROW(save_llama(model, folder.path()), FileError);
+  }
+  EXPECT_EQ(read_file(folder / "model.safetensors"), weights);
+  EXPECT_EQ(testing::listing(folder.path()).size(), 2u);
+  save_llama(model, folder.path());
+  EXPECT_NE(read_file(folder / "model.safetensors"), weights);
+}
+
 /// Whether an address lies in a mapping of the file.
 bool is_mapped(const void* address, const std::filesystem::path& file) {
   std::ifstream maps("/proc/self/maps");

@@ -17,7 +17,8 @@ struct SaveAdapterOptions {
 };
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors`, as PEFT does, into `folder`, which is made if need be.
-/// The bytes depend on the options and the tensors alone. Throws `FileError`.
+/// The bytes depend on the options and the tensors alone. Throws `FileError`; a full disk leaves earlier files as they
+/// were.
 void save_adapter(
     const torch::nn::Module& model,
     const AdapterOptions& options,

@@ -13,7 +13,8 @@ namespace rora {
 /// tensors; NaN or infinite weights), naming file and tensor.
 LlamaForCausalLM load_llama(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype = std::nullopt);
 
-/// Writes config.json and model.safetensors, in transformers' names, into `folder`, which is made if need be.
+/// Writes config.json and model.safetensors, in transformers' names, into `folder`, which is made if need be. Throws
+/// `FileError`; a full disk leaves earlier files as they were.
 void save_llama(const LlamaForCausalLM& model, const std::filesystem::path& folder);
 
 } // namespace rora
