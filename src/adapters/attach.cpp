@@ -1,9 +1,7 @@
 #include <rora/adapters/attach.h>
 
+#include "attachment.h"
 #include "module_matching.h"
-
-#include <rora/adapters/low_rank_adapter.h>
-#include <rora/model/projection.h>
 
 #include <stdexcept>
 
@@ -45,38 +43,79 @@ void require_unmerged(const std::vector<NamedProjection>& projections, const std
   }
 }
 
+/// Throws `std::invalid_argument` for options that no adapter can have.
+void check_options(const detail::Attachment& attachment) {
+  const LowRankOptions& options = attachment.options;
+  try {
+    options.validate();
+    scaling_factor(options.scaling(), options.alpha(), options.rank());
+  } catch (const c10::ValueError& error) {
+    throw std::invalid_argument(attachment.module + ": " + error.what_without_backtrace());
+  }
+}
+
 } // namespace
 
-std::vector<std::string> attach_adapters(
-    torch::nn::Module& model,
-    const AdapterOptions& options,
-    const std::string& name) {
+namespace detail {
+
+void check_attachable(const torch::nn::Module& model, const std::string& name) {
   if (name.empty() || name.find('.') != std::string::npos) {
     throw std::invalid_argument("'" + name + "' cannot name an adapter: it must not be empty or hold a dot");
   }
   const auto existing = projections(model);
-  std::vector<std::string> names;
   for (const auto& [module, projection] : existing) {
-    names.push_back(module);
     if (projection->adapter(name)) {
       throw std::invalid_argument("an adapter named '" + name + "' is attached already");
     }
   }
   require_unmerged(existing, "attaching others");
-  const auto chosen = detail::targeted_modules(options, names);
-  std::vector<std::pair<ProjectionImpl*, std::shared_ptr<LowRankAdapter>>> made;
-  size_t next = 0;
+}
+
+std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const AdapterOptions& options) {
+  const auto existing = projections(model);
+  std::vector<std::string> names;
   for (const auto& [module, projection] : existing) {
-    if (next < chosen.size() && module == chosen[next]) {
-      made.emplace_back(projection.get(), std::make_shared<LowRankAdapter>(*projection, options.for_module(module)));
-      ++next;
+    names.push_back(module);
+  }
+  const auto chosen = targeted_modules(options, names);
+  std::vector<Attachment> plan;
+  for (const auto& [module, projection] : existing) {
+    if (plan.size() < chosen.size() && module == chosen[plan.size()]) {
+      plan.push_back({module, projection, options.for_module(module)});
+      check_options(plan.back());
     }
   }
-  for (auto& [projection, adapter] : made) {
-    adapter->train(model.is_training());
-    projection->attach(name, std::move(adapter));
+  return plan;
+}
+
+void make_adapters(std::vector<Attachment>& plan) {
+  for (Attachment& each : plan) {
+    each.adapter = std::make_shared<LowRankAdapter>(*each.projection, each.options);
   }
-  return chosen;
+}
+
+void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan, const std::string& name) {
+  for (const Attachment& each : plan) {
+    each.adapter->train(model.is_training());
+    each.projection->attach(name, each.adapter);
+  }
+}
+
+} // namespace detail
+
+std::vector<std::string> attach_adapters(
+    torch::nn::Module& model,
+    const AdapterOptions& options,
+    const std::string& name) {
+  detail::check_attachable(model, name);
+  std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
+  detail::make_adapters(plan);
+  detail::attach(model, plan, name);
+  std::vector<std::string> names;
+  for (const detail::Attachment& each : plan) {
+    names.push_back(each.module);
+  }
+  return names;
 }
 
 void detach_adapters(torch::nn::Module& model, const std::string& name) {

@@ -2,13 +2,12 @@
 
 #include "../checkpoint/atomic_file.h"
 #include "adapter_config.h"
+#include "attachment.h"
 
-#include <rora/adapters/low_rank_adapter.h>
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
@@ -70,35 +69,54 @@ std::string shape_text(at::IntArrayRef shape) {
   return text.str();
 }
 
-void copy_tensors(torch::nn::Module& model, const std::string& name, const SafetensorsFile& file) {
+/// An adapter's tensors by their keys in `LowRankAdapter`, with the shapes that its options give them.
+std::vector<std::pair<std::string, std::vector<int64_t>>> adapter_shapes(const detail::Attachment& attachment) {
+  const int64_t in = attachment.projection->in_features();
+  const int64_t out = attachment.projection->out_features();
+  const int64_t rank = attachment.options.rank();
+  std::vector<std::pair<std::string, std::vector<int64_t>>> shapes{{"lora_A", {rank, in}}, {"lora_B", {out, rank}}};
+  if (attachment.options.dora()) {
+    shapes.push_back({"lora_magnitude_vector", {out}});
+  }
+  return shapes;
+}
+
+void check_tensor(const SafetensorsFile& file, const std::string& key, const std::vector<int64_t>& shape) {
+  if (!file.contains(key)) {
+    throw FormatError(file.path(), "tensor " + key + " is missing");
+  }
+  if (const auto found = file.shape(key); found != shape) {
+    throw FormatError(file.path(), key + " must have shape " + shape_text(shape) + ", not " + shape_text(found));
+  }
+  const at::Tensor stored = file.tensor(key);
+  if (!stored.is_floating_point() || !at::isfinite(stored).all().item<bool>()) {
+    throw FormatError(file.path(), key + " must hold finite numbers of floating point");
+  }
+}
+
+/// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
+void check_tensors(const std::vector<detail::Attachment>& plan, const SafetensorsFile& file) {
+  std::set<std::string> known;
+  for (const detail::Attachment& each : plan) {
+    for (const auto& [name, shape] : adapter_shapes(each)) {
+      const std::string key = peft_key(each.module + "." + name);
+      check_tensor(file, key, shape);
+      known.insert(key);
+    }
+  }
+  for (const std::string& key : file.names()) {
+    if (!known.count(key)) {
+      throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
+    }
+  }
+}
+
+void copy_tensors(const std::vector<detail::Attachment>& plan, const SafetensorsFile& file) {
   at::NoGradGuard no_grad;
-  const auto parameters = named_adapter_parameters(model, name);
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
-  for (const auto& [parameter, own] : parameters) {
-    const std::string key = peft_key(parameter);
-    if (!file.contains(key)) {
-      throw FormatError(file.path(), "tensor " + key + " is missing");
+  for (const detail::Attachment& each : plan) {
+    for (auto& item : each.adapter->named_parameters()) {
+      item.value().copy_(file.tensor(peft_key(each.module + "." + item.key())));
     }
-    const at::Tensor stored = file.tensor(key);
-    if (stored.sizes() != own.sizes()) {
-      throw FormatError(
-          file.path(), key + " must have shape " + shape_text(own.sizes()) + ", not " + shape_text(stored.sizes()));
-    }
-    if (!stored.is_floating_point() || !at::isfinite(stored).all().item<bool>()) {
-      throw FormatError(file.path(), key + " must hold finite numbers of floating point");
-    }
-    copies.emplace_back(own, stored);
-  }
-  if (file.names().size() != parameters.size()) {
-    for (const std::string& key : file.names()) {
-      const auto known = [&](const auto& parameter) { return peft_key(parameter.first) == key; };
-      if (std::none_of(parameters.begin(), parameters.end(), known)) {
-        throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
-      }
-    }
-  }
-  for (auto& [own, stored] : copies) {
-    own.copy_(stored);
   }
 }
 
@@ -136,19 +154,19 @@ AdapterOptions read_adapter_config(const std::filesystem::path& folder) {
 }
 
 AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name) {
+  detail::check_attachable(model, name);
   const AdapterOptions options = read_adapter_config(folder);
   const SafetensorsFile file(folder / kWeightsFile);
+  std::vector<detail::Attachment> plan;
   try {
-    attach_adapters(model, options, name);
+    plan = detail::plan_attachments(model, options);
   } catch (const std::invalid_argument& error) {
     throw FormatError(folder / kConfigFile, error.what());
   }
-  try {
-    copy_tensors(model, name, file);
-  } catch (...) {
-    detach_adapters(model, name);
-    throw;
-  }
+  check_tensors(plan, file);
+  detail::make_adapters(plan);
+  copy_tensors(plan, file);
+  detail::attach(model, plan, name);
   return options;
 }
 

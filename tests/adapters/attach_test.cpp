@@ -121,6 +121,20 @@ TEST(AttachAdapters, ATargetThatMatchesNothingListsWhatExistsAndAttachesNothing)
   EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument);
 }
 
+TEST(AttachAdapters, RefusesOptionsOutOfRangeAndANameInUse) {
+  auto model = tiny_llama();
+  const auto attach = [&](const LowRankOptions& low_rank) {
+    attach_adapters(*model, AdapterOptions().low_rank(low_rank));
+  };
+  EXPECT_THAT(
+      message_of([&] { attach(LowRankOptions().rank(-1)); }), HasSubstr("q_proj: rank must not be negative: -1"));
+  EXPECT_THAT(message_of([&] { attach(LowRankOptions().rank(0)); }), HasSubstr("rank of at least 1"));
+  EXPECT_THAT(message_of([&] { attach(LowRankOptions().dropout(1)); }), HasSubstr("dropout must be in [0, 1): 1"));
+  EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument);
+  attach(LowRankOptions().rank(2));
+  EXPECT_EQ(message_of([&] { attach(LowRankOptions().rank(2)); }), "an adapter named 'default' is attached already");
+}
+
 TEST(AttachAdapters, CountsTrainableParametersByThePapersFormula) {
   auto model = tiny_llama();
   const int64_t base = count_parameters(*model).total;

@@ -186,6 +186,26 @@ TEST_F(BadAdapterTest, NamesAMisshapenTensorAndOneThatIsNotFinite) {
   EXPECT_THAT(failure(), HasSubstr("down_proj.lora_A.weight must hold finite numbers"));
 }
 
+TEST_F(BadAdapterTest, ARankThatLiesIsFoundBeforeItIsAllocated) {
+  set("r", int64_t{1} << 40);
+  EXPECT_THAT(failure(), HasSubstr("lora_A.weight must have shape [1099511627776, 16], not [2, 16]"));
+}
+
+TEST_F(BadAdapterTest, LeavesAnActiveAdapterActive) {
+  auto model = adapted(options);
+  const at::Tensor before = logits(model);
+  rewrite([](NamedTensors& tensors) { tensors[0].second = at::ones({3, 3}); });
+  EXPECT_THROW(load_adapter(*model, folder.path(), "other"), FormatError);
+  EXPECT_TRUE(at::equal(logits(model), before));
+  EXPECT_GT(count_parameters(*model).trainable, 0);
+}
+
+TEST_F(BadAdapterTest, ANameInUseIsTheCallersMistake) {
+  auto model = adapted(options);
+  EXPECT_THROW(load_adapter(*model, folder.path()), std::invalid_argument);
+  EXPECT_NO_THROW(load_adapter(*model, folder.path(), "other"));
+}
+
 TEST_F(BadAdapterTest, AMissingScalingFieldReadsAsPeftReadsIt) {
   json config = json::parse(read_file(folder / "adapter_config.json"));
   config.erase("use_rslora");

@@ -18,8 +18,9 @@ namespace rora {
 inline constexpr const char* kDefaultAdapter = "default";
 
 /// Attaches a fresh low-rank adapter to every projection of `model` that `options` mean, under `name`, makes it their
-/// active one and returns the projections' names. Throws `std::invalid_argument`, before anything is attached, for a target that
-/// matches nothing (listing what exists), for a pattern that is no regular expression, and for options out of range.
+/// active one and returns the projections' names. Throws `std::invalid_argument`, before anything is attached, for a
+/// target that matches nothing (listing what exists), a pattern that is no regular expression, options out of range, a
+/// name in use, and a model with merged adapters.
 std::vector<std::string> attach_adapters(
     torch::nn::Module& model,
     const AdapterOptions& options,
