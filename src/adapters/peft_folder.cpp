@@ -94,6 +94,14 @@ void check_tensor(const SafetensorsFile& file, const std::string& key, const std
   }
 }
 
+/// PEFT stores the base weight of an adapted head, too, and loads it in place of the model's: it must be the same.
+void check_base_weight(const SafetensorsFile& file, const std::string& key, const ProjectionImpl& projection) {
+  const at::Tensor base = projection.base().dense();
+  if (!at::equal(file.tensor(key).to(base.options()), base)) {
+    throw FormatError(file.path(), key + " is not the base model's weight: the adapter is of another model");
+  }
+}
+
 /// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
 void check_tensors(const std::vector<detail::Attachment>& plan, const SafetensorsFile& file) {
   std::set<std::string> known;
@@ -101,6 +109,10 @@ void check_tensors(const std::vector<detail::Attachment>& plan, const Safetensor
     for (const auto& [name, shape] : adapter_shapes(each)) {
       const std::string key = peft_key(each.module + "." + name);
       check_tensor(file, key, shape);
+      known.insert(key);
+    }
+    if (const std::string key = peft_key(each.module + ".base_layer"); file.contains(key)) {
+      check_base_weight(file, key, *each.projection);
       known.insert(key);
     }
   }

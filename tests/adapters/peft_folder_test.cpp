@@ -186,6 +186,21 @@ TEST_F(BadAdapterTest, NamesAMisshapenTensorAndOneThatIsNotFinite) {
   EXPECT_THAT(failure(), HasSubstr("down_proj.lora_A.weight must hold finite numbers"));
 }
 
+TEST_F(BadAdapterTest, TakesACopyOfAnAdaptedBaseWeightAndRefusesAnother) {
+  options.target_modules(std::vector<std::string>{"q_proj", "lm_head"});
+  save_adapter(*adapted(options), options, folder.path());
+  const std::string key = "base_model.model.lm_head.base_layer.weight";
+  rewrite([&](NamedTensors& tensors) { tensors.emplace_back(key, tiny_llama()->lm_head->weight.clone()); });
+  EXPECT_EQ(failure(), "nothing was thrown");
+  rewrite([](NamedTensors& tensors) { tensors.back().second += 1; });
+  EXPECT_THAT(failure(), HasSubstr(key + " is not the base model's weight"));
+  set("target_modules", json::array({"q_proj"}));
+  rewrite([](NamedTensors& tensors) {
+    std::erase_if(tensors, [](const auto& named) { return named.first.find("lm_head.lora") != std::string::npos; });
+  });
+  EXPECT_THAT(failure(), HasSubstr(key + " belongs to no module"));
+}
+
 TEST_F(BadAdapterTest, ARankThatLiesIsFoundBeforeItIsAllocated) {
   set("r", int64_t{1} << 40);
   EXPECT_THAT(failure(), HasSubstr("lora_A.weight must have shape [1099511627776, 16], not [2, 16]"));

@@ -30,8 +30,9 @@ void save_adapter(
 AdapterOptions read_adapter_config(const std::filesystem::path& folder);
 
 /// Attaches the adapters of a folder that PEFT or `save_adapter` wrote and returns its options. Every key must be there,
-/// of the right shape and finite, and none besides. Throws `FileError` or `FormatError` naming the tensor, and
-/// `std::invalid_argument` for a name in use or merged adapters; `model` is then as before.
+/// of the right shape and finite, and none besides, but for copies of adapted base weights, which must be the model's.
+/// Throws `FileError` or `FormatError` naming the tensor, and `std::invalid_argument` for a name in use or merged
+/// adapters; `model` is then as before.
 AdapterOptions load_adapter(
     torch::nn::Module& model,
     const std::filesystem::path& folder,
