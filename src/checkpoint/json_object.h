@@ -17,7 +17,7 @@ namespace rora::detail {
 using Json = nlohmann::ordered_json;
 
 /// A JSON object of a file, read field by field: each wrong type is a `FormatError` that names the file and the field.
-/// A field that is absent and one that is null read alike, as in transformers.
+/// A field that is absent and one that is null read alike; `contains` tells them apart where transformers does.
 class JsonObject {
  public:
   JsonObject(std::filesystem::path path, Json object, std::string prefix = {})
@@ -35,6 +35,10 @@ class JsonObject {
   bool has(const std::string& field) const {
     const auto found = object_.find(field);
     return found != object_.end() && !found->is_null();
+  }
+
+  bool contains(const std::string& field) const {
+    return object_.contains(field);
   }
 
   const Json& json() const {

@@ -1,4 +1,5 @@
 #include "../checkpoint/json_object.h"
+#include "special_tokens.h"
 
 #include <rora/checkpoint/file.h>
 #include <rora/model/generation.h>
@@ -6,16 +7,14 @@
 namespace rora {
 
 std::vector<int64_t> read_stop_token_ids(const std::filesystem::path& folder) {
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    const std::filesystem::path path = folder / name;
-    if (std::filesystem::exists(path)) {
-      const auto ids = detail::JsonObject::parse(path, read_file(path)).integers("eos_token_id");
-      if (!ids.empty()) {
-        return ids;
-      }
-    }
+  std::vector<int64_t> ids;
+  if (const auto path = folder / "generation_config.json"; std::filesystem::exists(path)) {
+    ids = detail::JsonObject::parse(path, read_file(path)).integers("eos_token_id");
   }
-  return {};
+  if (const auto path = folder / "config.json"; ids.empty() && std::filesystem::exists(path)) {
+    ids = detail::config_eos_token_id(detail::JsonObject::parse(path, read_file(path)));
+  }
+  return ids;
 }
 
 } // namespace rora

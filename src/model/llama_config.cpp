@@ -1,6 +1,7 @@
 #include <rora/model/llama_options.h>
 
 #include "../checkpoint/json_object.h"
+#include "special_tokens.h"
 
 #include <rora/checkpoint/file.h>
 
@@ -79,10 +80,6 @@ void refuse_unsupported(const JsonObject& config) {
   }
 }
 
-std::optional<int64_t> optional_integer(const JsonObject& config, const std::string& field) {
-  return config.has(field) ? std::optional<int64_t>(config.integer(field)) : std::nullopt;
-}
-
 Json rope_json(const LlamaOptions& options) {
   const RopeOptions& rope = options.rope();
   const int64_t original = rope.original_max_position_embeddings();
@@ -128,8 +125,8 @@ LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file) {
   options.tie_word_embeddings(config.boolean("tie_word_embeddings", false));
   options.attention_bias(config.boolean("attention_bias", false));
   options.mlp_bias(config.boolean("mlp_bias", false));
-  options.eos_token_id(config.integers("eos_token_id"));
-  options.bos_token_id(optional_integer(config, "bos_token_id"));
+  options.eos_token_id(detail::config_eos_token_id(config));
+  options.bos_token_id(detail::config_bos_token_id(config));
 
   const double theta = config.number("rope_theta", kDefaultTheta);
   options.rope(RopeOptions().theta(theta));

@@ -216,6 +216,19 @@ TEST_F(LoadLlama, NamesTheRotaryFieldThatIsNotSupported) {
   }
 }
 
+TEST_F(LoadLlama, ReadsAbsentSpecialTokensAsTransformersDoesAndNullAsNone) {
+  config["eos_token_id"] = nullptr;
+  config["bos_token_id"] = nullptr;
+  write();
+  EXPECT_TRUE(read_llama_config(folder.path()).eos_token_id().empty());
+  EXPECT_EQ(read_llama_config(folder.path()).bos_token_id(), std::nullopt);
+  config.erase("eos_token_id");
+  config.erase("bos_token_id");
+  write();
+  EXPECT_EQ(read_llama_config(folder.path()).eos_token_id(), std::vector<int64_t>{2});
+  EXPECT_EQ(read_llama_config(folder.path()).bos_token_id(), 1);
+}
+
 TEST_F(LoadLlama, SaysWhichFileIsMissingOrIsNoJson) {
   write();
   std::filesystem::remove(folder / "config.json");

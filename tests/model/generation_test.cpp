@@ -217,10 +217,14 @@ TEST(Generation, EqualsThatOfTransformers) {
 TEST(StopTokens, AreThoseOfTheGenerationConfigElseOfTheConfig) {
   const testing::TemporaryFolder folder;
   EXPECT_TRUE(read_stop_token_ids(folder.path()).empty());
-  write_file(folder / "config.json", R"({"eos_token_id": 2})");
-  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{2});
+  write_file(folder / "config.json", R"({"eos_token_id": null})");
+  EXPECT_TRUE(read_stop_token_ids(folder.path()).empty());
+  write_file(folder / "config.json", "{}");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{2}) << "transformers' default";
+  write_file(folder / "config.json", R"({"eos_token_id": 3})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{3});
   write_file(folder / "generation_config.json", R"({"eos_token_id": null})");
-  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{2});
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{3});
   write_file(folder / "generation_config.json", R"({"eos_token_id": [7, 8]})");
   EXPECT_EQ(read_stop_token_ids(folder.path()), (Ids{7, 8}));
   write_file(folder / "generation_config.json", R"({"eos_token_id": "</s>"})");
