@@ -130,8 +130,8 @@ LlamaOptions read_llama_config(const std::filesystem::path& folder_or_file) {
 
   const double theta = config.number("rope_theta", kDefaultTheta);
   options.rope(RopeOptions().theta(theta));
-  for (const char* field : {"rope_scaling", "rope_parameters"}) { // the newer spelling wins
-    if (config.has(field)) {
+  for (const char* field : {"rope_parameters", "rope_scaling"}) { // transformers: rope_scaling or rope_parameters
+    if (config.has(field) && !config.object(field).json().empty()) {
       options.rope(read_rope(config.object(field), theta));
     }
   }

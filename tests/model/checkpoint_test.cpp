@@ -216,6 +216,20 @@ TEST_F(LoadLlama, NamesTheRotaryFieldThatIsNotSupported) {
   }
 }
 
+TEST_F(LoadLlama, TakesTheOlderSpellingOfTheRotaryFieldsFirst) {
+  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 50.0}};
+  write();
+  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 2.0);
+  config["rope_scaling"] = json::object();
+  write();
+  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 2.0);
+  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
+  config["rope_theta"] = 70.0;
+  write();
+  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 4.0);
+  EXPECT_EQ(read_llama_config(folder.path()).rope().theta(), 70.0);
+}
+
 TEST_F(LoadLlama, ReadsAbsentSpecialTokensAsTransformersDoesAndNullAsNone) {
   config["eos_token_id"] = nullptr;
   config["bos_token_id"] = nullptr;
