@@ -43,10 +43,10 @@ RopeOptions read_rope(const JsonObject& rope, double theta) {
   rope.at("factor");
   options.factor(rope.number("factor", 1.0));
   if (options.scaling() == RopeScaling::kLlama3) {
-    for (const char* field : {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+    for (const char* field : {"low_freq_factor", "high_freq_factor"}) {
       rope.at(field);
     }
-    options.original_max_position_embeddings(rope.integer("original_max_position_embeddings"));
+    options.original_max_position_embeddings(rope.integer("original_max_position_embeddings", 0));
     options.low_freq_factor(rope.number("low_freq_factor", 1.0));
     options.high_freq_factor(rope.number("high_freq_factor", 4.0));
     if (options.high_freq_factor() <= options.low_freq_factor()) {

@@ -230,6 +230,19 @@ TEST_F(LoadLlama, TakesTheOlderSpellingOfTheRotaryFieldsFirst) {
   EXPECT_EQ(read_llama_config(folder.path()).rope().theta(), 70.0);
 }
 
+TEST(LoadLlamaRotary, TakesAnAbsentOriginalLengthForTheWholeLength) {
+  const auto source = test_data("golden/forms/rope_llama3");
+  TemporaryFolder folder;
+  std::filesystem::copy(source, folder.path(), std::filesystem::copy_options::overwrite_existing);
+  json config = json::parse(read_file(folder / "config.json"));
+  config["max_position_embeddings"] = config["rope_parameters"]["original_max_position_embeddings"];
+  config["rope_parameters"].erase("original_max_position_embeddings");
+  write_file(folder / "config.json", config.dump());
+  LlamaForCausalLM original = load_llama(source);
+  LlamaForCausalLM copy = load_llama(folder.path());
+  EXPECT_TRUE(at::equal(logits(copy), logits(original)));
+}
+
 TEST_F(LoadLlama, ReadsAbsentSpecialTokensAsTransformersDoesAndNullAsNone) {
   config["eos_token_id"] = nullptr;
   config["bos_token_id"] = nullptr;
