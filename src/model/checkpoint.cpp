@@ -68,7 +68,7 @@ void check_all_or_none(const ModelFolder& folder, const std::string& module, std
 bool has_layer(const ModelFolder& folder, int64_t layer) {
   const std::string prefix = layer_prefix(layer);
   return std::any_of(folder.names().begin(), folder.names().end(), [&](const std::string& name) {
-    return name.starts_with(prefix);
+    return name.starts_with(prefix) && !is_ignored(name);
   });
 }
 
@@ -78,6 +78,9 @@ std::vector<LlamaLayerShape> layer_shapes(const ModelFolder& folder, const Llama
   const int64_t head_dim = options.resolved_head_dim();
   for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
     const std::string prefix = layer_prefix(layer);
+    if (!has_layer(folder, layer)) {
+      throw FormatError(folder.path(), "all tensors of " + prefix.substr(0, prefix.size() - 1) + " are missing");
+    }
     check_all_or_none(folder, prefix + "self_attn.", {"q_proj", "k_proj", "v_proj", "o_proj"});
     check_all_or_none(folder, prefix + "mlp.", {"gate_proj", "up_proj", "down_proj"});
     shapes.push_back(

@@ -267,6 +267,13 @@ TEST_F(LoadLlama, SaysWhichFileIsMissingOrIsNoJson) {
   EXPECT_THAT(message_of<FileError>([&] { load_llama(folder.path()); }), HasSubstr("holds neither model.safetensors"));
 }
 
+TEST_F(LoadLlama, NamesALayerThatIsMissingWhole) {
+  std::erase_if(tensors, [](const auto& named) { return named.first.starts_with("model.layers.0."); });
+  EXPECT_EQ(failure(), ": all tensors of model.layers.0 are missing");
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({6});
+  EXPECT_EQ(failure(), ": all tensors of model.layers.0 are missing");
+}
+
 class PrunedLlama : public ModelCopy {
  protected:
   /// Layer 1 without its second group of heads and half of its MLP; `whole` is the same function at full width.
