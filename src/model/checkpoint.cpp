@@ -1,7 +1,9 @@
 #include <rora/model/checkpoint.h>
 
 #include "../checkpoint/atomic_file.h"
+#include "../checkpoint/json_object.h"
 
+#include <rora/checkpoint/file.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/error.h>
 
@@ -9,6 +11,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -169,17 +172,45 @@ at::Tensor checked_tensor(
   return tensor;
 }
 
+const std::map<std::string, at::ScalarType> kDtypes{
+    {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}, {"float64", at::kDouble}};
+
 std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    case at::kDouble:
-      return "float64";
-    default:
-      return "float32";
+  const auto found =
+      std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& named) { return named.second == dtype; });
+  return found == kDtypes.end() ? "float32" : found->first;
+}
+
+/// The dtype of config.json, under its newer or older name.
+std::optional<at::ScalarType> configured_dtype(const ModelFolder& folder) {
+  const std::filesystem::path path = folder.path() / "config.json";
+  const auto config = detail::JsonObject::parse(path, read_file(path));
+  for (const char* field : {"dtype", "torch_dtype"}) {
+    if (config.has(field)) {
+      const auto found = kDtypes.find(config.string(field));
+      if (found == kDtypes.end()) {
+        config.fail(field, "'" + config.string(field) + "' is not supported");
+      }
+      return found->second;
+    }
   }
+  return std::nullopt;
+}
+
+/// The one dtype that a model of weights in several is brought to: config.json's, as in transformers, or that of the
+/// embeddings. Nothing where all weights have the same.
+std::optional<at::ScalarType> common_dtype(const ModelFolder& folder) {
+  std::set<at::ScalarType> dtypes;
+  for (const std::string& name : folder.names()) {
+    if (!is_ignored(name) && at::isFloatingType(folder.dtype(name))) {
+      dtypes.insert(folder.dtype(name));
+    }
+  }
+  if (dtypes.size() < 2) {
+    return std::nullopt;
+  }
+  const auto configured = configured_dtype(folder);
+  return configured ? configured : folder.dtype(folder.contains(kEmbedding) ? kEmbedding : kHead);
 }
 
 /// The model's own tensors, without those of attached adapters.
@@ -202,6 +233,9 @@ LlamaForCausalLM load_llama(const std::filesystem::path& path, std::optional<at:
   const ModelFolder folder(path);
   at::NoGradGuard no_grad;
   LlamaForCausalLM model(infer_options(folder));
+  if (!dtype) {
+    dtype = common_dtype(folder);
+  }
   std::set<std::string> used;
   for (auto& item : model->named_parameters()) {
     std::string name = item.key();

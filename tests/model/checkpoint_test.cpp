@@ -274,6 +274,28 @@ TEST_F(LoadLlama, NamesALayerThatIsMissingWhole) {
   EXPECT_EQ(failure(), ": all tensors of model.layers.0 are missing");
 }
 
+TEST_F(LoadLlama, BringsMixedDtypesToTheConfigsOrTheEmbeddings) {
+  tensors.at("model.norm.weight") = tensors.at("model.norm.weight").to(at::kBFloat16);
+  for (auto& [name, tensor] : tensors) {
+    tensor = name.ends_with("_proj.weight") ? tensor.to(at::kHalf) : tensor;
+  }
+  const auto expect_dtype = [&](at::ScalarType dtype) {
+    LlamaForCausalLM model = load();
+    for (const auto& item : model->named_parameters()) {
+      EXPECT_EQ(item.value().scalar_type(), dtype) << item.key();
+    }
+    EXPECT_TRUE(at::isfinite(logits(model)).all().item<bool>());
+  };
+  config.erase("dtype");
+  config.erase("torch_dtype");
+  expect_dtype(at::kFloat);
+  config["torch_dtype"] = "bfloat16";
+  expect_dtype(at::kBFloat16);
+  config["dtype"] = "float32";
+  expect_dtype(at::kFloat);
+  EXPECT_THAT(failure_with("dtype", "int8"), HasSubstr("/config.json: dtype 'int8' is not supported"));
+}
+
 class PrunedLlama : public ModelCopy {
  protected:
   /// Layer 1 without its second group of heads and half of its MLP; `whole` is the same function at full width.

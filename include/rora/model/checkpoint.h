@@ -8,6 +8,7 @@
 namespace rora {
 
 /// The LLaMA of a Hugging Face folder, frozen. Weights stay mapped in the file's dtype unless `dtype` asks for another.
+/// A file of several dtypes is brought to config.json's, as by transformers, or to the embeddings'.
 /// Layer widths, biases, tying and vocabulary follow from the tensors present; config.json must agree with them on
 /// hidden size, vocabulary and layer count. Throws `FileError` or `FormatError` (missing, unexpected or misshapen
 /// tensors; NaN or infinite weights), naming file and tensor.
