@@ -165,7 +165,7 @@ at::Tensor checked_tensor(
   if (dtype) {
     tensor = tensor.to(*dtype);
   }
-  // One pass: a NaN or an infinity makes the sum of x·0 a NaN.
+  // One pass: a NaN or an infinity shows in the sum. Finite weights may overflow it: then each is looked at.
   if (!at::isfinite(tensor.sum(at::kFloat)).item<bool>() && !at::isfinite(tensor).all().item<bool>()) {
     throw FormatError(folder.file(name), name + " holds NaN or infinite values");
   }

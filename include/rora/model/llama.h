@@ -56,7 +56,7 @@ class LlamaForCausalLMImpl : public torch::nn::Module {
 
   /// The cross-entropy of each labelled token from the tokens before it, summed in fp32. `labels` is int64
   /// `[batch, seq]`, unshifted, `kIgnoreIndex` (−100) where no loss is taken; logits exist for labelled tokens alone,
-  /// a chunk at a time.
+  /// a chunk at a time; all of them at once where an adapter of lm_head is active.
   LossSum loss(const LlamaInput& input, const at::Tensor& labels);
 
   /// The head's projection of hidden states `[..., hidden]`.
