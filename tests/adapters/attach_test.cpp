@@ -161,6 +161,7 @@ TEST(MergeAdapters, LeavesTheModelsLogitsAndUnmergingItsBytes) {
     const at::Tensor before = model->forward(input);
     const at::Tensor weight = model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight.clone();
     merge_adapters(*model);
+    EXPECT_FALSE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
     EXPECT_LT(rora::testing::relative_error(model->forward(input), before), 1e-5);
     unmerge_adapters(*model);
     EXPECT_TRUE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
