@@ -7,7 +7,7 @@ set(_rora_targets rora_core rora)
 if(TARGET rora_whole)
   list(APPEND _rora_targets rora_whole)
 endif()
-install(TARGETS ${_rora_targets} EXPORT roraTargets)
+install(TARGETS ${_rora_targets} EXPORT roraTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/rora" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
 install(EXPORT roraTargets NAMESPACE rora:: DESTINATION "${_rora_package_dir}")
 
