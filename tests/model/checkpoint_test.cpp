@@ -216,46 +216,6 @@ TEST_F(LoadLlama, NamesTheRotaryFieldThatIsNotSupported) {
   }
 }
 
-TEST_F(LoadLlama, TakesTheOlderSpellingOfTheRotaryFieldsFirst) {
-  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 50.0}};
-  write();
-  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 2.0);
-  config["rope_scaling"] = json::object();
-  write();
-  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 2.0);
-  config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
-  config["rope_theta"] = 70.0;
-  write();
-  EXPECT_EQ(read_llama_config(folder.path()).rope().factor(), 4.0);
-  EXPECT_EQ(read_llama_config(folder.path()).rope().theta(), 70.0);
-}
-
-TEST(LoadLlamaRotary, TakesAnAbsentOriginalLengthForTheWholeLength) {
-  const auto source = test_data("golden/forms/rope_llama3");
-  TemporaryFolder folder;
-  std::filesystem::copy(source, folder.path(), std::filesystem::copy_options::overwrite_existing);
-  json config = json::parse(read_file(folder / "config.json"));
-  config["max_position_embeddings"] = config["rope_parameters"]["original_max_position_embeddings"];
-  config["rope_parameters"].erase("original_max_position_embeddings");
-  write_file(folder / "config.json", config.dump());
-  LlamaForCausalLM original = load_llama(source);
-  LlamaForCausalLM copy = load_llama(folder.path());
-  EXPECT_TRUE(at::equal(logits(copy), logits(original)));
-}
-
-TEST_F(LoadLlama, ReadsAbsentSpecialTokensAsTransformersDoesAndNullAsNone) {
-  config["eos_token_id"] = nullptr;
-  config["bos_token_id"] = nullptr;
-  write();
-  EXPECT_TRUE(read_llama_config(folder.path()).eos_token_id().empty());
-  EXPECT_EQ(read_llama_config(folder.path()).bos_token_id(), std::nullopt);
-  config.erase("eos_token_id");
-  config.erase("bos_token_id");
-  write();
-  EXPECT_EQ(read_llama_config(folder.path()).eos_token_id(), std::vector<int64_t>{2});
-  EXPECT_EQ(read_llama_config(folder.path()).bos_token_id(), 1);
-}
-
 TEST_F(LoadLlama, SaysWhichFileIsMissingOrIsNoJson) {
   write();
   std::filesystem::remove(folder / "config.json");

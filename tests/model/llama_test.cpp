@@ -1,11 +1,13 @@
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 
+#include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/checkpoint.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -72,6 +74,17 @@ INSTANTIATE_TEST_SUITE_P(
         "tied_with_only_the_head",
         "tied_with_both_keys"),
     [](const auto& info) { return info.param; });
+
+TEST(LlamaForms, TheOriginalLengthIsTheWholeWhereTheConfigNamesNone) {
+  const auto source = test_data("golden/forms/rope_llama3");
+  testing::TemporaryFolder folder;
+  std::filesystem::copy(source, folder.path());
+  auto config = nlohmann::json::parse(read_file(source / "config.json"));
+  config["max_position_embeddings"] = config["rope_parameters"]["original_max_position_embeddings"];
+  config["rope_parameters"].erase("original_max_position_embeddings");
+  write_file(folder / "config.json", config.dump());
+  expect_answers(folder.path(), folder / "answers.safetensors");
+}
 
 class LlamaInputs : public ::testing::TestWithParam<std::string> {};
 
