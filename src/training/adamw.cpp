@@ -8,13 +8,15 @@ AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
     : exp_avg(at::zeros_like(parameters.values())),
       exp_avg_sq(at::zeros_like(parameters.values())),
       parameters_(parameters),
-      options_(options) {}
+      options_(options) {
+}
 
 void AdamW::step(double learning_rate) {
   at::NoGradGuard no_grad;
-  // The kernel corrects the bias by the count of this update, which it does not advance itself.
+  // The kernel corrects the bias by the count of this update, which it does not advance itself. On a GPU it reads the
+  // count there.
   ++steps;
-  const at::Tensor count = at::full({}, static_cast<double>(steps), at::kFloat);
+  const at::Tensor count = at::full({}, static_cast<double>(steps), parameters_.values().options().dtype(at::kFloat));
   at::_fused_adamw_(
       {parameters_.values()},
       {parameters_.gradients()},
@@ -32,4 +34,4 @@ void AdamW::step(double learning_rate) {
   parameters_.mark_changed();
 }
 
-} // namespace rora
+}  // namespace rora

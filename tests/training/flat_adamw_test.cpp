@@ -79,6 +79,27 @@ TEST(AdamW, TakesTheStepsOfTorchsOptimiser) {
   }
 }
 
+TEST(AdamW, TakesTheSameStepsOnAGpu) {
+  if (!at::hasCUDA()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  const auto run = [](at::Device device) {
+    auto own = parameters();
+    for (at::Tensor& each : own) {
+      each = each.detach().to(device).set_requires_grad(true);
+    }
+    FlatParameters flat(own);
+    AdamW optimizer(flat);
+    for (int step = 0; step < 5; ++step) {
+      flat.zero_grad();
+      loss(own).backward();
+      optimizer.step(0.03);
+    }
+    return flat.values().cpu();
+  };
+  EXPECT_LT(rora::testing::relative_error(run(at::kCUDA), run(at::kCPU)), 1e-12);
+}
+
 TEST(AdamW, AChangedParameterHasANewVersion) {
   auto own = parameters();
   FlatParameters flat(own);
