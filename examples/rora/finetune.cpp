@@ -20,6 +20,10 @@ struct Arguments {
   bool portable = false;
 };
 
+/// What an adapter computes with its tensors.
+const std::vector<std::string> kAdapterFlags{
+    "rank", "alpha", "scaling", "dora", "dropout", "dora-dropout", "target-modules", "init-adapter"};
+
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
@@ -46,7 +50,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
     save_adapter(
         *model, options, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save}.run(folder);
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(folder);
 }
 
 }  // namespace

@@ -162,7 +162,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
       write_file(target / "tokenizer.model", start.tokenizer_model);
     }
   };
-  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save}.run(folder);
+  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder);
 }
 
 }  // namespace

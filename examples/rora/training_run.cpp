@@ -13,6 +13,7 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
+#include <map>
 
 namespace rora::cli {
 namespace {
@@ -184,6 +185,11 @@ int TrainingRun::run(RunFolder& folder) {
     trainer.set_validation(data.eval.examples);
   }
   trainer.set_save(save);
+  std::map<std::string, std::string> fingerprint;
+  for (const std::string& name : identity) {
+    fingerprint[name] = record["config"][name].dump();
+  }
+  trainer.set_fingerprint(fingerprint);
   const int64_t restored = trainer.restore();
   folder.begin(record, restored);
   if (restored > 0) {

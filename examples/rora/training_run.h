@@ -35,6 +35,8 @@ struct TrainingRun {
   TrainingData data;
   /// Writes the trained part of the model into a folder: for checkpoints, and at the end.
   std::function<void(const std::filesystem::path&)> save;
+  /// Flags that decide what is computed and that the trainer does not know: --resume refuses others.
+  std::vector<std::string> identity;
 
   /// Trains, with progress, metrics, checkpoints and run.json. Ctrl-C saves a checkpoint and gives the exit code 130.
   int run(RunFolder& folder);

@@ -1,6 +1,8 @@
 #include <rora/training/trainer.h>
 
 #include "batch_input.h"
+#include "fingerprint.h"
+#include "mix.h"
 #include "step_plan.h"
 #include "training_state.h"
 
@@ -17,13 +19,7 @@
 namespace rora {
 namespace {
 
-/// SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): neighbouring steps get unlike seeds.
-uint64_t mix(uint64_t value) {
-  value += 0x9E3779B97F4A7C15u;
-  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
-  value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
-  return value ^ (value >> 31);
-}
+using detail::mix;
 
 int64_t peak_rss_mib() {
   rusage usage{};
@@ -73,27 +69,14 @@ struct Trainer::State {
         plan(this->examples, this->options.batches(), this->options.grad_accum()) {
     total_steps = this->options.max_steps() > 0 ? this->options.max_steps()
                                                 : plan.steps_of_epochs(this->options.epochs());
-  }
-
-  detail::RunFingerprint fingerprint() const {
-    const BatchOptions& batches = options.batches();
-    return {
-        {"batch_size", std::to_string(batches.batch_size)},
-        {"examples", std::to_string(examples.size())},
-        {"grad_accum", std::to_string(options.grad_accum())},
-        {"lr", std::to_string(options.lr() * 1e6) + "e-6"},
-        {"max_length", std::to_string(batches.max_length)},
-        {"packing", batches.packing ? "on" : "off"},
-        {"schedule", schedule_name(options.schedule())},
-        {"seed", std::to_string(batches.seed)},
-        {"shuffle", batches.shuffle ? "on" : "off"},
-        {"total_steps", std::to_string(total_steps)},
-        {"warmup_steps", std::to_string(options.warmup_steps())}};
+    fingerprint = detail::run_fingerprint(this->options, total_steps, this->model);
+    fingerprint["data"] = detail::examples_fingerprint(this->examples);
+    fingerprint["validation"] = detail::examples_fingerprint({});
   }
 
   void save_checkpoint() {
     if (!options.output().empty()) {
-      detail::save_training_state(options.output(), progress, parameters, optimizer, fingerprint(), save);
+      detail::save_training_state(options.output(), progress, parameters, optimizer, fingerprint, save);
     }
   }
 
@@ -174,6 +157,7 @@ struct Trainer::State {
   AdamW optimizer;
   detail::StepPlan plan;
   int64_t total_steps = 0;
+  detail::RunFingerprint fingerprint;
   bool restored = false;
   detail::Progress progress;
   std::function<void(const StepMetrics&)> on_step;
@@ -192,7 +176,12 @@ Trainer::Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerO
 Trainer::~Trainer() = default;
 
 void Trainer::set_validation(std::vector<Example> examples) {
+  state_->fingerprint["validation"] = detail::examples_fingerprint(examples);
   state_->validation = std::move(examples);
+}
+
+void Trainer::set_fingerprint(const std::map<std::string, std::string>& entries) {
+  state_->fingerprint.insert(entries.begin(), entries.end());
 }
 
 void Trainer::set_callback(std::function<void(const StepMetrics&)> on_step) {
@@ -212,7 +201,7 @@ int64_t Trainer::restore() {
   if (!state.restored && state.options.resume()) {
     if (const auto checkpoint = detail::last_checkpoint(state.options.output())) {
       state.progress =
-          detail::load_training_state(*checkpoint, state.parameters, state.optimizer, state.fingerprint());
+          detail::load_training_state(*checkpoint, state.parameters, state.optimizer, state.fingerprint);
     }
     state.restored = true;
   }

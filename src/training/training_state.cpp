@@ -51,6 +51,24 @@ void remove_others(const std::filesystem::path& output, const std::filesystem::p
   }
 }
 
+/// Throws `FormatError` that names what differs.
+void require_same_run(const JsonObject& run, const RunFingerprint& now) {
+  const auto refuse = [&](const std::string& option, const std::string& was, const std::string& is) {
+    run.fail(option, "was " + was + " and is now " + is + ": the run cannot be gone on with");
+  };
+  for (const auto& [option, value] : now) {
+    const std::string before = run.string(option, "absent");
+    if (before != value) {
+      refuse(option, before, value);
+    }
+  }
+  for (const auto& [option, value] : run.json().items()) {
+    if (!now.contains(option)) {
+      refuse(option, run.string(option), "absent");
+    }
+  }
+}
+
 } // namespace
 
 void save_training_state(
@@ -117,12 +135,7 @@ Progress load_training_state(
     const RunFingerprint& fingerprint) {
   const std::filesystem::path path = checkpoint / kStateFile;
   const JsonObject state = JsonObject::parse(path, read_file(path));
-  const JsonObject run = state.object("run");
-  for (const auto& [option, value] : fingerprint) {
-    if (run.string(option, "") != value) {
-      run.fail(option, "was " + run.string(option, "absent") + " and is now " + value + ": the run cannot be gone on with");
-    }
-  }
+  require_same_run(state.object("run"), fingerprint);
   Progress progress;
   progress.step = state.integer("step");
   if (state.has("best_eval_loss")) {

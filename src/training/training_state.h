@@ -1,14 +1,14 @@
 #pragma once
 
+#include "fingerprint.h"
+
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <optional>
-#include <string>
 
 namespace rora::detail {
 
@@ -20,9 +20,6 @@ struct Progress {
   int64_t evaluations_without_gain = 0;
   at::Tensor best_values; ///< of the flat buffer, where there was a validation
 };
-
-/// What a resumed run must repeat for its steps to be the same, by the names of its options.
-using RunFingerprint = std::map<std::string, std::string>;
 
 /// Writes `output/checkpoint-STEP`: trainer_state.json and trainer_state.safetensors beside what `save` writes. The folder
 /// takes its name only when it is whole, and older checkpoints are removed then. Throws `FileError`.

@@ -43,6 +43,18 @@ TEST(FinetuneErrors, AFolderThatHoldsARunNeedsResume) {
   EXPECT_EQ(place.read("run/adapter_model.safetensors"), adapter);
 }
 
+TEST(FinetuneErrors, ResumeRefusesAnotherAdapter) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 4, {"--save-every", "2"})).code, 0);
+  Json run = place.json("run/run.json");
+  run["finished"] = false;  // as a process leaves it that was killed before its end
+  place.write("run/run.json", run.dump());
+  expect_error(run_rora(place.finetune("run", 4, {"--resume", "--alpha", "32"})), 1, "run.alpha was 16");
+  expect_error(run_rora(place.finetune("run", 4, {"--resume", "--scaling", "standard"})), 1, "run.scaling was");
+  expect_error(run_rora(place.finetune("run", 4, {"--resume", "--dropout", "0.5"})), 1, "run.dropout was");
+  EXPECT_EQ(run_rora(place.finetune("run", 4, {"--resume"})).code, 0);
+}
+
 TEST(FinetuneErrors, AnOutputThatIsAFileIsNamed) {
   const Workplace place;
   place.write("run", "");

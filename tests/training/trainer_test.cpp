@@ -159,9 +159,14 @@ class ResumeTest : public ::testing::Test {
 
   /// Runs until `stop_after` steps were taken and returns the adapter.
   at::Tensor run(const TrainerOptions& chosen, int64_t stop_after = 1000, int64_t expected_start = 0) {
-    auto model = adapted(0.2);
-    Trainer trainer(model, counting(30), chosen);
-    trainer.set_validation(counting(5, 30));
+    auto model = adapted(0.2, dtype);
+    if (alter) {
+      at::NoGradGuard no_grad;
+      alter(model);
+    }
+    Trainer trainer(model, counting(30, first_example), chosen);
+    trainer.set_validation(counting(validation_examples, 30));
+    trainer.set_fingerprint({{"alpha", alpha}});
     trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, AdapterOptions(), path); });
     trainer.set_callback([&](const StepMetrics& metrics) {
       if (metrics.step >= stop_after) {
@@ -173,8 +178,23 @@ class ResumeTest : public ::testing::Test {
     return flat(model);
   }
 
+  /// Why a run does not go on from the checkpoint of step 2; nothing where it does.
+  std::string refusal(const TrainerOptions& chosen) {
+    try {
+      run(chosen, 1000, 2);
+    } catch (const FormatError& error) {
+      return error.what();
+    }
+    return {};
+  }
+
   TemporaryFolder folder;
   TrainingResult result;
+  at::ScalarType dtype = at::kFloat;
+  std::function<void(LlamaForCausalLM&)> alter;
+  int64_t first_example = 0;
+  int64_t validation_examples = 5;
+  std::string alpha = "8";
 };
 
 TEST_F(ResumeTest, AResumedRunIsAnUninterruptedOneBitForBit) {
@@ -205,12 +225,33 @@ TEST_F(ResumeTest, AnUnfinishedCheckpointDoesNotCount) {
 
 TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByTheOptionThatDiffers) {
   run(resumable(), 2);
-  try {
-    run(resumable().lr(2e-2), 1000, 2);
-    FAIL() << "nothing was thrown";
-  } catch (const FormatError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("trainer_state.json: run.lr was"));
-  }
+  EXPECT_THAT(refusal(resumable().lr(2e-2)), HasSubstr("trainer_state.json: run.lr was 0.01 and is now 0.02:"));
+  EXPECT_THAT(refusal(resumable().clip(0.5)), HasSubstr("run.clip was"));
+  EXPECT_THAT(refusal(resumable().eval_every(2)), HasSubstr("run.eval_every was"));
+  EXPECT_THAT(refusal(resumable().early_stopping_patience(3)), HasSubstr("run.early_stopping_patience was"));
+  EXPECT_THAT(refusal(resumable().adamw(AdamWOptions().weight_decay(0.1))), HasSubstr("run.weight_decay was"));
+  EXPECT_THAT(refusal(resumable().adamw(AdamWOptions().beta2(0.99))), HasSubstr("run.beta2 was"));
+  dtype = at::kDouble;
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.dtype was Float and is now Double"));
+}
+
+TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByDataModelAndWhatTheCallerNames) {
+  run(resumable(), 2);
+  first_example = 7;
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.data was 30 examples"));
+  first_example = 0;
+  validation_examples = 0;
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.validation was 5 examples"));
+  validation_examples = 5;
+  alpha = "16";
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.alpha was 8 and is now 16"));
+  alpha = "8";
+  alter = [](LlamaForCausalLM& model) { model->model->norm->weight[3] += 0.5; };
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
+  alter = [](LlamaForCausalLM& model) { model->options.rms_norm_eps(1e-3); };
+  EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
+  alter = nullptr;
+  EXPECT_EQ(refusal(resumable()), "");
 }
 
 TEST_F(ResumeTest, ADamagedCheckpointIsAFormatError) {

@@ -11,7 +11,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace rora {
@@ -90,11 +93,16 @@ class Trainer {
   /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_llama`).
   void set_save(std::function<void(const std::filesystem::path&)> save);
 
+  /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A checkpoint
+  /// keeps it all, and `restore` refuses one of another run.
+  void set_fingerprint(const std::map<std::string, std::string>& entries);
+
   /// Optimiser steps of the whole run.
   int64_t total_steps() const;
 
-  /// The step that a resumed run goes on from, 0 for a new one: checkpoints are read here, ahead of `train`. Throws
-  /// `FileError` or `FormatError` for a checkpoint that cannot be gone on from.
+  /// The step that a resumed run goes on from, 0 for a new one: checkpoints are read here, ahead of `train` and after
+  /// what is set above. Throws `FileError` or `FormatError` for a checkpoint that cannot be gone on from, naming what
+  /// differs from the run that wrote it.
   int64_t restore();
 
   /// Trains to the end. Throws `std::runtime_error` for a loss that is not finite, before it harms the parameters.

@@ -1,0 +1,104 @@
+#include "fingerprint.h"
+
+#include "mix.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <string_view>
+
+namespace rora::detail {
+namespace {
+
+/// Tells apart what differs by accident: it is no protection against forgery.
+class Digest {
+ public:
+  void add(uint64_t value) {
+    state_ = mix(state_ ^ value);
+  }
+  void add(const std::vector<int64_t>& values) {
+    add(values.size());
+    for (const int64_t value : values) {
+      add(static_cast<uint64_t>(value));
+    }
+  }
+  void add(std::string_view text) {
+    add(text.size());
+    for (const char byte : text) {
+      add(static_cast<unsigned char>(byte));
+    }
+  }
+  std::string text() const {
+    char digits[17];
+    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(state_));
+    return digits;
+  }
+
+ private:
+  uint64_t state_ = 0;
+};
+
+/// The shortest text that reads back the same.
+std::string number(double value) {
+  return nlohmann::json(value).dump();
+}
+
+/// Configuration, the parameters' names and shapes, and the first values of each frozen one: models of one shape differ
+/// in those, and a whole model takes seconds to read.
+std::string weights_fingerprint(const LlamaForCausalLM& model) {
+  constexpr int64_t kValues = 256;
+  Digest digest;
+  digest.add(llama_config_json(model->options, ""));
+  for (const auto& item : model->named_parameters()) {
+    const at::Tensor& parameter = item.value();
+    digest.add(item.key());
+    digest.add(parameter.sizes().vec());
+    if (!parameter.requires_grad()) {
+      const at::Tensor first =
+          parameter.detach().flatten().slice(0, 0, kValues).to(at::kDouble).cpu().contiguous().view(at::kLong);
+      digest.add(
+          std::vector<int64_t>(first.const_data_ptr<int64_t>(), first.const_data_ptr<int64_t>() + first.numel()));
+    }
+  }
+  return digest.text();
+}
+
+}  // namespace
+
+RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const LlamaForCausalLM& model) {
+  const BatchOptions& batches = options.batches();
+  const AdamWOptions& adamw = options.adamw();
+  return {
+      {"batch_size", std::to_string(batches.batch_size)},
+      {"beta1", number(adamw.beta1())},
+      {"beta2", number(adamw.beta2())},
+      {"clip", number(options.clip())},
+      {"dtype", c10::toString(model->head_weight().scalar_type())},
+      {"early_stopping_patience", std::to_string(options.early_stopping_patience())},
+      {"eps", number(adamw.eps())},
+      {"eval_every", std::to_string(options.eval_every())},
+      {"grad_accum", std::to_string(options.grad_accum())},
+      {"lr", number(options.lr())},
+      {"max_length", std::to_string(batches.max_length)},
+      {"packing", batches.packing ? "on" : "off"},
+      {"schedule", schedule_name(options.schedule())},
+      {"seed", std::to_string(batches.seed)},
+      {"shuffle", batches.shuffle ? "on" : "off"},
+      {"total_steps", std::to_string(total_steps)},
+      {"warmup_steps", std::to_string(options.warmup_steps())},
+      {"weight_decay", number(adamw.weight_decay())},
+      {"weights", weights_fingerprint(model)}};
+}
+
+std::string examples_fingerprint(const std::vector<Example>& examples) {
+  Digest digest;
+  for (const Example& example : examples) {
+    digest.add(example.input_ids);
+    digest.add(example.labels);
+  }
+  return std::to_string(examples.size()) + " examples of digest " + digest.text();
+}
+
+}  // namespace rora::detail
