@@ -214,11 +214,15 @@ TrainingResult Trainer::train() {
   TrainingResult result;
   state.model->train();
   while (state.progress.step < state.total_steps) {
+    if (state.out_of_patience()) {
+      result.stopped_early = true;
+      break;
+    }
     const StepMetrics metrics = state.take_step();
     if (state.on_step) {
       state.on_step(metrics);
     }
-    const bool last = state.progress.step == state.total_steps;
+    const bool last = state.progress.step == state.total_steps || state.out_of_patience();
     if (state.stop_requested && !last) {
       state.save_checkpoint();
       result.interrupted = true;
@@ -226,10 +230,6 @@ TrainingResult Trainer::train() {
     }
     if (state.options.save_every() > 0 && (last || state.progress.step % state.options.save_every() == 0)) {
       state.save_checkpoint();
-    }
-    if (metrics.eval_loss && state.out_of_patience()) {
-      result.stopped_early = true;
-      break;
     }
   }
   state.model->eval();

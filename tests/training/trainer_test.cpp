@@ -210,6 +210,24 @@ TEST_F(ResumeTest, AResumedRunIsAnUninterruptedOneBitForBit) {
   EXPECT_EQ(result.best_step, uninterrupted.best_step);
 }
 
+TEST_F(ResumeTest, ARunThatIsOutOfPatienceEndsThereHoweverItWasCut) {
+  const auto impatient = [](TrainerOptions chosen) {
+    // A rate far too high: the loss gets worse after the first steps.
+    return chosen.lr(0.5).schedule(Schedule::kConstant).max_steps(60).early_stopping_patience(3);
+  };
+  const at::Tensor whole = run(impatient(options().grad_accum(2).eval_every(1)));
+  const int64_t steps = result.steps;
+  ASSERT_TRUE(result.stopped_early);
+  // A stop asked for during the last step.
+  EXPECT_TRUE(at::equal(run(impatient(resumable()), steps), whole));
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_FALSE(result.interrupted);
+  // Ended after the checkpoint of that step.
+  EXPECT_TRUE(at::equal(run(impatient(resumable()), 1000, steps), whole));
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_EQ(result.steps, steps);
+}
+
 TEST_F(ResumeTest, AFinishedRunTakesNoMoreSteps) {
   const at::Tensor whole = run(resumable());
   EXPECT_TRUE(at::equal(run(resumable(), 1000, 6), whole));
