@@ -15,12 +15,12 @@ namespace rora::detail {
 namespace {
 
 constexpr std::string_view kPrefix = "checkpoint-";
+constexpr std::string_view kUnfinished = ".partial";
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kTensorsFile = "trainer_state.safetensors";
 
-/// The step in a checkpoint folder's name, or nothing for any other name (an unfinished one has a suffix).
-std::optional<int64_t> step_of(const std::filesystem::path& folder) {
-  const std::string name = folder.filename().string();
+/// The step in the name of a checkpoint's folder, or nothing for any other name, an unfinished one's too.
+std::optional<int64_t> step_of(std::string_view name) {
   int64_t step = 0;
   if (!name.starts_with(kPrefix)) {
     return std::nullopt;
@@ -28,7 +28,15 @@ std::optional<int64_t> step_of(const std::filesystem::path& folder) {
   const char* begin = name.data() + kPrefix.size();
   const char* end = name.data() + name.size();
   const auto [stop, error] = std::from_chars(begin, end, step);
-  return begin != end && error == std::errc() && stop == end ? std::optional<int64_t>(step) : std::nullopt;
+  const bool whole = begin != end && error == std::errc() && stop == end;
+  return whole && step >= 0 ? std::optional<int64_t>(step) : std::nullopt;
+}
+
+bool is_ours(std::string name) {
+  if (name.ends_with(kUnfinished)) {
+    name.resize(name.size() - kUnfinished.size());
+  }
+  return step_of(name).has_value();
 }
 
 void remove_tree(const std::filesystem::path& path) {
@@ -42,7 +50,7 @@ void remove_tree(const std::filesystem::path& path) {
 void remove_others(const std::filesystem::path& output, const std::filesystem::path& kept) {
   std::vector<std::filesystem::path> others;
   for (const auto& entry : std::filesystem::directory_iterator(output)) {
-    if (entry.is_directory() && entry.path() != kept && entry.path().filename().string().starts_with(kPrefix)) {
+    if (entry.is_directory() && entry.path() != kept && is_ours(entry.path().filename().string())) {
       others.push_back(entry.path());
     }
   }
@@ -79,7 +87,7 @@ void save_training_state(
     const RunFingerprint& fingerprint,
     const std::function<void(const std::filesystem::path&)>& save) {
   const std::filesystem::path target = output / (std::string(kPrefix) + std::to_string(progress.step));
-  const std::filesystem::path partial = target.string() + ".partial";
+  const std::filesystem::path partial = target.string() + std::string(kUnfinished);
   remove_tree(partial);
   std::error_code error;
   std::filesystem::create_directories(partial, error);
@@ -118,11 +126,13 @@ void save_training_state(
 
 std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output) {
   std::optional<std::filesystem::path> last;
+  int64_t last_step = -1;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(output, error)) {
-    const auto step = step_of(entry.path());
-    if (step && (!last || *step > *step_of(*last))) {
+    const auto step = step_of(entry.path().filename().string());
+    if (step && *step > last_step) {
       last = entry.path();
+      last_step = *step;
     }
   }
   return last;

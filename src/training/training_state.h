@@ -22,7 +22,8 @@ struct Progress {
 };
 
 /// Writes `output/checkpoint-STEP`: trainer_state.json and trainer_state.safetensors beside what `save` writes. The folder
-/// takes its name only when it is whole, and older checkpoints are removed then. Throws `FileError`.
+/// takes its name only when it is whole, and older checkpoints are removed then: folders of such a name alone. Throws
+/// `FileError`.
 void save_training_state(
     const std::filesystem::path& output,
     const Progress& progress,

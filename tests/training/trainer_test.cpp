@@ -16,6 +16,7 @@ namespace rora {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 using rora::testing::relative_error;
 using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
@@ -239,6 +240,19 @@ TEST_F(ResumeTest, AnUnfinishedCheckpointDoesNotCount) {
   std::filesystem::create_directory(folder / "checkpoint-5.partial");
   std::filesystem::create_directory(folder / "checkpoint-x");
   run(resumable(), 1000, 2);
+}
+
+TEST_F(ResumeTest, OnlyItsOwnOldCheckpointsAreRemoved) {
+  for (const char* name : {"checkpoint-40-keep", "checkpoint-best", "checkpoint--1", "checkpoint-1.partial"}) {
+    std::filesystem::create_directory(folder / name);
+  }
+  run(resumable());
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    names.push_back(entry.path().filename().string());
+  }
+  EXPECT_THAT(
+      names, UnorderedElementsAre("checkpoint-6", "checkpoint-40-keep", "checkpoint-best", "checkpoint--1"));
 }
 
 TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByTheOptionThatDiffers) {
