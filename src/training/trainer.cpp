@@ -201,7 +201,8 @@ int64_t Trainer::restore() {
   if (!state.restored && state.options.resume()) {
     if (const auto checkpoint = detail::last_checkpoint(state.options.output())) {
       state.progress =
-          detail::load_training_state(*checkpoint, state.parameters, state.optimizer, state.fingerprint);
+          detail::load_training_state(
+              *checkpoint, state.parameters, state.optimizer, state.fingerprint, state.total_steps);
     }
     state.restored = true;
   }

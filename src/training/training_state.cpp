@@ -77,7 +77,31 @@ void require_same_run(const JsonObject& run, const RunFingerprint& now) {
   }
 }
 
-} // namespace
+int64_t integer_in(const JsonObject& state, const std::string& field, int64_t minimum, int64_t maximum) {
+  const int64_t value = state.integer(field);
+  if (value < minimum || value > maximum) {
+    const std::string expected =
+        minimum == maximum ? std::to_string(minimum) : std::to_string(minimum) + " to " + std::to_string(maximum);
+    state.fail(field, "must be " + expected + ", not " + std::to_string(value));
+  }
+  return value;
+}
+
+/// `named_step`: the one in the folder's name.
+Progress read_progress(const JsonObject& state, int64_t named_step, int64_t total_steps) {
+  Progress progress;
+  progress.step = integer_in(state, "step", 0, total_steps);
+  integer_in(state, "step", named_step, named_step);
+  integer_in(state, "optimizer_steps", progress.step, progress.step);
+  if (state.has("best_eval_loss")) {
+    progress.best_eval_loss = state.number("best_eval_loss", 0.0);
+  }
+  progress.best_step = integer_in(state, "best_step", 0, progress.step);
+  progress.evaluations_without_gain = integer_in(state, "evaluations_without_gain", 0, progress.step);
+  return progress;
+}
+
+}  // namespace
 
 void save_training_state(
     const std::filesystem::path& output,
@@ -142,18 +166,12 @@ Progress load_training_state(
     const std::filesystem::path& checkpoint,
     FlatParameters& parameters,
     AdamW& optimizer,
-    const RunFingerprint& fingerprint) {
+    const RunFingerprint& fingerprint,
+    int64_t total_steps) {
   const std::filesystem::path path = checkpoint / kStateFile;
   const JsonObject state = JsonObject::parse(path, read_file(path));
   require_same_run(state.object("run"), fingerprint);
-  Progress progress;
-  progress.step = state.integer("step");
-  if (state.has("best_eval_loss")) {
-    progress.best_eval_loss = state.number("best_eval_loss", 0.0);
-  }
-  progress.best_step = state.integer("best_step");
-  progress.evaluations_without_gain = state.integer("evaluations_without_gain");
-
+  Progress progress = read_progress(state, step_of(checkpoint.filename().string()).value_or(-1), total_steps);
   const SafetensorsFile file(checkpoint / kTensorsFile);
   const auto read = [&](const char* name) {
     const at::Tensor tensor = file.tensor(name);
@@ -165,16 +183,19 @@ Progress load_training_state(
   const at::Tensor values = read("values");
   const at::Tensor exp_avg = read("exp_avg");
   const at::Tensor exp_avg_sq = read("exp_avg_sq");
-  if (file.contains("best_values")) {
+  if (file.contains("best_values") != progress.best_eval_loss.has_value()) {
+    throw FormatError(file.path(), "best_values must stand beside best_eval_loss of " + std::string(kStateFile));
+  }
+  if (progress.best_eval_loss) {
     progress.best_values = read("best_values").clone();
   }
   at::NoGradGuard no_grad;
   parameters.values().copy_(values);
   optimizer.exp_avg.copy_(exp_avg);
   optimizer.exp_avg_sq.copy_(exp_avg_sq);
-  optimizer.steps = state.integer("optimizer_steps");
+  optimizer.steps = progress.step;
   parameters.mark_changed();
   return progress;
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

@@ -15,13 +15,14 @@
 namespace rora {
 namespace {
 
-using ::testing::HasSubstr;
-using ::testing::UnorderedElementsAre;
 using rora::testing::relative_error;
 using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
-/// Sequences that count upwards from a seed, labelled from a third of their length on: unequal lengths and label counts.
+/// Sequences that count upwards from a seed, labelled from a third of their length on: unequal lengths and label
+/// counts.
 std::vector<Example> counting(int64_t count, int64_t first = 0) {
   std::vector<Example> examples;
   for (int64_t i = first; i < first + count; ++i) {
@@ -251,8 +252,7 @@ TEST_F(ResumeTest, OnlyItsOwnOldCheckpointsAreRemoved) {
   for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
     names.push_back(entry.path().filename().string());
   }
-  EXPECT_THAT(
-      names, UnorderedElementsAre("checkpoint-6", "checkpoint-40-keep", "checkpoint-best", "checkpoint--1"));
+  EXPECT_THAT(names, UnorderedElementsAre("checkpoint-6", "checkpoint-40-keep", "checkpoint-best", "checkpoint--1"));
 }
 
 TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByTheOptionThatDiffers) {
@@ -292,11 +292,34 @@ TEST_F(ResumeTest, ADamagedCheckpointIsAFormatError) {
   EXPECT_THROW(run(resumable(), 1000, 2), FormatError);
 }
 
+TEST_F(ResumeTest, AStateThatCannotBeIsAFormatError) {
+  run(resumable(), 2);
+  const std::filesystem::path path = folder / "checkpoint-2" / "trainer_state.json";
+  const auto whole = nlohmann::ordered_json::parse(read_file(path));
+  const auto with = [&](const char* field, const nlohmann::ordered_json& value) {
+    auto changed = whole;
+    changed[field] = value;
+    write_file(path, changed.dump());
+    return refusal(resumable());
+  };
+  EXPECT_THAT(with("step", -1), HasSubstr("trainer_state.json: step must be 0 to 6, not -1"));
+  EXPECT_THAT(with("step", 7), HasSubstr("step must be 0 to 6, not 7"));
+  EXPECT_THAT(with("step", 3), HasSubstr("step must be 2, not 3"));
+  EXPECT_THAT(with("step", 18446744073709551615u), HasSubstr("step must be"));
+  EXPECT_THAT(with("optimizer_steps", 0), HasSubstr("optimizer_steps must be 2, not 0"));
+  EXPECT_THAT(with("best_step", 3), HasSubstr("best_step must be 0 to 2, not 3"));
+  EXPECT_THAT(with("evaluations_without_gain", -5), HasSubstr("evaluations_without_gain must be"));
+  EXPECT_THAT(with("best_eval_loss", nullptr), HasSubstr("trainer_state.safetensors: best_values"));
+  EXPECT_EQ(with("step", 2), "");
+}
+
 TEST(Trainer, KeepsTheBestValidationsParametersAndStopsEarly) {
   auto model = adapted();
   // A rate far too high: the loss gets worse after the first steps.
   Trainer trainer(
-      model, counting(20), options().lr(0.5).schedule(Schedule::kConstant).max_steps(60).eval_every(1).early_stopping_patience(5));
+      model,
+      counting(20),
+      options().lr(0.5).schedule(Schedule::kConstant).max_steps(60).eval_every(1).early_stopping_patience(5));
   trainer.set_validation(counting(5, 20));
   std::vector<double> losses;
   trainer.set_callback([&](const StepMetrics& metrics) { losses.push_back(metrics.eval_loss.value()); });
@@ -331,5 +354,5 @@ TEST(MeanLoss, CountsTokensNotBatches) {
   EXPECT_NEAR(mean_loss(model, examples, 1), mean_loss(model, examples, 9), 1e-6);
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora
