@@ -2,6 +2,7 @@
 #include "generation_flags.h"
 
 #include <rora/data/dataset.h>
+#include <rora/text/prompt.h>
 
 #include <unistd.h>
 
@@ -71,14 +72,9 @@ class Chat {
   }
 
  private:
-  /// The chat so far, to where the assistant's message begins; one BOS stands in front where the template has one.
+  /// The chat so far, to where the assistant's message begins.
   std::vector<int64_t> prompt_ids() const {
-    std::vector<int64_t> ids = tokenizer_->encode(render_chat(format_, messages_, true), true);
-    const auto bos = tokenizer_->bos_id;
-    if (bos && format_ != ChatTemplate::kChatML && ids.front() != *bos) {
-      ids.insert(ids.begin(), *bos);
-    }
-    return ids;
+    return encode_chat_prompt(*tokenizer_, format_, render_chat(format_, messages_, true));
   }
 
   std::unique_ptr<Tokenizer> tokenizer_;

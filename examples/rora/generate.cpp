@@ -2,6 +2,7 @@
 #include "generation_flags.h"
 
 #include <rora/checkpoint/file.h>
+#include <rora/text/prompt.h>
 
 #include <unistd.h>
 
@@ -21,7 +22,7 @@ struct Arguments {
 /// The prompt's ids. Where there are none, generation starts from BOS, as in transformers.
 std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tokenizer, const LlamaOptions& options) {
   const std::string prompt = arguments.prompt ? *arguments.prompt : read_file(*arguments.prompt_file);
-  std::vector<int64_t> ids = tokenizer.encode(prompt, true);
+  std::vector<int64_t> ids = encode_prompt(tokenizer, prompt);
   if (ids.empty()) {
     const auto bos = options.bos_token_id() ? options.bos_token_id() : tokenizer.bos_id;
     if (!bos) {

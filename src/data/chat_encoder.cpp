@@ -1,7 +1,9 @@
+#include "record_encoder.h"
+
+#include <rora/text/prompt.h>
+
 #include <algorithm>
 #include <stdexcept>
-
-#include "record_encoder.h"
 
 namespace rora::detail {
 
@@ -15,15 +17,7 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages) con
   for (const Piece& piece : chat_pieces(format, messages)) {
     std::vector<int64_t> ids;
     if (previous == nullptr) {
-      ids = encode_start(piece.text);
-      const auto bos = tokenizer_->bos_id;
-      const bool begins_with_bos = bos && !ids.empty() && ids[0] == *bos;
-      if (bos && !begins_with_bos && format != ChatTemplate::kChatML) {
-        ids.insert(ids.begin(), *bos);
-      }
-      while (begins_with_bos && ids.size() > 1 && ids[1] == *bos) {
-        ids.erase(ids.begin());
-      }
+      ids = encode_chat_prompt(*tokenizer_, format, piece.text);
     } else {
       ids = encode_after(*previous, piece.text);
     }

@@ -1,6 +1,7 @@
 #include "record_encoder.h"
 
 #include <rora/error.h>
+#include <rora/text/prompt.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -18,13 +19,8 @@ void append(Example& example, const std::vector<int64_t>& ids, bool labelled) {
 
 RecordEncoder::RecordEncoder(const Tokenizer* tokenizer, const DatasetOptions& options)
     : tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size) {
-  if (tokenizer_ != nullptr) {
-    if (vocab_size_ == 0) {
-      vocab_size_ = tokenizer_->vocab_size();
-    }
-    const std::vector<int64_t> added = tokenizer_->encode("", true);
-    adds_eos_ = tokenizer_->eos_id && !added.empty() && added.back() == *tokenizer_->eos_id &&
-        (added.size() > 1 || tokenizer_->bos_id != tokenizer_->eos_id);
+  if (tokenizer_ != nullptr && vocab_size_ == 0) {
+    vocab_size_ = tokenizer_->vocab_size();
   }
 }
 
@@ -71,7 +67,7 @@ Example RecordEncoder::encode_completion(const Record& record) const {
   if (record.prompt.empty() && record.completion.empty()) {
     return example;
   }
-  append(example, encode_start(record.prompt), options_.train_on_inputs);
+  append(example, encode_prompt(*tokenizer_, record.prompt), options_.train_on_inputs);
   append(example, tokenizer_->encode(record.completion, false), true);
   return example;
 }
@@ -79,17 +75,9 @@ Example RecordEncoder::encode_completion(const Record& record) const {
 Example RecordEncoder::encode_text(const std::string& text) const {
   Example example;
   if (!text.empty()) {
-    append(example, encode_start(text), true);
+    append(example, encode_prompt(*tokenizer_, text), true);
   }
   return example;
-}
-
-std::vector<int64_t> RecordEncoder::encode_start(std::string_view text) const {
-  std::vector<int64_t> ids = tokenizer_->encode(text, true);
-  if (adds_eos_ && !ids.empty()) {
-    ids.pop_back(); // it belongs behind the answer
-  }
-  return ids;
 }
 
 void RecordEncoder::append_eos(Example& example, bool labelled) const {

@@ -3,7 +3,6 @@
 #include <rora/data/dataset.h>
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace rora::detail {
@@ -35,7 +34,6 @@ class RecordEncoder {
   Example encode_text(const std::string& text) const;
   Example encode_chat(const std::vector<ChatMessage>& messages) const;
   std::vector<Piece> chat_pieces(ChatTemplate format, const std::vector<ChatMessage>& messages) const;
-  std::vector<int64_t> encode_start(std::string_view text) const;
   std::vector<int64_t> encode_after(const std::string& previous, const std::string& text) const;
   /// The number of an assistant's tokens up to and with the last EOS, or all: what a template writes behind it (ChatML
   /// a line break) is never generated.
@@ -46,7 +44,6 @@ class RecordEncoder {
   const Tokenizer* tokenizer_;
   const DatasetOptions& options_;
   int64_t vocab_size_ = 0; ///< 0: unknown
-  bool adds_eos_ = false; ///< the tokenizer's own special tokens end in EOS
 };
 
 } // namespace rora::detail

@@ -1,17 +1,13 @@
 #include "question.h"
 
+#include <rora/text/prompt.h>
+
 #include <stdexcept>
 
 namespace rora::detail {
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record) {
-  std::vector<int64_t> ids = tokenizer.encode(record.prompt, true);
-  const std::vector<int64_t> added = tokenizer.encode("", true);
-  const bool adds_eos = tokenizer.eos_id && !added.empty() && added.back() == *tokenizer.eos_id &&
-                        (added.size() > 1 || tokenizer.bos_id != tokenizer.eos_id);
-  if (adds_eos) {
-    ids.pop_back();
-  }
+  std::vector<int64_t> ids = rora::encode_prompt(tokenizer, record.prompt);
   if (ids.empty()) {
     throw std::invalid_argument(record.place() + ": expected a prompt, found an empty one");
   }

@@ -9,8 +9,8 @@
 
 namespace rora::detail {
 
-/// The ids that an answer to `prompt` goes on from, as in training: an end token that the tokenizer itself adds belongs
-/// behind the answer. Throws `std::invalid_argument` where there are none: an empty prompt without a BOS.
+/// The ids that an answer to the record's prompt goes on from, as in training. Throws `std::invalid_argument` where
+/// there are none: an empty prompt without a BOS.
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record);
 
 /// The text of generated ids without special tokens. Ids that no token has are passed over: a model's embedding may
@@ -20,4 +20,4 @@ std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids);
 /// Throws `std::invalid_argument` for a record that is not a prompt and its answer.
 void require_completion(const Record& record);
 
-} // namespace rora::detail
+}  // namespace rora::detail

@@ -211,6 +211,14 @@ TEST_F(EvaluateTest, StartsAnEmptyPromptFromBos) {
   EXPECT_EQ(found["ids"][0], 1);
 }
 
+TEST_F(EvaluateTest, GoesOnBehindThePromptWhereTheTokenizerAddsAnEos) {
+  const auto expected = tokenizer()->encode("Hello there");
+  write("model/tokenizer_config.json", "{\"add_eos_token\": true, \"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}");
+  ASSERT_EQ(tokenizer()->encode("Hello there").size(), expected.size() + 1);
+  const Json found = json("generate", {"--prompt", "Hello there", "--max-new-tokens", "0", "--json"});
+  EXPECT_EQ(found["ids"].get<std::vector<int64_t>>(), expected);
+}
+
 TEST_F(EvaluateTest, SamplesBySeed) {
   const auto sampled = [&](const std::string& seed) {
     return json(
