@@ -55,7 +55,13 @@ void AdapterFlags::add(Flags& flags) {
 }
 
 AdapterOptions AdapterFlags::resolve(const Flags& flags) {
+  const auto require_dora = [this] {
+    if (dora_dropout != ops::DoraDropout::kInput && !dora) {
+      throw UsageError("--dora-dropout needs --dora");
+    }
+  };
   if (!init_adapter) {
+    require_dora();
     LowRankOptions low_rank;
     low_rank.rank(rank).alpha(alpha).scaling(scaling).dora(dora).dropout(dropout).dora_dropout(dora_dropout);
     return AdapterOptions().low_rank(low_rank).target_modules(selection(target_modules));
@@ -76,6 +82,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   alpha = low_rank.alpha();
   scaling = low_rank.scaling();
   dora = low_rank.dora();
+  require_dora();
   const ModuleSelection& targets = options.target_modules();
   target_modules = targets.all_linear ? std::vector<std::string>{kAllLinear} : targets.names;
   dropout = flags.given("dropout") ? dropout : low_rank.dropout();

@@ -27,8 +27,8 @@ struct AdapterFlags {
   /// All of them.
   void add(Flags& flags);
 
-  /// The options asked for. With `--init-adapter` those of its folder, which the variables then hold too; throws
-  /// `UsageError` for a flag that says otherwise.
+  /// The options asked for. With `--init-adapter` those of its folder, which the variables then hold too. Throws
+  /// `UsageError` for a flag that says otherwise, and for one that would have no effect.
   AdapterOptions resolve(const Flags& flags);
 
   /// Attaches what `resolve` returned, drawn from LibTorch's generator or read from the folder.

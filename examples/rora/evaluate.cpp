@@ -37,7 +37,7 @@ void keep_first(std::vector<T>& items, int64_t limit) {
 
 LlamaForCausalLM load_model(const Arguments& arguments) {
   LlamaForCausalLM model = arguments.model.load();
-  if (arguments.merge && arguments.model.adapter) {
+  if (arguments.merge) {
     merge_adapters(*model);
   }
   return model;
@@ -100,6 +100,9 @@ void write_predictions(
 }
 
 int evaluate(const Arguments& arguments) {
+  if (arguments.merge && !arguments.model.adapter) {
+    throw UsageError("--merge needs --adapter");
+  }
   if (arguments.task == Task::kPerplexity) {
     if (arguments.predictions) {
       throw UsageError("--predictions goes with --task choice and --task generation");
@@ -137,8 +140,8 @@ Run add_evaluate(Flags& flags) {
           arguments->task,
           {{"perplexity", Task::kPerplexity}, {"choice", Task::kChoice}, {"generation", Task::kGeneration}},
           "perplexity: of the labelled tokens; choice: the likeliest of the prompt's \"Answer format: X/Y\"; "
-          "generation: "
-          "the answer in the text that the model goes on with")
+          "generation: the answer in the text that the model goes on with, which alone reads --max-new-tokens and "
+          "--beams")
       .required();
   flags.add("batch-size", arguments->batch_size, "Examples, or prompts, a batch").at_least(1);
   arguments->generation.add_max_new_tokens(flags);

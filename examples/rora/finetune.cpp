@@ -26,6 +26,7 @@ const std::vector<std::string> kAdapterFlags{
 
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
+  training.check();
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
   if (folder.finished()) {
     std::cout << folder.path().string() << " holds a finished run: there is nothing to go on with" << std::endl;

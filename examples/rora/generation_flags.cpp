@@ -16,7 +16,12 @@ void GenerationFlags::add_beams(Flags& flags) {
 }
 
 void GenerationFlags::add_sampling(Flags& flags) {
-  flags.add("temperature", temperature, "Of the sampling; 0 takes the likeliest token").at_least(0);
+  flags
+      .add(
+          "temperature",
+          temperature,
+          "Of the sampling; 0 takes the likeliest token, whatever --top-k, --top-p and --seed say")
+      .at_least(0);
   flags.add("top-k", top_k, "Sample from the k likeliest tokens; 0: from all").at_least(0);
   flags.add("top-p", top_p, "Sample from the fewest tokens whose probabilities reach p").at_least(0);
   flags.add("seed", seed, "Of the sampling").at_least(0);

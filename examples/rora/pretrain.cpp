@@ -135,6 +135,7 @@ LlamaForCausalLM make_model(const Arguments& arguments, const LlamaOptions& opti
 int pretrain(Arguments& arguments, const Flags& flags) {
   TrainingFlags& training = arguments.training;
   training.train_on_inputs = true;
+  training.check();
   check_sources(arguments);
   RunFolder folder(training.output, training.resume, {"config.json", "model.safetensors"});
   if (folder.finished()) {

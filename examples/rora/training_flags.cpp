@@ -77,6 +77,15 @@ void TrainingFlags::add(Flags& flags) {
       "dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
 }
 
+void TrainingFlags::check() const {
+  if (eval_data.empty() && eval_every > 0) {
+    throw UsageError("--eval-every needs --eval-data");
+  }
+  if (eval_data.empty() && early_stopping_patience > 0) {
+    throw UsageError("--early-stopping-patience needs --eval-data");
+  }
+}
+
 TrainerOptions TrainingFlags::trainer_options() const {
   BatchOptions batches;
   batches.batch_size = batch_size;

@@ -42,6 +42,9 @@ struct TrainingFlags {
   void add_data(Flags& flags);
   void add(Flags& flags);
 
+  /// Throws `UsageError` for flags that would have no effect.
+  void check() const;
+
   TrainerOptions trainer_options() const;
   DatasetOptions dataset_options(int64_t vocab_size) const;
 

@@ -169,6 +169,7 @@ TEST_F(EvaluateTest, WritesPredictions) {
 TEST_F(EvaluateTest, RefusesWhatItCannotScore) {
   expect_error(run("evaluate", {"--data", path("questions.jsonl"), "--task", "beauty"}), 2, "--task");
   expect_error(run("evaluate", {"--data", path("questions.jsonl")}), 2, "--task");
+  expect_error(run("evaluate", {"--data", path("questions.jsonl"), "--task", "choice", "--merge"}), 2, "--adapter");
   expect_error(run("evaluate", {"--data", path("none.jsonl"), "--task", "choice"}), 1, "none.jsonl");
   write("text.jsonl", "{\"text\": \"no question\"}\n");
   expect_error(run("evaluate", {"--data", path("text.jsonl"), "--task", "generation"}), 1, "text.jsonl: record 1");

@@ -18,6 +18,9 @@ TEST(FinetuneErrors, WrongUsageIsOneLineAndCode2) {
   expect_error(run_rora(place.finetune("run", 1, {"--schedule", "square"})), 2, "constant|linear|cosine");
   expect_error(run_rora(place.finetune("run", 1, {"--epochs", "2"})), 2, "--epochs");
   expect_error(run_rora(place.finetune("run", 1, {"--no-such-flag"})), 2, "--no-such-flag");
+  expect_error(run_rora(place.finetune("run", 1, {"--eval-every", "1"})), 2, "--eval-data");
+  expect_error(run_rora(place.finetune("run", 1, {"--early-stopping-patience", "1"})), 2, "--eval-data");
+  expect_error(run_rora(place.finetune("run", 1, {"--dora-dropout", "low-rank"})), 2, "needs --dora");
   EXPECT_FALSE(place.exists("run"));
 }
 
