@@ -120,7 +120,11 @@ struct Totals {
 };
 
 Json data_json(const Dataset& data) {
-  return {{"examples", data.size()}, {"truncated", data.truncated}, {"skipped", data.skipped}};
+  return {
+      {"examples", data.size()},
+      {"truncated", data.truncated},
+      {"unanswered", data.unanswered},
+      {"skipped", data.skipped}};
 }
 
 }  // namespace
@@ -139,7 +143,8 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
   std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
-            << flags.max_length << " tokens, " << data.train.skipped << " empty ones skipped";
+            << flags.max_length << " tokens, " << data.train.unanswered << " left out without an answer once cut, "
+            << data.train.skipped << " empty ones skipped";
   if (!flags.eval_data.empty()) {
     std::cout << "; validation: " << data.eval.size();
   }

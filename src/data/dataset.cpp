@@ -31,25 +31,25 @@ void check_options(const DatasetOptions& options) {
 void load_file(
     const std::filesystem::path& file, const detail::RecordEncoder& encoder, int64_t max_length, Dataset& dataset) {
   const std::vector<Record> records = read_records(file);
-  int64_t kept = 0;
-  int64_t cut = 0;
+  const int64_t before = dataset.size();
+  int64_t unanswered = 0;
   for (const Record& record : records) {
     auto [example, truncated] = encoder.encode(record, file);
-    cut += truncated ? 1 : 0;
     if (has_target(example)) {
       dataset.examples.push_back(std::move(example));
       dataset.truncated += truncated ? 1 : 0;
-      ++kept;
     } else {
-      ++dataset.skipped;
+      ++(truncated ? unanswered : dataset.skipped);
     }
   }
-  if (kept == 0) {
+  dataset.unanswered += unanswered;
+  if (dataset.size() == before) {
     throw FormatError(
         file,
         "expected an example with a label, found " + std::to_string(records.size()) + " records, " +
-            std::to_string(static_cast<int64_t>(records.size()) - cut) + " of them empty or without a label and " +
-            std::to_string(cut) + " without one once cut to " + std::to_string(max_length) + " tokens");
+            std::to_string(static_cast<int64_t>(records.size()) - unanswered) +
+            " of them empty or without a label and " + std::to_string(unanswered) + " without one once cut to " +
+            std::to_string(max_length) + " tokens");
   }
 }
 

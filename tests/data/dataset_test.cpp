@@ -108,7 +108,8 @@ TEST(Dataset, CutsAtTheEndAndCounts) {
   EXPECT_EQ(marked(dataset.examples[2], tokenizer), "<s>p[ab]");
   EXPECT_THAT(dataset.examples[3].input_ids, ElementsAre(1, 2, 3, 4));
   EXPECT_EQ(dataset.truncated, 2);
-  EXPECT_EQ(dataset.skipped, 2);
+  EXPECT_EQ(dataset.unanswered, 2);
+  EXPECT_EQ(dataset.skipped, 0);
 }
 
 TEST(Dataset, SkipsAndCountsWhatHasNothingToLearn) {
@@ -123,6 +124,7 @@ TEST(Dataset, SkipsAndCountsWhatHasNothingToLearn) {
   ASSERT_EQ(dataset.size(), 1);
   EXPECT_EQ(marked(dataset.examples[0], tokenizer), "[ok</s>]");
   EXPECT_EQ(dataset.skipped, 9);
+  EXPECT_EQ(dataset.unanswered, 0);
   EXPECT_EQ(dataset.truncated, 0);
 }
 

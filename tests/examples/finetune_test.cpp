@@ -186,6 +186,21 @@ TEST(Finetune, DryRunShowsThePlanAndWritesNothing) {
   EXPECT_FALSE(place.exists("run"));
 }
 
+TEST(Finetune, CountsWhatWasCutAndWhatLostItsAnswer) {
+  const Workplace place;
+  place.write(
+      "long.jsonl",
+      "{\"input_ids\": [3, 4, 5, 6, 7], \"labels\": [-100, -100, 5, 6, 7]}\n"
+      "{\"input_ids\": [3, 4, 5, 6, 7], \"labels\": [-100, -100, -100, -100, 7]}\n"
+      "{\"input_ids\": []}\n");
+  const Outcome outcome =
+      run_rora(place.finetune("run", 1, {"--data", place.path("long.jsonl"), "--max-length", "4"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("1 left out without an answer once cut, 1 empty"), std::string::npos) << outcome.out;
+  const Json data = place.json("run/run.json")["results"]["data"];
+  EXPECT_EQ(data, Json({{"examples", 13}, {"truncated", 13}, {"unanswered", 1}, {"skipped", 1}}));
+}
+
 TEST(Finetune, HelpPrintsTheDefaults) {
   const Outcome outcome = run_rora({"finetune", "--help"});
   EXPECT_EQ(outcome.code, 0);

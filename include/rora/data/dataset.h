@@ -28,11 +28,12 @@ struct DatasetOptions {
   int64_t vocab_size = 0; ///< the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
 };
 
-/// Examples and what happened on the way to them. Each record is either an example or skipped.
+/// Examples and what happened on the way to them. Each record is an example, unanswered or skipped.
 struct Dataset {
   std::vector<Example> examples;
   int64_t truncated = 0; ///< of the examples, those cut to `max_length`
-  int64_t skipped = 0; ///< records without text or ids, or (perhaps by the cut) without a label past the first position
+  int64_t unanswered = 0; ///< records cut to `max_length` that have no label past the first position left
+  int64_t skipped = 0; ///< other records without text or ids, or without a label past the first position
   int64_t size() const {
     return static_cast<int64_t>(examples.size());
   }
