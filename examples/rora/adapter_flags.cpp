@@ -35,7 +35,7 @@ void AdapterFlags::add_scaling(Flags& flags) {
 
 void AdapterFlags::add(Flags& flags) {
   flags.add("rank", rank, "Columns of B and rows of A").at_least(1);
-  flags.add("alpha", alpha, "Numerator of the adapter's scale");
+  flags.add("alpha", alpha, "Numerator of the adapter's scale").positive();
   add_scaling(flags);
   flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);
   flags.choice<ops::DoraDropout>(

@@ -151,7 +151,7 @@ Run add_bench(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
   arguments->model.add_model(flags);
   flags.add("rank", arguments->adapter.rank, "Columns of B and rows of A").at_least(1);
-  flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)");
+  flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)").positive();
   arguments->adapter.add_scaling(flags);
   flags.add(
       "frozen",

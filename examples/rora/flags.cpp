@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <memory>
+#include <type_traits>
 
 namespace rora::cli {
 namespace {
@@ -25,6 +26,16 @@ CLI::Validator number_check(const std::string& text, std::function<bool(double)>
       "");
 }
 
+/// CLI11 itself reads 010 and 0x8 for 8.
+const CLI::Validator kDecimal(
+    [](const std::string& input) {
+      const std::string digits = input.starts_with('-') ? input.substr(1) : input;
+      const bool decimal = !digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos &&
+                           (digits[0] != '0' || digits.size() == 1);
+      return decimal ? std::string() : "must be a whole number in decimal digits, not " + input;
+    },
+    "");
+
 }  // namespace
 
 Flag& Flag::required() {
@@ -35,6 +46,11 @@ Flag& Flag::required() {
 Flag& Flag::at_least(double minimum) {
   option_->check(
       number_check("of at least " + number_text(minimum), [minimum](double value) { return value >= minimum; }));
+  return *this;
+}
+
+Flag& Flag::positive() {
+  option_->check(number_check("above 0", [](double value) { return value > 0.0; }));
   return *this;
 }
 
@@ -61,7 +77,8 @@ Flag Flags::add(const std::string& name, std::string& value, const std::string& 
 
 Flag Flags::add(const std::string& name, int64_t& value, const std::string& description) {
   values_.emplace_back(name, [&value] { return Json(value); });
-  return Flag(app_.add_option("--" + name, value, description)->take_last()->capture_default_str()->type_name("N"));
+  CLI::Option* option = app_.add_option("--" + name, value, description)->take_last()->capture_default_str();
+  return Flag(option->check(kDecimal)->type_name("N"));
 }
 
 Flag Flags::add(const std::string& name, double& value, const std::string& description) {
@@ -103,6 +120,9 @@ Flag Flags::add_optional(
   values_.emplace_back(name, [&value] { return value ? Json(*value) : Json(nullptr); });
   CLI::Option* option = app_.add_option_function<T>(
       "--" + name, [&value](const T& given) { value = given; }, description);
+  if constexpr (std::is_same_v<T, int64_t>) {
+    option->check(kDecimal);
+  }
   return Flag(option->take_last()->type_name(type));
 }
 

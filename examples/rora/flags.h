@@ -34,6 +34,8 @@ class Flag {
   Flag& required();
   /// The value, where there is one, must not be below `minimum`.
   Flag& at_least(double minimum);
+  /// The value, where there is one, must be above 0.
+  Flag& positive();
   /// The value, where there is one, must be in [minimum, supremum).
   Flag& in_range(double minimum, double supremum);
   /// Both may not be given.

@@ -15,6 +15,12 @@ TEST(FinetuneErrors, WrongUsageIsOneLineAndCode2) {
   expect_error(run_rora({"finetune", "--model", "x"}), 2, "required");
   expect_error(run_rora(place.finetune("run", 1, {"--rank", "0"})), 2, "--rank");
   expect_error(run_rora(place.finetune("run", 1, {"--lr", "nan"})), 2, "--lr");
+  for (const char* alpha : {"0", "-1", "nan"}) {
+    expect_error(run_rora(place.finetune("run", 1, {"--alpha", alpha})), 2, "--alpha: must be a number above 0");
+  }
+  expect_error(run_rora({"bench", "--model", place.path("model"), "--alpha", "inf"}), 2, "--alpha");
+  expect_error(run_rora(place.finetune("run", 1, {"--max-steps", "010"})), 2, "--max-steps");
+  expect_error(run_rora(place.finetune("run", 1, {"--rank", "0x8"})), 2, "--rank");
   expect_error(run_rora(place.finetune("run", 1, {"--schedule", "square"})), 2, "constant|linear|cosine");
   expect_error(run_rora(place.finetune("run", 1, {"--epochs", "2"})), 2, "--epochs");
   expect_error(run_rora(place.finetune("run", 1, {"--no-such-flag"})), 2, "--no-such-flag");
