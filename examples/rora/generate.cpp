@@ -76,8 +76,7 @@ Run add_generate(Flags& flags) {
       "json",
       arguments->json,
       "Print {\"ids\": [...], \"text\": ...}: the prompt and what follows, ids with the special tokens and the end "
-      "token "
-      "that stopped it, text without them");
+      "token that stopped it, text without them (default: off)");
   arguments->model.add_dtype(flags);
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);

@@ -175,8 +175,9 @@ Run add_pretrain(Flags& flags) {
   arguments->training.epochs = 1;
   arguments->training.add_data(flags);
   flags.add("model", arguments->from, "A Hugging Face folder to go on from (default: none, from scratch)");
-  flags.add("model-config", arguments->config, "config.json of the model to make, or its folder");
-  flags.add("tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output");
+  flags.add("model-config", arguments->config, "config.json of the model to make, or its folder (default: none)");
+  flags.add(
+      "tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output (default: none)");
   flags.add(
       "train-tokenizer",
       arguments->tokenizer_vocab_size,

@@ -32,7 +32,8 @@ Run add_tokenize(Flags& flags) {
   arguments->model.add_model(flags);
   flags.add("text", arguments->text, "The text, byte for byte");
   flags.add("text-file", arguments->text_file, "A file that holds the text, byte for byte");
-  flags.add("no-special", arguments->no_special, "Without the special tokens that the tokenizer adds itself");
+  flags.add(
+      "no-special", arguments->no_special, "Without the special tokens that the tokenizer adds itself (default: off)");
   arguments->model.add_tokenizer(flags);
   return [arguments] { return tokenize(*arguments); };
 }
