@@ -92,9 +92,6 @@ Times take_step(
 }
 
 int bench(Arguments& arguments, const Flags& flags) {
-  if (arguments.frozen && (flags.given("rank") || flags.given("dora"))) {
-    throw UsageError("--frozen has no adapter");
-  }
   if (!(arguments.labelled > 0.0 && arguments.labelled <= 1.0)) {
     throw UsageError("--labelled must be over 0 and at most 1");
   }
@@ -156,7 +153,8 @@ Run add_bench(Flags& flags) {
   flags.add(
       "frozen",
       arguments->frozen,
-      "No adapter: forward, and the gradient to the inputs through all layers (default: off)");
+      "No adapter, whatever the flags of one say: forward, and the gradient to the inputs through all layers (default: "
+      "off)");
   flags.add("batch", arguments->batch, "Rows a step").at_least(1);
   flags.add("seq", arguments->seq, "Tokens a row").at_least(2);
   arguments->model.add_dtype(flags);

@@ -46,7 +46,8 @@ TEST(Bench, PrintsOneJsonLineOfThePeersKeys) {
 
 TEST(Bench, FrozenTrainsNothingAndStillGoesBackward) {
   const Workplace place;
-  const Json line = bench(place, {"--frozen", "--dtype", "bfloat16"});
+  const Json line = bench(
+      place, {"--frozen", "--dtype", "bfloat16", "--rank", "4", "--alpha", "8", "--dora", "--scaling", "standard"});
   EXPECT_EQ(line["mode"], "frozen");
   EXPECT_EQ(line["trainable"], 0);
   EXPECT_EQ(line["dtype"], "bfloat16");
