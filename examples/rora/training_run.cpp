@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -18,7 +19,6 @@
 namespace rora::cli {
 namespace {
 
-constexpr int kInterrupted = 128 + SIGINT;
 /// Off a terminal a run prints about so many lines.
 constexpr int64_t kPlainLines = 100;
 
@@ -28,33 +28,46 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-/// Asks a trainer to stop at Ctrl-C or SIGTERM, while it lives; a second signal ends the process at once.
+/// Asks a trainer to stop at Ctrl-C, SIGTERM or a terminal's end, while it lives; a second signal of the kind ends the
+/// process at once.
 class StopSignals {
  public:
   explicit StopSignals(Trainer& trainer) {
     trainer_ = &trainer;
     struct sigaction action {};
-    action.sa_handler = [](int) {
+    action.sa_handler = [](int number) {
+      received_ = number;
       if (Trainer* trainer = trainer_.load()) {
         trainer->request_stop();
       }
     };
     action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
-    ::sigaction(SIGINT, &action, &old_interrupt_);
-    ::sigaction(SIGTERM, &action, &old_terminate_);
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      ::sigaction(kSignals[i], &action, &old_[i]);
+    }
+    if (old_.back().sa_handler == SIG_IGN) {
+      ::sigaction(SIGHUP, &old_.back(), nullptr);  // under nohup the run outlives its terminal
+    }
   }
   ~StopSignals() {
-    ::sigaction(SIGINT, &old_interrupt_, nullptr);
-    ::sigaction(SIGTERM, &old_terminate_, nullptr);
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      ::sigaction(kSignals[i], &old_[i], nullptr);
+    }
     trainer_ = nullptr;
   }
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
+  /// The one that came last.
+  static int received() {
+    return received_;
+  }
+
  private:
+  static constexpr std::array<int, 3> kSignals{SIGINT, SIGTERM, SIGHUP};
   static inline std::atomic<Trainer*> trainer_ = nullptr;
-  struct sigaction old_interrupt_ {};
-  struct sigaction old_terminate_ {};
+  static inline volatile std::sig_atomic_t received_ = 0;
+  std::array<struct sigaction, kSignals.size()> old_{};
 };
 
 Json metrics_line(const StepMetrics& metrics) {
@@ -218,7 +231,7 @@ int TrainingRun::run(RunFolder& folder) {
   if (result.interrupted) {
     std::cerr << "rora " << command << ": interrupted; a checkpoint of step " << result.steps << " is in "
               << folder.path().string() << ", --resume goes on from it\n";
-    return kInterrupted;
+    return 128 + StopSignals::received();
   }
   StagedFolder staged(folder.path());
   save(staged.path());

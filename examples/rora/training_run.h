@@ -38,7 +38,8 @@ struct TrainingRun {
   /// Flags that decide what is computed and that the trainer does not know: --resume refuses others.
   std::vector<std::string> identity;
 
-  /// Trains, with progress, metrics, checkpoints and run.json. Ctrl-C saves a checkpoint and gives the exit code 130.
+  /// Trains, with progress, metrics, checkpoints and run.json. SIGINT (Ctrl-C), SIGTERM and SIGHUP save a checkpoint and
+  /// give the exit code 128 + the signal's number.
   int run(RunFolder& folder);
 };
 

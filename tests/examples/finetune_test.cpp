@@ -94,6 +94,21 @@ TEST(Finetune, GoesOnFromACheckpointToTheSameBytes) {
   EXPECT_EQ(place.read("cut/adapter_model.safetensors"), adapter);
 }
 
+TEST(Finetune, EverySignalThatEndsItLeavesACheckpointAndItsOwnCode) {
+  for (const int number : {SIGTERM, SIGHUP}) {
+    const Workplace place;
+    Process process(place.finetune("run", 100000));
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (place.read("run/metrics.jsonl").size() < 500 && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    process.signal(number);
+    expect_error(process.wait(), 128 + number, "--resume");
+    const std::string step = std::to_string(place.lines("run/metrics.jsonl").size());
+    EXPECT_TRUE(place.exists("run/checkpoint-" + step + "/adapter_model.safetensors"));
+  }
+}
+
 TEST(Finetune, ResumeStartsAfreshWithoutACheckpoint) {
   const Workplace place;
   ASSERT_EQ(run_rora(place.finetune("fresh", 2)).code, 0);
