@@ -9,6 +9,7 @@
 #include <rora/model/checkpoint.h>
 #include <rora/text/tokenizer.h>
 
+#include <c10/util/Exception.h>
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim/adamw.h>
 #include <torch/utils.h>
@@ -66,6 +67,9 @@ int main(int argc, char** argv) {
   }
   try {
     train(argv[1], argv[2], argv[3]);
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "custom_loop: %s\n", error.what_without_backtrace());
+    return 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "custom_loop: %s\n", error.what());
     return 1;
