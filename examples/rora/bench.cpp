@@ -1,11 +1,11 @@
 #include "adapter_flags.h"
 #include "command.h"
 #include "model_flags.h"
-#include "process_memory.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/data/dataset.h>
 #include <rora/training/adamw.h>
+#include <rora/training/trainer.h>
 
 #include <ATen/ATen.h>
 #include <torch/utils.h>

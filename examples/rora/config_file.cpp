@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 
 #include <filesystem>
-#include <set>
 
 namespace rora::cli {
 namespace {

@@ -1,7 +1,5 @@
 #include "training_run.h"
 
-#include "process_memory.h"
-
 #include "common/progress_bar.h"
 
 #include <rora/adapters/attach.h>

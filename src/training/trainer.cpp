@@ -21,12 +21,6 @@ namespace {
 
 using detail::mix;
 
-int64_t peak_rss_mib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss / 1024;
-}
-
 std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
   std::vector<at::Tensor> trained;
   for (const at::Tensor& each : model->parameters()) {
@@ -38,6 +32,12 @@ std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
 }
 
 } // namespace
+
+int64_t peak_rss_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss / 1024;
+}
 
 void TrainerOptions::validate() const {
   const auto require = [](bool holds, const std::string& message) {

@@ -67,6 +67,9 @@ struct StepMetrics {
   std::optional<double> eval_loss; ///< where the step was followed by a validation
 };
 
+/// The most memory that this process has had, in MiB.
+int64_t peak_rss_mib();
+
 struct TrainingResult {
   int64_t steps = 0;
   bool interrupted = false; ///< ended by `Trainer::request_stop`
