@@ -41,17 +41,12 @@ int finetune(Arguments& arguments, const Flags& flags) {
   LlamaForCausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
   arguments.adapter.attach(model, options);
-  model->model->activation_checkpointing = training.activation_checkpointing;
-  print_plan(model, data, training);
-  if (training.dry_run) {
-    print_first_batch(data, training, tokenizer.get());
-    return 0;
-  }
   const auto save = [&](const std::filesystem::path& target) {
     save_adapter(
         *model, options, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(folder);
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
+      folder, tokenizer.get());
 }
 
 }  // namespace

@@ -145,6 +145,20 @@ RunFolder::~RunFolder() {
   }
 }
 
+void RunFolder::require_writable() const {
+  std::error_code error;
+  fs::path nearest = fs::absolute(path_);
+  while (!fs::exists(nearest, error) && nearest != nearest.parent_path()) {
+    nearest = nearest.parent_path();
+  }
+  if (!fs::is_directory(nearest, error)) {
+    throw FileError(path_, "cannot be made: " + nearest.string() + " is not a folder");
+  }
+  if (::access(nearest.c_str(), W_OK | X_OK) != 0) {
+    throw FileError(path_, "cannot be written: " + nearest.string() + ": " + last_error());
+  }
+}
+
 void RunFolder::begin(const Json& run, int64_t restored) {
   made_folder_ = make_folder(path_);
   made_files_ = !fs::exists(path_ / kRunFile) && !fs::exists(path_ / kMetricsFile);

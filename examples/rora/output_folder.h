@@ -52,6 +52,9 @@ class RunFolder {
     return finished_;
   }
 
+  /// Throws `FileError` where `begin` could not make the folder or write to it.
+  void require_writable() const;
+
   /// Begins to write: `run` as run.json, and metrics.jsonl with the lines of the first `restored` steps alone. Until a
   /// line is appended, destruction takes back what was made here. Throws `FileError`.
   void begin(const Json& run, int64_t restored);

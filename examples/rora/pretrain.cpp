@@ -148,12 +148,6 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   const auto tokenizer = open_tokenizer(arguments, start);
   TrainingData data = load_training_data(training, tokenizer.get(), start.options.vocab_size());
   LlamaForCausalLM model = make_model(arguments, start.options);
-  model->model->activation_checkpointing = training.activation_checkpointing;
-  print_plan(model, data, training);
-  if (training.dry_run) {
-    print_first_batch(data, training, tokenizer.get());
-    return 0;
-  }
   const auto save = [&](const std::filesystem::path& target) {
     save_llama(model, target);
     if (start.companions) {
@@ -163,7 +157,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
       write_file(target / "tokenizer.model", start.tokenizer_model);
     }
   };
-  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder);
+  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder, tokenizer.get());
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "common/progress_bar.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/training/memory_estimate.h>
 
 #include <unistd.h>
 
@@ -138,18 +139,7 @@ Json data_json(const Dataset& data) {
       {"skipped", data.skipped}};
 }
 
-}  // namespace
-
-TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size) {
-  const DatasetOptions options = flags.dataset_options(vocab_size);
-  TrainingData data;
-  data.train = load_dataset({flags.data.begin(), flags.data.end()}, tokenizer, options);
-  if (!flags.eval_data.empty()) {
-    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, tokenizer, options);
-  }
-  return data;
-}
-
+/// What is trained on, the parameters that are trained and the memory that it will need, in MiB.
 void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const TrainingFlags& flags) {
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
@@ -179,6 +169,7 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   std::cout << std::flush;
 }
 
+/// Its shape and its first row's ids and labels, and text where there is a tokenizer.
 void print_first_batch(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
   const auto plan = plan_epoch(data.train.examples, flags.trainer_options().batches(), 0);
   const Batch batch = make_batch(data.train.examples, plan[0]);
@@ -191,7 +182,45 @@ void print_first_batch(const TrainingData& data, const TrainingFlags& flags, con
   }
 }
 
-int TrainingRun::run(RunFolder& folder) {
+Json results_json(
+    const TrainingRun& run, const TrainingResult& result, const Totals& totals, int64_t restored, double seconds) {
+  const auto counts = count_parameters(*run.model);
+  Json results;
+  results["steps"] = result.steps;
+  results["resumed_from_step"] = restored;
+  results["stopped_early"] = result.stopped_early;
+  results["first_loss"] = totals.first_loss ? Json(*totals.first_loss) : Json(nullptr);
+  results["final_loss"] = totals.first_loss ? Json(totals.final_loss) : Json(nullptr);
+  results["best_eval_loss"] = result.best_eval_loss ? Json(*result.best_eval_loss) : Json(nullptr);
+  results["best_step"] = result.best_eval_loss ? Json(result.best_step) : Json(nullptr);
+  results["seconds"] = seconds;
+  results["tokens"] = totals.tokens;
+  results["labelled_tokens"] = totals.labelled_tokens;
+  results["tokens_per_s"] = static_cast<double>(totals.tokens) / seconds;
+  results["trainable_parameters"] = counts.trainable;
+  results["total_parameters"] = counts.total;
+  results["trainable_percent"] = counts.share();
+  results["peak_rss_mib"] = peak_rss_mib();
+  results["data"] = data_json(run.data.train);
+  results["eval_data"] = run.training->eval_data.empty() ? Json(nullptr) : data_json(run.data.eval);
+  return results;
+}
+
+}  // namespace
+
+TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size) {
+  const DatasetOptions options = flags.dataset_options(vocab_size);
+  TrainingData data;
+  data.train = load_dataset({flags.data.begin(), flags.data.end()}, tokenizer, options);
+  if (!flags.eval_data.empty()) {
+    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, tokenizer, options);
+  }
+  return data;
+}
+
+int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
+  model->model->activation_checkpointing = training->activation_checkpointing;
+  print_plan(model, data, *training);
   Json record;
   record["command"] = command;
   record["finished"] = false;
@@ -207,10 +236,15 @@ int TrainingRun::run(RunFolder& folder) {
   }
   trainer.set_fingerprint(fingerprint);
   const int64_t restored = trainer.restore();
-  folder.begin(record, restored);
   if (restored > 0) {
     std::cout << "going on from step " << restored << std::endl;
   }
+  if (training->dry_run) {
+    print_first_batch(data, *training, tokenizer);
+    folder.require_writable();
+    return 0;
+  }
+  folder.begin(record, restored);
   TrainingProgress progress(trainer.total_steps(), restored);
   Totals totals;
   trainer.set_callback([&](const StepMetrics& metrics) {
@@ -224,7 +258,7 @@ int TrainingRun::run(RunFolder& folder) {
     StopSignals signals(trainer);
     result = trainer.train();
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
   progress.finish();
   if (result.interrupted) {
     std::cerr << "rora " << command << ": interrupted; a checkpoint of step " << result.steps << " is in "
@@ -234,29 +268,10 @@ int TrainingRun::run(RunFolder& folder) {
   StagedFolder staged(folder.path());
   save(staged.path());
   staged.commit();
-
-  const auto counts = count_parameters(*model);
-  Json& results = record["results"];
-  results["steps"] = result.steps;
-  results["resumed_from_step"] = restored;
-  results["stopped_early"] = result.stopped_early;
-  results["first_loss"] = totals.first_loss ? Json(*totals.first_loss) : Json(nullptr);
-  results["final_loss"] = totals.first_loss ? Json(totals.final_loss) : Json(nullptr);
-  results["best_eval_loss"] = result.best_eval_loss ? Json(*result.best_eval_loss) : Json(nullptr);
-  results["best_step"] = result.best_eval_loss ? Json(result.best_step) : Json(nullptr);
-  results["seconds"] = seconds.count();
-  results["tokens"] = totals.tokens;
-  results["labelled_tokens"] = totals.labelled_tokens;
-  results["tokens_per_s"] = static_cast<double>(totals.tokens) / seconds.count();
-  results["trainable_parameters"] = counts.trainable;
-  results["total_parameters"] = counts.total;
-  results["trainable_percent"] = counts.share();
-  results["peak_rss_mib"] = peak_rss_mib();
-  results["data"] = data_json(data.train);
-  results["eval_data"] = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
+  record["results"] = results_json(*this, result, totals, restored, duration.count());
   record["finished"] = true;
   folder.write_run(record);
-  std::cout << "done: " << result.steps << " steps in " << examples::format_duration(seconds.count()) << ", loss "
+  std::cout << "done: " << result.steps << " steps in " << examples::format_duration(duration.count()) << ", loss "
             << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string()
             << std::endl;
   return 0;

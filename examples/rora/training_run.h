@@ -5,9 +5,10 @@
 
 #include <rora/data/dataset.h>
 #include <rora/model/llama.h>
-#include <rora/training/memory_estimate.h>
 
 #include <functional>
+#include <string>
+#include <vector>
 
 namespace rora::cli {
 
@@ -19,12 +20,6 @@ struct TrainingData {
 
 /// Reads and tokenises. `tokenizer` may be null where every record is tokenised.
 TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size);
-
-/// Prints what is trained on, the parameters that are trained and the memory that it will need, in MiB.
-void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const TrainingFlags& flags);
-
-/// Prints the first batch: its shape and its first row's ids and labels, and text where there is a tokenizer.
-void print_first_batch(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer);
 
 /// A subcommand's run, from a model ready to train to the files in its folder.
 struct TrainingRun {
@@ -38,9 +33,11 @@ struct TrainingRun {
   /// Flags that decide what is computed and that the trainer does not know: --resume refuses others.
   std::vector<std::string> identity;
 
-  /// Trains, with progress, metrics, checkpoints and run.json. SIGINT (Ctrl-C), SIGTERM and SIGHUP save a checkpoint and
-  /// give the exit code 128 + the signal's number.
-  int run(RunFolder& folder);
+  /// Prints what is trained on, the parameters that are trained and the memory that it will need. Then trains, with
+  /// progress, metrics, checkpoints and run.json; with --dry-run prints the first batch instead, as text too where
+  /// there is a tokenizer, and checks that the folder can be written and that a checkpoint to go on from fits. SIGINT
+  /// (Ctrl-C), SIGTERM and SIGHUP save a checkpoint and give the exit code 128 + the signal's number.
+  int run(RunFolder& folder, const Tokenizer* tokenizer);
 };
 
 }  // namespace rora::cli

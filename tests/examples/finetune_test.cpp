@@ -201,6 +201,19 @@ TEST(Finetune, DryRunShowsThePlanAndWritesNothing) {
   EXPECT_FALSE(place.exists("run"));
 }
 
+TEST(Finetune, DryRunChecksTheFolderAndTheCheckpoint) {
+  const Workplace place;
+  expect_error(run_rora(place.finetune("train.jsonl/run", 5, {"--dry-run"})), 1, "train.jsonl is not a folder");
+  ASSERT_EQ(run_rora(place.finetune("run", 4, {"--save-every", "2"})).code, 0);
+  Json run = place.json("run/run.json");
+  run["finished"] = false;
+  place.write("run/run.json", run.dump());
+  const Outcome outcome = run_rora(place.finetune("run", 4, {"--resume", "--dry-run"}));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("going on from step 4"), std::string::npos) << outcome.out;
+  expect_error(run_rora(place.finetune("run", 4, {"--resume", "--dry-run", "--rank", "4"})), 1, "run.rank");
+}
+
 TEST(Finetune, CountsWhatWasCutAndWhatLostItsAnswer) {
   const Workplace place;
   place.write(
@@ -208,8 +221,7 @@ TEST(Finetune, CountsWhatWasCutAndWhatLostItsAnswer) {
       "{\"input_ids\": [3, 4, 5, 6, 7], \"labels\": [-100, -100, 5, 6, 7]}\n"
       "{\"input_ids\": [3, 4, 5, 6, 7], \"labels\": [-100, -100, -100, -100, 7]}\n"
       "{\"input_ids\": []}\n");
-  const Outcome outcome =
-      run_rora(place.finetune("run", 1, {"--data", place.path("long.jsonl"), "--max-length", "4"}));
+  const Outcome outcome = run_rora(place.finetune("run", 1, {"--data", place.path("long.jsonl"), "--max-length", "4"}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("1 left out without an answer once cut, 1 empty"), std::string::npos) << outcome.out;
   const Json data = place.json("run/run.json")["results"]["data"];
