@@ -34,14 +34,28 @@ std::string last_error() {
   return std::strerror(errno);
 }
 
-/// Whether the folder had to be made.
-bool make_folder(const fs::path& path) {
+/// Removes those that are empty.
+void remove_folders(const std::vector<fs::path>& folders) {
   std::error_code error;
-  const bool made = fs::create_directories(path, error);
-  if (error) {
-    throw FileError(path, "cannot be made: " + error.message());
+  for (const fs::path& folder : folders) {
+    fs::remove(folder, error);
   }
-  return made;
+}
+
+/// The folders that had to be made, the deepest first.
+std::vector<fs::path> make_folder(const fs::path& path) {
+  std::vector<fs::path> missing;
+  std::error_code error;
+  for (fs::path each = path; !each.empty() && !fs::exists(each, error); each = each.parent_path()) {
+    missing.push_back(each);
+  }
+  fs::create_directories(path, error);
+  if (error) {
+    const std::string reason = error.message();
+    remove_folders(missing);
+    throw FileError(path, "cannot be made: " + reason);
+  }
+  return missing;
 }
 
 void require_folder_or_nothing(const fs::path& path) {
@@ -83,15 +97,13 @@ void copy_companion_files(const fs::path& from, const fs::path& to) {
 
 StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_(output_ / ".partial") {
   require_folder_or_nothing(output_);
-  made_output_ = make_folder(output_);
+  made_ = make_folder(output_);
   std::error_code error;
   fs::remove_all(stage_, error);
   try {
     make_folder(stage_);
   } catch (...) {
-    if (made_output_) {
-      fs::remove(output_, error);
-    }
+    remove_folders(made_);
     throw;
   }
 }
@@ -99,9 +111,7 @@ StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_
 StagedFolder::~StagedFolder() {
   std::error_code error;
   fs::remove_all(stage_, error);
-  if (made_output_) {
-    fs::remove(output_, error);  // an empty one alone
-  }
+  remove_folders(made_);
 }
 
 void StagedFolder::commit() {
@@ -140,9 +150,7 @@ RunFolder::~RunFolder() {
     fs::remove(path_ / kRunFile, error);
     fs::remove(path_ / kMetricsFile, error);
   }
-  if (made_folder_) {
-    fs::remove(path_, error);  // an empty one alone
-  }
+  remove_folders(made_folders_);
 }
 
 void RunFolder::require_writable() const {
@@ -160,7 +168,7 @@ void RunFolder::require_writable() const {
 }
 
 void RunFolder::begin(const Json& run, int64_t restored) {
-  made_folder_ = make_folder(path_);
+  made_folders_ = make_folder(path_);
   made_files_ = !fs::exists(path_ / kRunFile) && !fs::exists(path_ / kMetricsFile);
   write_run(run);
   keep_metrics(restored);
@@ -205,7 +213,8 @@ void RunFolder::append(const Json& line) {
     }
     throw FileError(path_ / kMetricsFile, "cannot be written: " + reason);
   }
-  made_files_ = made_folder_ = false;  // from here on it is a run
+  made_files_ = false;  // from here on it is a run
+  made_folders_.clear();
 }
 
 void RunFolder::write_run(const Json& run) {

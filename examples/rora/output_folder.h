@@ -12,6 +12,7 @@ namespace rora::cli {
 void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// A folder inside `output` where files are written before they take their places there: a failure leaves none of them.
+/// A process that a signal ends leaves it, as `.partial`; the next one that writes to `output` removes it.
 class StagedFolder {
  public:
   /// Makes `output`, if need be, and the folder in it. Throws `FileError`.
@@ -30,7 +31,7 @@ class StagedFolder {
  private:
   std::filesystem::path output_;
   std::filesystem::path stage_;
-  bool made_output_;
+  std::vector<std::filesystem::path> made_;  ///< the deepest first
 };
 
 /// The folder of a training run: run.json, metrics.jsonl, checkpoints and, in the end, what was trained.
@@ -70,7 +71,7 @@ class RunFolder {
 
   std::filesystem::path path_;
   bool finished_ = false;
-  bool made_folder_ = false;
+  std::vector<std::filesystem::path> made_folders_;  ///< the deepest first
   bool made_files_ = false;
   int metrics_ = -1;
 };

@@ -84,6 +84,17 @@ TEST(FinetuneErrors, BadInputLeavesNoOutputFolder) {
   EXPECT_FALSE(place.exists("run"));
 }
 
+TEST(FinetuneErrors, AFailureTakesBackAllTheFoldersThatItMade) {
+  const Workplace place;
+  std::string weights = place.read("model/model.safetensors");
+  for (size_t i = weights.size() - 16 * sizeof(float); i < weights.size(); i += sizeof(float)) {
+    weights.replace(i, sizeof(float), "\xFF\xFF\x7F\x7F");  // the largest number: the first step's loss overflows
+  }
+  place.write("model/model.safetensors", weights);
+  expect_error(run_rora(place.finetune("a/b/run", 1)), 1, "not finite");
+  EXPECT_FALSE(place.exists("a"));
+}
+
 TEST(FinetuneErrors, AFullDiskLeavesNoAdapter) {
   const Workplace place;
   // Files over so many bytes fail as on a full disk: run.json and metrics.jsonl fit, the adapter does not.
