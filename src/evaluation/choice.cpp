@@ -1,6 +1,6 @@
 #include <rora/evaluation/choice.h>
 
-#include "length_sorted.h"
+#include "../data/length_sorted.h"
 #include "question.h"
 
 #include <rora/evaluation/log_likelihood.h>

@@ -1,6 +1,6 @@
 #include <rora/evaluation/generation_task.h>
 
-#include "length_sorted.h"
+#include "../data/length_sorted.h"
 #include "question.h"
 
 #include <algorithm>

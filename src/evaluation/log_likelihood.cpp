@@ -1,7 +1,7 @@
 #include <rora/evaluation/log_likelihood.h>
 
+#include "../data/length_sorted.h"
 #include "../model/evaluation_mode.h"
-#include "length_sorted.h"
 
 #include <rora/data/batch.h>
 

@@ -1,8 +1,8 @@
 #include <rora/evaluation/perplexity.h>
 
+#include "../data/length_sorted.h"
 #include "../model/evaluation_mode.h"
 #include "../training/batch_input.h"
-#include "length_sorted.h"
 
 #include <ATen/ATen.h>
 

@@ -31,7 +31,7 @@ std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
   return trained;
 }
 
-} // namespace
+}  // namespace
 
 int64_t peak_rss_mib() {
   rusage usage{};
@@ -67,8 +67,8 @@ struct Trainer::State {
         parameters(trained_parameters(this->model)),
         optimizer(parameters, this->options.adamw()),
         plan(this->examples, this->options.batches(), this->options.grad_accum()) {
-    total_steps = this->options.max_steps() > 0 ? this->options.max_steps()
-                                                : plan.steps_of_epochs(this->options.epochs());
+    total_steps =
+        this->options.max_steps() > 0 ? this->options.max_steps() : plan.steps_of_epochs(this->options.epochs());
     fingerprint = detail::run_fingerprint(this->options, total_steps, this->model);
     fingerprint["data"] = detail::examples_fingerprint(this->examples);
     fingerprint["validation"] = detail::examples_fingerprint({});
@@ -80,8 +80,8 @@ struct Trainer::State {
     }
   }
 
-  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the gradient
-  /// is that of one big batch.
+  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the
+  /// gradient is that of one big batch.
   StepMetrics accumulate(const detail::StepPlan::Step& step) {
     StepMetrics metrics;
     std::vector<Batch> batches;
@@ -115,8 +115,7 @@ struct Trainer::State {
           "the loss or its gradient is not finite at step " + std::to_string(progress.step + 1) +
           ": a lower learning rate or float32 may help");
     }
-    metrics.lr = learning_rate(
-        options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
+    metrics.lr = learning_rate(options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
     optimizer.step(metrics.lr);
     metrics.step = ++progress.step;
     metrics.total_steps = total_steps;
@@ -132,7 +131,7 @@ struct Trainer::State {
   }
 
   double validate() {
-    const double loss = mean_loss(model, validation, options.batches().packing ? 1 : options.batches().batch_size);
+    const double loss = mean_loss(model, validation, options.batches().batch_size);
     if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
       progress.best_eval_loss = loss;
       progress.best_step = progress.step;
@@ -146,7 +145,7 @@ struct Trainer::State {
 
   bool out_of_patience() const {
     return options.early_stopping_patience() > 0 &&
-        progress.evaluations_without_gain >= options.early_stopping_patience();
+           progress.evaluations_without_gain >= options.early_stopping_patience();
   }
 
   LlamaForCausalLM model;
@@ -200,9 +199,8 @@ int64_t Trainer::restore() {
   State& state = *state_;
   if (!state.restored && state.options.resume()) {
     if (const auto checkpoint = detail::last_checkpoint(state.options.output())) {
-      state.progress =
-          detail::load_training_state(
-              *checkpoint, state.parameters, state.optimizer, state.fingerprint, state.total_steps);
+      state.progress = detail::load_training_state(
+          *checkpoint, state.parameters, state.optimizer, state.fingerprint, state.total_steps);
     }
     state.restored = true;
   }
@@ -249,4 +247,4 @@ void Trainer::request_stop() noexcept {
   state_->stop_requested = true;
 }
 
-} // namespace rora
+}  // namespace rora

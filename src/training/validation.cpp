@@ -1,5 +1,6 @@
 #include <rora/training/trainer.h>
 
+#include "../data/length_sorted.h"
 #include "batch_input.h"
 
 #include <ATen/ATen.h>
@@ -14,7 +15,12 @@ double mean_loss(LlamaForCausalLM& model, const std::vector<Example>& examples, 
   model->eval();
   double sum = 0.0;
   int64_t tokens = 0;
-  for (const auto& rows : plan_epoch(examples, {.batch_size = batch_size, .shuffle = false}, 0)) {
+  const auto length = [&](int64_t index) { return examples[static_cast<size_t>(index)].input_ids.size(); };
+  for (const auto& batch : detail::length_sorted_batches(static_cast<int64_t>(examples.size()), batch_size, length)) {
+    std::vector<std::vector<int64_t>> rows;
+    for (const int64_t index : batch) {
+      rows.push_back({index});
+    }
     const LossSum loss = detail::batch_loss(model, make_batch(examples, rows));
     sum += loss.sum.item<double>();
     tokens += loss.tokens;
@@ -26,4 +32,4 @@ double mean_loss(LlamaForCausalLM& model, const std::vector<Example>& examples, 
   return sum / static_cast<double>(tokens);
 }
 
-} // namespace rora
+}  // namespace rora

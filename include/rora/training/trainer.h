@@ -96,8 +96,8 @@ class Trainer {
   /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_llama`).
   void set_save(std::function<void(const std::filesystem::path&)> save);
 
-  /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A checkpoint
-  /// keeps it all, and `restore` refuses one of another run.
+  /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A
+  /// checkpoint keeps it all, and `restore` refuses one of another run.
   void set_fingerprint(const std::map<std::string, std::string>& entries);
 
   /// Optimiser steps of the whole run.
@@ -119,7 +119,8 @@ class Trainer {
   std::unique_ptr<State> state_;
 };
 
-/// The mean loss over all labelled tokens of `examples`, in evaluation mode and without gradients.
+/// The mean loss over all labelled tokens of `examples`, in batches of like length, in evaluation mode and without
+/// gradients. Throws `std::invalid_argument` for a batch size below 1 and where there is no labelled token.
 double mean_loss(LlamaForCausalLM& model, const std::vector<Example>& examples, int64_t batch_size);
 
 } // namespace rora
