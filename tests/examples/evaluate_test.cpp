@@ -7,10 +7,8 @@
 #include <rora/evaluation/perplexity.h>
 #include <rora/model/checkpoint.h>
 
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/utils.h>
 
 #include <fstream>
 
@@ -25,29 +23,11 @@ using testing::run_rora;
 
 constexpr const char* kQuestions[] = {"Is it so?", "Why not", "Say it again, and again.", ""};
 
-/// A random LLaMA with a sentencepiece tokenizer, and questions.
+/// A model with a tokenizer, and questions.
 class EvaluateTest : public ::testing::Test {
  protected:
   EvaluateTest() {
-    torch::manual_seed(5);
-    LlamaForCausalLM model(LlamaOptions()
-                               .vocab_size(424)
-                               .hidden_size(16)
-                               .intermediate_size(24)
-                               .num_hidden_layers(2)
-                               .num_attention_heads(4)
-                               .num_key_value_heads(2)
-                               .bos_token_id(1)
-                               .eos_token_id({2}));
-    at::NoGradGuard no_grad;
-    for (at::Tensor parameter : model->parameters()) {
-      parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, 0.3);
-    }
-    save_llama(model, folder_ / "model");
-    for (const char* name : {"tokenizer.model", "tokenizer_config.json"}) {
-      std::filesystem::copy_file(
-          testing::test_data(std::string("text/sentencepiece/") + name), folder_ / "model" / name);
-    }
+    testing::save_text_model(folder_ / "model");
     std::string lines;
     for (const std::string question : kQuestions) {
       const Json record{

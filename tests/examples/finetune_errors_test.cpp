@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -68,6 +69,30 @@ TEST(FinetuneErrors, AnOutputThatIsAFileIsNamed) {
   const Workplace place;
   place.write("run", "");
   expect_error(run_rora(place.finetune("run", 1)), 1, "is not a folder");
+}
+
+TEST(FinetuneErrors, AFolderThatCannotBeWrittenIsNamedAndKeepsNothing) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("adapter", 1)).code, 0);
+  const auto merge = [&](const std::string& output) {
+    return run_rora(
+        {"merge", "--model", place.path("model"), "--adapter", place.path("adapter"), "--output", place.path(output)});
+  };
+  expect_error(run_rora(place.finetune("train.jsonl/run", 1)), 1, "train.jsonl/run");
+  expect_error(merge("train.jsonl/merged"), 1, "train.jsonl/merged");
+  if (::geteuid() == 0) {
+    GTEST_SKIP() << "root may write to a read-only folder";
+  }
+  const std::filesystem::path locked = place.path("locked");
+  std::filesystem::create_directory(locked);
+  std::filesystem::permissions(locked, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+  for (const char* output : {"locked", "locked/below"}) {
+    expect_error(run_rora(place.finetune(output, 1)), 1, output);
+    expect_error(run_rora(place.finetune(output, 1, {"--dry-run"})), 1, output);
+    expect_error(merge(output), 1, output);
+  }
+  std::filesystem::permissions(locked, std::filesystem::perms::owner_all);
+  EXPECT_TRUE(std::filesystem::is_empty(locked));
 }
 
 TEST(FinetuneErrors, BadInputLeavesNoOutputFolder) {

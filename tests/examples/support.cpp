@@ -22,6 +22,26 @@ std::string read_all(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
+LlamaOptions tiny_options() {
+  return LlamaOptions()
+      .hidden_size(16)
+      .intermediate_size(24)
+      .num_hidden_layers(2)
+      .num_attention_heads(4)
+      .num_key_value_heads(2)
+      .eos_token_id({2});
+}
+
+/// Weights normal with that deviation, drawn from LibTorch's generator.
+void save_random_llama(const LlamaOptions& options, double deviation, const std::filesystem::path& folder) {
+  LlamaForCausalLM model(options);
+  at::NoGradGuard no_grad;
+  for (at::Tensor& parameter : model->parameters()) {
+    parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, deviation);
+  }
+  save_llama(model, folder);
+}
+
 }  // namespace
 
 Process::Process(const std::vector<std::string>& arguments, const std::string& input) {
@@ -77,21 +97,17 @@ void expect_error(const Outcome& outcome, int code, const std::string& text) {
   EXPECT_NE(outcome.err.find(text), std::string::npos) << outcome.err;
 }
 
+void save_text_model(const std::filesystem::path& folder) {
+  torch::manual_seed(5);
+  save_random_llama(tiny_options().vocab_size(424).bos_token_id(1), 0.3, folder);
+  for (const char* name : {"tokenizer.model", "tokenizer_config.json"}) {
+    std::filesystem::copy_file(test_data(std::string("text/sentencepiece/") + name), folder / name);
+  }
+}
+
 Workplace::Workplace() {
   torch::manual_seed(1);
-  LlamaForCausalLM model(LlamaOptions()
-                             .vocab_size(32)
-                             .hidden_size(16)
-                             .intermediate_size(24)
-                             .num_hidden_layers(2)
-                             .num_attention_heads(4)
-                             .num_key_value_heads(2)
-                             .eos_token_id({2}));
-  at::NoGradGuard no_grad;
-  for (at::Tensor& parameter : model->parameters()) {
-    parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, 0.2);
-  }
-  save_llama(model, folder_ / "model");
+  save_random_llama(tiny_options().vocab_size(32), 0.2, folder_ / "model");
   std::ostringstream records;
   for (int64_t i = 0; i < kExamples; ++i) {
     // Each token is the one before plus 1, from a prompt of two tokens and of unequal lengths.

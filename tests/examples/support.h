@@ -40,6 +40,9 @@ Outcome run_rora(const std::vector<std::string>& arguments, const std::string& i
 /// Fails the test unless the run ended with `code` and one line on stderr that holds `text`.
 void expect_error(const Outcome& outcome, int code, const std::string& text);
 
+/// Writes a random LLaMA of two layers, of 424 tokens, with a sentencepiece tokenizer.
+void save_text_model(const std::filesystem::path& folder);
+
 /// A folder with a random LLaMA of two layers, "model", and "train.jsonl", whose records are tokenised already.
 class Workplace {
  public:
