@@ -246,7 +246,8 @@ class Painter {
         pen_down = false;
         continue;
       }
-      path += (pen_down ? "L" : "M") + number(x(point.x)) + " " + number(y(point.y));
+      path += pen_down ? 'L' : 'M';
+      path += number(x(point.x)) + " " + number(y(point.y));
       pen_down = true;
       if (point.error > 0.0 && y.shows(point.y - point.error) && y.shows(point.y + point.error)) {
         marks += line_element(
@@ -351,7 +352,7 @@ std::string format_tick(double value, bool percent) {
   const size_t point = std::min(result.find('.'), result.size());
   const size_t first = result.front() == '-' ? 1 : 0;
   for (size_t position = point; position > first + 3; position -= 3) {
-    result.insert(position - 3, ",");
+    result.insert(position - 3, 1, ',');
   }
   return percent ? result + "%" : result;
 }
