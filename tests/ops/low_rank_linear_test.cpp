@@ -135,6 +135,22 @@ TEST_P(LowRankLinearTest, GroupedTermsAreThoseOneByOne) {
   EXPECT_LT(gradient_error(function, inputs()), 1e-7);
 }
 
+TEST_P(LowRankLinearTest, PassesGradcheckWithAFrozenAdapter) {
+  for (const bool freeze_b : {false, true}) {
+    if (!freeze_b && !GetParam().low_rank) {
+      continue;
+    }
+    const auto function = [&](const std::vector<at::Tensor>& tensors) {
+      LowRankTerm frozen = term(inputs());
+      if (!freeze_b) {
+        frozen.b = tensors[1];
+      }
+      return low_rank_linear(tensors[0], {frozen});
+    };
+    EXPECT_LT(gradient_error(function, freeze_b ? std::vector{x} : std::vector{x, b}), 1e-7);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Modes,
     LowRankLinearTest,

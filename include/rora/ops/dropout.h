@@ -22,12 +22,12 @@ struct Dropout {
 
   /// `x` with dropped elements zeroed and the others divided by 1 − p.
   at::Tensor apply(const at::Tensor& x) const {
-    return active() ? x * mask(x) : x;
+    return active() ? x * mask(x.sizes(), x.options()) : x;
   }
 
-  /// 0 where dropped and 1 / (1 − p) where kept, of `like`'s shape, dtype and device.
-  at::Tensor mask(const at::Tensor& like) const {
-    at::Tensor kept = at::empty(like.sizes(), at::TensorOptions().dtype(at::kFloat));
+  /// 0 where dropped and 1 / (1 − p) where kept.
+  at::Tensor mask(at::IntArrayRef sizes, const at::TensorOptions& options) const {
+    at::Tensor kept = at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
     float* data = kept.data_ptr<float>();
     const int64_t count = kept.numel();
     const double limit = p * 4294967296.0;
@@ -42,7 +42,7 @@ struct Dropout {
         }
       }
     });
-    return kept.to(like.options());
+    return kept.to(options);
   }
 };
 

@@ -133,7 +133,10 @@ inline LowRankGradients low_rank_backward(
   }
   const at::Tensor dz = term.dora() ? dy * term.direction_scale(dtype) : dy;
   const bool drops_input = term.dora() && term.dropout.active() && term.dora_dropout == DoraDropout::kInput;
-  const at::Tensor mask = term.low_rank() && term.dropout.active() ? term.dropout.mask(x) : at::Tensor();
+  // Of dy's rows, as x is not kept where nothing but the gradient to x needs the mask.
+  const at::Tensor mask = term.low_rank() && term.dropout.active()
+      ? term.dropout.mask({dy.size(0), term.weight->in_features()}, dy.options())
+      : at::Tensor();
   if (needs_weight) {
     gradients.weight = drops_input ? dy.t().mm(x).add_((dz - dy).t().mm(x * mask)) : dz.t().mm(x);
   }
