@@ -3,10 +3,10 @@
 #include "layer_checkpointing.h"
 #include "rotary_frequencies.h"
 
+#include <rora/ops/attention.h>
 #include <rora/ops/cross_entropy.h>
 
 #include <ATen/ATen.h>
-
 
 namespace rora {
 namespace {
@@ -57,11 +57,13 @@ at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache
   const int64_t seq = input.input_ids.size(1);
   LayerContext context;
   const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
-  std::tie(context.cos, context.sin) = detail::rotary_tables(options, positions);
-  context.mask = ops::make_attention_mask(input.attention_mask, seq, cached + seq);
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
+  const auto [cos, sin] = detail::rotary_tables(options, positions);
+  context.cos = cos.to(hidden.scalar_type());
+  context.sin = sin.to(hidden.scalar_type());
+  context.sequence = input.attention_mask;
   context.cache = cache;
 
-  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
     const auto run = [layer, context](const at::Tensor& x) {

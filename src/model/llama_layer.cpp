@@ -1,5 +1,6 @@
 #include <rora/model/llama_layer.h>
 
+#include <rora/ops/attention.h>
 #include <rora/ops/rotary_embedding.h>
 #include <rora/ops/swiglu.h>
 
@@ -32,7 +33,7 @@ at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x, const LayerContext& 
   if (context.cache != nullptr) {
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
-  const at::Tensor mixed = ops::attention(q, k, v, context.mask);
+  const at::Tensor mixed = ops::attention(q, k, v, context.sequence);
   return o_proj->forward(mixed.transpose(1, 2).reshape({batch, seq, -1}));
 }
 

@@ -1,106 +1,222 @@
 #include <rora/ops/attention.h>
 
+#include "cpu/launch.h"
+#include "operator.h"
+
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 namespace rora::ops {
 namespace {
 
-/// Whether every row is one sequence from its first column, with padding after it or none.
-bool padded_on_the_right_only(const at::Tensor& attention_mask) {
-  const at::Tensor ones = attention_mask == 1;
-  const at::Tensor known = ones | (attention_mask == 0);
-  const at::Tensor falls_only = attention_mask.slice(1, 1) <= attention_mask.slice(1, 0, -1);
-  return (known.all() & falls_only.all() & ones.select(1, 0).all()).item<bool>();
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using Sequence = std::optional<at::Tensor>;
+
+double score_scale(const at::Tensor& q) {
+  return 1.0 / std::sqrt(static_cast<double>(q.size(3)));
 }
 
-/// Up to how many keys the plain products are chosen: their scores are all kept.
-constexpr int64_t kMostKeysOfProducts = 512;
+/// The weights `[batch, kv_heads, heads/kv_heads·queries, keys]` and log Σ e^score of each row, in the wide type: the heads
+/// that share keys are rows of one product.
+std::tuple<at::Tensor, at::Tensor> weights_reference(const at::Tensor& q, const at::Tensor& k, const Sequence& sequence) {
+  const at::Tensor rows = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
+  const at::Tensor scores = rows.matmul(k.transpose(2, 3)).mul(score_scale(q));
+  const at::Tensor hidden = visible_keys(sequence, q.size(2), k.size(2), q.device()).logical_not();
+  const at::Tensor masked = scores.view({q.size(0), k.size(1), -1, q.size(2), k.size(2)})
+                                .masked_fill(hidden.unsqueeze(2), -std::numeric_limits<double>::infinity())
+                                .view(scores.sizes());
+  const at::Tensor normaliser = masked.logsumexp(-1, /*keepdim=*/true);
+  return {(masked - normaliser).exp(), normaliser};
+}
 
-/// softmax(q·kᵀ/√head_dim)·v as two products, in which the heads that share keys are rows of one matrix.
-at::Tensor attention_by_products(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionMask& mask) {
-  const int64_t queries = q.size(2);
-  const int64_t keys = k.size(2);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  const std::vector<int64_t> by_head{q.size(0), k.size(1), -1, queries, keys};
-  const std::vector<int64_t> by_row{q.size(0), k.size(1), -1, keys};
-  const at::Tensor rows = (q * scale).reshape({q.size(0), k.size(1), -1, q.size(3)});
-  at::Tensor scores = rows.matmul(k.transpose(2, 3)).view(by_head);
-  if (mask.allowed.defined() || mask.causal) {
-    const at::Tensor hidden = mask.allowed.defined()
-        ? mask.allowed.logical_not().unsqueeze(2)
-        : at::ones({queries, keys}, q.options().dtype(at::kBool)).triu(1);
-    scores.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+std::tuple<at::Tensor, at::Tensor> forward_reference(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+  const auto wide = detail::wide_type(q.scalar_type());
+  const auto [weights, normaliser] = weights_reference(q.to(wide), k.to(wide), sequence);
+  return {
+      weights.matmul(v.to(wide)).view(q.sizes()).to(q.scalar_type()),
+      normaliser.view({q.size(0), q.size(1), q.size(2)})};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_reference(
+    const at::Tensor& dout,
+    const at::Tensor& q,
+    const at::Tensor& k,
+    const at::Tensor& v,
+    const at::Tensor& out,
+    const at::Tensor& normaliser,
+    const Sequence& sequence) {
+  const auto wide = detail::wide_type(q.scalar_type());
+  const auto by_key = [&](const at::Tensor& t) { return t.to(wide).reshape({q.size(0), k.size(1), -1, q.size(3)}); };
+  const at::Tensor weights = std::get<0>(weights_reference(q.to(wide), k.to(wide), sequence));
+  const at::Tensor rows = by_key(dout);
+  const at::Tensor delta = (rows * by_key(out)).sum(-1, /*keepdim=*/true);
+  const at::Tensor gradient = (rows.matmul(v.to(wide).transpose(2, 3)) - delta).mul(weights).mul(score_scale(q));
+  return {
+      gradient.matmul(k.to(wide)).view(q.sizes()).to(q.scalar_type()),
+      gradient.transpose(2, 3).matmul(by_key(q)).to(k.scalar_type()),
+      weights.transpose(2, 3).matmul(rows).to(v.scalar_type())};
+}
+
+/// As the kernels read it: the last dimension dense, and whole words of bfloat16 where they are read in pairs.
+at::Tensor readable(const at::Tensor& t) {
+  const bool pairs = t.scalar_type() != at::kBFloat16 ||
+      (t.stride(0) % 2 == 0 && t.stride(1) % 2 == 0 && t.stride(2) % 2 == 0 && t.storage_offset() % 2 == 0);
+  return t.stride(3) == 1 && pairs ? t : t.contiguous();
+}
+
+kernels::AttentionParameters::Tensor kernel_tensor(const at::Tensor& t) {
+  return {t.data_ptr(), {t.stride(0), t.stride(1), t.stride(2)}};
+}
+
+/// Laid out as projections read and leave heads: `[batch, tokens, heads, head_dim]`, turned.
+at::Tensor empty_heads(const at::Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
+}
+
+bool runs_on_kernel(const at::Tensor& q) {
+  return q.is_cpu() && detail::has_kernel(q) && q.size(3) % 2 == 0;
+}
+
+kernels::AttentionParameters describe(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sequence) {
+  kernels::AttentionParameters p;
+  p.type = detail::kernel_type(q);
+  p.batch = q.size(0);
+  p.heads = q.size(1);
+  p.kv_heads = k.size(1);
+  p.queries = q.size(2);
+  p.keys = k.size(2);
+  p.head_dim = q.size(3);
+  p.scale = score_scale(q);
+  p.sequence = sequence.defined() ? sequence.const_data_ptr<int64_t>() : nullptr;
+  p.q = kernel_tensor(q);
+  p.k = kernel_tensor(k);
+  p.v = kernel_tensor(v);
+  return p;
+}
+
+at::Tensor dense_sequence(const Sequence& sequence) {
+  return sequence && sequence->defined() ? sequence->to(at::kLong).contiguous() : at::Tensor();
+}
+
+std::tuple<at::Tensor, at::Tensor> forward_cpu(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+  if (!runs_on_kernel(q)) {
+    return forward_reference(q, k, v, sequence);
   }
-  return scores.softmax(-1).view(by_row).matmul(v).view(q.sizes());
+  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v), ids = dense_sequence(sequence);
+  at::Tensor out = empty_heads(q);
+  at::Tensor normaliser = at::empty(
+      {q.size(0), q.size(1), q.size(2)}, q.options().dtype(detail::wide_type(q.scalar_type())));
+  auto p = describe(own_q, own_k, own_v, ids);
+  p.out = kernel_tensor(out);
+  p.normaliser = normaliser.data_ptr();
+  detail::launch(kernels::kernels().attention, p, p.batch * p.kv_heads, p.queries * p.keys);
+  return {out, normaliser};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
+    const at::Tensor& dout,
+    const at::Tensor& q,
+    const at::Tensor& k,
+    const at::Tensor& v,
+    const at::Tensor& out,
+    const at::Tensor& normaliser,
+    const Sequence& sequence) {
+  if (!runs_on_kernel(q)) {
+    return backward_reference(dout, q, k, v, out, normaliser, sequence);
+  }
+  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v), ids = dense_sequence(sequence);
+  const at::Tensor own_out = readable(out), own_dout = readable(dout), own_normaliser = normaliser.contiguous();
+  at::Tensor dq = empty_heads(q), dk = empty_heads(k), dv = empty_heads(v);
+  auto p = describe(own_q, own_k, own_v, ids);
+  p.out = kernel_tensor(own_out);
+  p.dout = kernel_tensor(own_dout);
+  p.normaliser = own_normaliser.data_ptr();
+  p.dq = kernel_tensor(dq);
+  p.dk = kernel_tensor(dk);
+  p.dv = kernel_tensor(dv);
+  detail::launch(kernels::kernels().attention_backward, p, p.batch * p.kv_heads, p.queries * p.keys);
+  return {dq, dk, dv};
+}
+
+struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
+  static at::Tensor forward(
+      AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::attention_forward");
+    auto [out, normaliser] = op.call(q, k, v, sequence);
+    ctx->save_for_backward({q, k, v, out, normaliser, sequence.value_or(at::Tensor())});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const auto op = detail::find_operator<decltype(backward_reference)>("rora::attention_backward");
+    const auto saved = ctx->get_saved_variables();
+    const Sequence sequence = saved[5].defined() ? Sequence(saved[5]) : std::nullopt;
+    auto [dq, dk, dv] = op.call(gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], sequence);
+    return {dq, dk, dv, at::Tensor()};
+  }
+};
+
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("attention_forward", forward_reference);
+  m.impl("attention_backward", backward_reference);
+}
+TORCH_LIBRARY_IMPL(rora, CPU, m) {
+  m.impl("attention_forward", forward_cpu);
+  m.impl("attention_backward", backward_cpu);
+}
+TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
+  m.impl("attention", attention);
 }
 
 } // namespace
 
-AttentionMask make_attention_mask(const at::Tensor& attention_mask, int64_t queries, int64_t keys) {
-  AttentionMask mask;
-  const bool whole = queries == keys;
-  if (!attention_mask.defined() || padded_on_the_right_only(attention_mask)) {
-    if (whole || (queries == 1 && !attention_mask.defined())) {
-      mask.causal = whole;
-      return mask;
-    }
-  }
-  const auto options = at::TensorOptions().dtype(at::kLong).device(
-      attention_mask.defined() ? attention_mask.device() : at::Device(at::kCPU));
-  const at::Tensor key_place = at::arange(keys, options);
+at::Tensor visible_keys(const Sequence& sequence, int64_t queries, int64_t keys, at::Device device) {
+  const at::Tensor key_place = at::arange(keys, at::TensorOptions().dtype(at::kLong).device(device));
   const at::Tensor query_place = key_place.slice(0, keys - queries).unsqueeze(1);
-  at::Tensor allowed = (key_place <= query_place).unsqueeze(0);
-  if (attention_mask.defined()) {
-    const at::Tensor query_sequence = attention_mask.slice(1, keys - queries).unsqueeze(2);
-    const at::Tensor key_sequence = attention_mask.unsqueeze(1);
-    allowed = (allowed & (query_sequence == key_sequence) & (key_sequence > 0)) | (key_place == query_place);
+  at::Tensor visible = (key_place <= query_place).unsqueeze(0);
+  if (sequence && sequence->defined()) {
+    const at::Tensor of_query = sequence->slice(1, keys - queries).unsqueeze(2);
+    const at::Tensor of_key = sequence->unsqueeze(1);
+    visible = (visible & (of_query == of_key) & (of_key > 0)) | (key_place == query_place);
   }
-  mask.causal = false;
-  mask.allowed = allowed.unsqueeze(1);
-  return mask;
+  return visible.unsqueeze(1);
 }
 
-at::Tensor positions_in_sequence(const at::Tensor& attention_mask) {
-  const at::Tensor place = (attention_mask > 0).cumsum(1) - 1;
-  const at::Tensor latest = std::get<0>(attention_mask.cummax(1));
-  at::Tensor begins = at::zeros_like(attention_mask);
-  begins.slice(1, 1).copy_(attention_mask.slice(1, 1) > latest.slice(1, 0, -1));
+at::Tensor positions_in_sequence(const at::Tensor& sequence) {
+  const at::Tensor place = (sequence > 0).cumsum(1) - 1;
+  const at::Tensor latest = std::get<0>(sequence.cummax(1));
+  at::Tensor begins = at::zeros_like(sequence);
+  begins.slice(1, 1).copy_(sequence.slice(1, 1) > latest.slice(1, 0, -1));
   const at::Tensor start = std::get<0>((begins * place).cummax(1));
-  return (place - start).masked_fill_(attention_mask == 0, 0);
+  return (place - start).masked_fill_(sequence == 0, 0);
 }
 
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionMask& mask) {
-  const auto allowed = mask.allowed.defined() ? std::optional<at::Tensor>(mask.allowed) : std::nullopt;
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+  const bool whole_rows = !sequence || !sequence->defined();
   if (q.size(2) == 1) {
     // One query a head, in generation: the heads that share keys are rows of one product. In bfloat16 that is six times
     // as fast on a CPU as going through the heads one by one.
+    const auto visible = whole_rows ? Sequence() : Sequence(visible_keys(sequence, 1, k.size(2), q.device()));
     const at::Tensor grouped = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
-    const at::Tensor mixed = at::scaled_dot_product_attention(grouped, k, v, allowed);
-    return mixed.reshape(q.sizes());
+    return at::scaled_dot_product_attention(grouped, k, v, visible).reshape(q.sizes());
   }
-  if (attention_keeps_weights(q.device(), q.scalar_type(), k.size(2))) {
-    return attention_by_products(q, k, v, mask);
+  if (runs_on_kernel(q)) {
+    return AttentionFunction::apply(q, k, v, sequence);
   }
+  const bool causal = whole_rows && q.size(2) == k.size(2);
+  const auto visible = causal ? Sequence() : Sequence(visible_keys(sequence, q.size(2), k.size(2), q.device()));
   return at::scaled_dot_product_attention(
-      q,
-      k,
-      v,
-      allowed,
-      /*dropout_p=*/0.0,
-      mask.causal,
-      /*scale=*/std::nullopt,
-      /*enable_gqa=*/q.size(1) != k.size(1));
-}
-
-bool attention_keeps_weights(at::Device device, at::ScalarType dtype, int64_t keys) {
-  // In bfloat16 on a CPU, forward and backward of SmolLM2-135M's attention took 25.5 ms at 4×256 tokens by LibTorch's
-  // kernel and 12.1 ms by products (38.3 and 12.8 at 16×128); in float32 16.9 and 19.0.
-  return device.is_cpu() && dtype == at::kBFloat16 && keys <= kMostKeysOfProducts;
+      q, k, v, visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt, /*enable_gqa=*/q.size(1) != k.size(1));
 }
 
 } // namespace rora::ops

@@ -1,17 +1,84 @@
 #include <rora/ops/cross_entropy.h>
 
+#include "cpu/launch.h"
+#include "operator.h"
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 namespace rora::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+
+/// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot.
+at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
+  const at::Tensor index = targets.unsqueeze(1);
+  at::Tensor wide = logits.to(detail::wide_type(logits.scalar_type()));
+  const at::Tensor normaliser = wide.logsumexp(1, /*keepdim=*/true);
+  const at::Tensor losses = (normaliser - wide.gather(1, index)).squeeze(1);
+  if (gradient) {
+    wide = (wide - normaliser).exp();
+    logits.copy_(wide.scatter_add(1, index, at::full_like(index, -1, wide.options())));
+  }
+  return losses;
+}
+
+at::Tensor rows_cpu(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
+  if (!detail::has_kernel(logits) || logits.stride(1) != 1) {
+    return rows_reference(logits, targets, gradient);
+  }
+  const at::Tensor index = targets.contiguous();
+  at::Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(detail::wide_type(logits.scalar_type())));
+  kernels::CrossEntropyParameters p;
+  p.type = detail::kernel_type(logits);
+  p.vocab = logits.size(1);
+  p.logits = detail::kernel_rows(logits);
+  p.targets = index.const_data_ptr<int64_t>();
+  p.losses = losses.data_ptr();
+  p.gradient = gradient;
+  detail::launch(kernels::kernels().cross_entropy, p, logits.size(0), p.vocab);
+  return losses;
+}
+
+/// The sum of the tokens' losses, and its gradients by `hidden` and `weight` where `mask` asks for them.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
+    const at::Tensor& hidden,
+    const at::Tensor& weight,
+    const at::Tensor& targets,
+    int64_t chunk,
+    std::array<bool, 2> mask) {
+  static const auto rows_op = detail::find_operator<decltype(rows_reference)>("rora::cross_entropy_rows_");
+  const auto wide = detail::wide_type(hidden.scalar_type());
+  const int64_t tokens = hidden.size(0);
+  at::Tensor sum = at::zeros({}, hidden.options().dtype(wide));
+  at::Tensor dhidden = mask[0] ? at::empty_like(hidden) : at::Tensor();
+  at::Tensor dweight = mask[1] ? at::zeros(weight.sizes(), weight.options().dtype(wide)) : at::Tensor();
+  at::Tensor logits = at::empty({std::min(chunk, tokens), weight.size(0)}, hidden.options());
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t length = std::min(chunk, tokens - begin);
+    const at::Tensor rows = hidden.narrow(0, begin, length);
+    at::Tensor own = logits.narrow(0, 0, length);
+    at::mm_out(own, rows, weight.t());
+    sum.add_(rows_op.call(own, targets.narrow(0, begin, length), mask[0] || mask[1]).sum());
+    if (mask[1]) {
+      dweight.addmm_(own.t().to(wide), rows.to(wide));
+    }
+    if (mask[0]) {
+      at::Tensor target_rows = dhidden.narrow(0, begin, length);
+      at::mm_out(target_rows, own, weight);
+    }
+  }
+  return {sum, dhidden, dweight};
+}
 
 struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFunction> {
   static at::Tensor forward(
@@ -20,52 +87,44 @@ struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFu
       const at::Tensor& weight,
       const at::Tensor& targets,
       int64_t chunk,
-      bool needs_hidden,
-      bool needs_weight) {
-    const auto wide = hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    at::Tensor sum = at::zeros({}, hidden.options().dtype(wide));
-    at::Tensor dhidden = needs_hidden ? at::empty_like(hidden) : at::Tensor();
-    at::Tensor dweight = needs_weight ? at::zeros(weight.sizes(), weight.options().dtype(wide)) : at::Tensor();
-    for (int64_t begin = 0; begin < hidden.size(0); begin += chunk) {
-      const int64_t length = std::min(chunk, hidden.size(0) - begin);
-      const at::Tensor rows = hidden.narrow(0, begin, length);
-      const at::Tensor index = targets.narrow(0, begin, length).unsqueeze(1);
-      at::Tensor logits = rows.mm(weight.t()).to(wide);
-      const at::Tensor normaliser = logits.logsumexp(1, /*keepdim=*/true);
-      sum.add_((normaliser - logits.gather(1, index)).sum());
-      if (needs_hidden || needs_weight) {
-        // d loss / d logits = softmax(logits) − onehot(target)
-        at::Tensor gradient = logits.sub_(normaliser).exp_();
-        gradient.scatter_add_(1, index, at::full_like(index, -1, gradient.options()));
-        if (needs_weight) {
-          dweight.addmm_(gradient.t(), rows.to(wide));
-        }
-        if (needs_hidden) {
-          at::Tensor target_rows = dhidden.narrow(0, begin, length);
-          at::mm_out(target_rows, gradient.to(hidden.scalar_type()), weight);
-        }
-      }
-    }
+      std::array<bool, 2> mask) {
+    static const auto op = detail::find_operator<decltype(forward_composite)>("rora::token_cross_entropy_forward");
+    auto [sum, dhidden, dweight] = op.call(hidden, weight, targets, chunk, mask);
     ctx->save_for_backward({dhidden, dweight});
+    ctx->saved_data["dtypes"] = std::vector<int64_t>{
+        static_cast<int64_t>(hidden.scalar_type()), static_cast<int64_t>(weight.scalar_type())};
     return sum;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const auto saved = ctx->get_saved_variables();
-    const auto scaled = [&](const at::Tensor& gradient, at::ScalarType dtype) {
-      return gradient.defined() ? (gradient * gradients[0].to(gradient.scalar_type())).to(dtype) : at::Tensor();
+    const auto dtypes = ctx->saved_data["dtypes"].toIntVector();
+    const auto scaled = [&](size_t i) {
+      return saved[i].defined()
+          ? (saved[i] * gradients[0].to(saved[i].scalar_type())).to(static_cast<at::ScalarType>(dtypes[i]))
+          : at::Tensor();
     };
-    return {
-        scaled(saved[0], saved[0].defined() ? saved[0].scalar_type() : at::kFloat),
-        scaled(saved[1], saved[1].defined() ? saved[1].scalar_type() : at::kFloat),
-        at::Tensor(),
-        at::Tensor(),
-        at::Tensor(),
-        at::Tensor()};
+    return {scaled(0), scaled(1), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("cross_entropy_rows_", rows_reference);
+  m.impl("token_cross_entropy_forward", forward_composite);
+}
+TORCH_LIBRARY_IMPL(rora, CPU, m) {
+  m.impl("cross_entropy_rows_", rows_cpu);
+}
+TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
+  m.impl("token_cross_entropy", token_cross_entropy);
+}
+
 } // namespace
+
+int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
+  constexpr int64_t kLogitsBytes = int64_t{16} << 20;
+  return std::max<int64_t>(1, kLogitsBytes / (element_size * vocab));
+}
 
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden,
@@ -73,7 +132,7 @@ at::Tensor token_cross_entropy(
     const at::Tensor& targets,
     int64_t chunk) {
   const int64_t vocab = weight.size(0);
-  if (targets.numel() > 0) {
+  if (targets.numel() > 0 && !targets.is_meta()) {
     const int64_t least = targets.min().item<int64_t>();
     const int64_t greatest = targets.max().item<int64_t>();
     if (least < 0 || greatest >= vocab) {
@@ -83,12 +142,12 @@ at::Tensor token_cross_entropy(
     }
   }
   if (chunk <= 0) {
-    chunk = std::max<int64_t>(1, (int64_t{64} << 20) / (4 * vocab));
+    chunk = cross_entropy_chunk(vocab, hidden.element_size());
   }
   // Asked here, as inside the node's forward gradients are always off.
   const bool recording = at::GradMode::is_enabled();
-  return TokenCrossEntropyFunction::apply(
-      hidden, weight, targets, chunk, recording && hidden.requires_grad(), recording && weight.requires_grad());
+  const std::array<bool, 2> mask{recording && hidden.requires_grad(), recording && weight.requires_grad()};
+  return TokenCrossEntropyFunction::apply(hidden, weight, targets, chunk, mask);
 }
 
 } // namespace rora::ops

@@ -1,7 +1,11 @@
 #include <rora/ops/rotary_embedding.h>
 
+#include "cpu/launch.h"
+#include "operator.h"
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 namespace rora::ops {
 namespace {
@@ -9,29 +13,73 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+at::Tensor forward_reference(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
   const auto halves = x.chunk(2, -1);
   const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
-  return at::addcmul(x * cos, turned, sin);
+  const at::Tensor products = turned * sin.to(x.scalar_type()).unsqueeze(1);
+  const at::Tensor kept = x * cos.to(x.scalar_type()).unsqueeze(1);
+  return inverse ? kept - products : kept + products;
+}
+
+at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
+  if (!detail::has_kernel(x) || x.size(-1) % 2 != 0) {
+    return forward_reference(x, cos, sin, inverse);
+  }
+  const at::Tensor in = x.stride(3) == 1 ? x : x.contiguous();
+  // Laid out as a projection leaves its heads: [batch, seq, heads, head_dim].
+  at::Tensor y = at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options()).transpose(1, 2);
+  const at::Tensor dense_cos = cos.to(x.scalar_type()).contiguous(), dense_sin = sin.to(x.scalar_type()).contiguous();
+  kernels::RotaryParameters p;
+  p.type = detail::kernel_type(x);
+  p.heads = x.size(1);
+  p.seq = x.size(2);
+  p.head_dim = x.size(3);
+  p.x = in.data_ptr();
+  p.y = y.data_ptr();
+  for (int i = 0; i < 3; ++i) {
+    p.x_stride[i] = in.stride(i);
+    p.y_stride[i] = y.stride(i);
+  }
+  p.cos = dense_cos.data_ptr();
+  p.sin = dense_sin.data_ptr();
+  p.table_batch_stride = dense_cos.size(0) == 1 ? 0 : dense_cos.stride(0);
+  p.inverse = inverse;
+  detail::launch(kernels::kernels().rotary, p, x.size(0) * x.size(2), p.heads * p.head_dim);
+  return y;
 }
 
 struct RotaryEmbeddingFunction : torch::autograd::Function<RotaryEmbeddingFunction> {
+  static at::Tensor call(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
+    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::rotary_embedding_forward");
+    return op.call(x, cos, sin, inverse);
+  }
+
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
     ctx->save_for_backward({cos, sin});
-    return rotate(x, cos, sin);
+    return call(x, cos, sin, /*inverse=*/false);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const auto saved = ctx->get_saved_variables();
     // A rotation's transpose turns the other way.
-    return {rotate(gradients[0], saved[0], saved[1].neg()), at::Tensor(), at::Tensor()};
+    return {call(gradients[0], saved[0], saved[1], /*inverse=*/true), at::Tensor(), at::Tensor()};
   }
 };
+
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("rotary_embedding_forward", forward_reference);
+}
+TORCH_LIBRARY_IMPL(rora, CPU, m) {
+  m.impl("rotary_embedding_forward", forward_cpu);
+}
+TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
+  m.impl("rotary_embedding", rotary_embedding);
+}
 
 } // namespace
 
 at::Tensor rotary_embedding(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  return RotaryEmbeddingFunction::apply(x, cos.to(x.scalar_type()).unsqueeze(1), sin.to(x.scalar_type()).unsqueeze(1));
+  return RotaryEmbeddingFunction::apply(x, cos, sin);
 }
 
 } // namespace rora::ops

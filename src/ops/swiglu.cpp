@@ -1,7 +1,13 @@
 #include <rora/ops/swiglu.h>
 
+#include "cpu/launch.h"
+#include "operator.h"
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <tuple>
 
 namespace rora::ops {
 namespace {
@@ -9,27 +15,76 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+at::Tensor forward_reference(const at::Tensor& gate, const at::Tensor& up) {
+  return at::silu(gate).mul(up);
+}
+
+at::Tensor forward_cpu(const at::Tensor& gate, const at::Tensor& up) {
+  if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || up.sizes() != gate.sizes()) {
+    return forward_reference(gate, up);
+  }
+  const at::Tensor gate_rows = detail::as_rows(gate), up_rows = detail::as_rows(up);
+  at::Tensor y = at::empty(gate.sizes(), gate.options());
+  kernels::SwiGLUParameters p;
+  p.type = detail::kernel_type(gate);
+  p.size = gate_rows.size(1);
+  p.gate = detail::kernel_rows(gate_rows);
+  p.up = detail::kernel_rows(up_rows);
+  p.y = {y.data_ptr(), p.size};
+  detail::launch(kernels::kernels().swiglu, p, gate_rows.size(0), p.size);
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_reference(
+    const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
+  return {at::silu_backward(dy * up, gate), at::silu(gate).mul(dy)};
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
+  if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || dy.scalar_type() != gate.scalar_type() ||
+      up.sizes() != gate.sizes()) {
+    return backward_reference(dy, gate, up);
+  }
+  const at::Tensor gate_rows = detail::as_rows(gate), up_rows = detail::as_rows(up), dy_rows = detail::as_rows(dy);
+  at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(gate.sizes(), gate.options());
+  kernels::SwiGLUParameters p;
+  p.type = detail::kernel_type(gate);
+  p.size = gate_rows.size(1);
+  p.gate = detail::kernel_rows(gate_rows);
+  p.up = detail::kernel_rows(up_rows);
+  p.dy = detail::kernel_rows(dy_rows);
+  p.dgate = {dgate.data_ptr(), p.size};
+  p.dup = {dup.data_ptr(), p.size};
+  detail::launch(kernels::kernels().swiglu_backward, p, gate_rows.size(0), p.size);
+  return {dgate, dup};
+}
+
 struct SwiGLUFunction : torch::autograd::Function<SwiGLUFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up) {
+    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::swiglu_forward");
     ctx->save_for_backward({gate, up});
-    return at::silu(gate).mul_(up);
+    return op.call(gate, up);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const auto op = detail::find_operator<decltype(backward_reference)>("rora::swiglu_backward");
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor& gate = saved[0];
-    const at::Tensor& up = saved[1];
-    const at::Tensor& dy = gradients[0];
-    at::Tensor dgate, dup;
-    if (ctx->needs_input_grad(0)) {
-      dgate = at::silu_backward(dy * up, gate);
-    }
-    if (ctx->needs_input_grad(1)) {
-      dup = at::silu(gate).mul_(dy);
-    }
+    auto [dgate, dup] = op.call(gradients[0], saved[0], saved[1]);
     return {dgate, dup};
   }
 };
+
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("swiglu_forward", forward_reference);
+  m.impl("swiglu_backward", backward_reference);
+}
+TORCH_LIBRARY_IMPL(rora, CPU, m) {
+  m.impl("swiglu_forward", forward_cpu);
+  m.impl("swiglu_backward", backward_cpu);
+}
+TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
+  m.impl("swiglu", swiglu);
+}
 
 } // namespace
 

@@ -1,15 +1,13 @@
 #include <rora/training/memory_estimate.h>
 
 #include <rora/adapters/low_rank_adapter.h>
-#include <rora/ops/attention.h>
+#include <rora/ops/cross_entropy.h>
 
 #include <algorithm>
 
 namespace rora {
 namespace {
 
-/// As `ops::token_cross_entropy` chooses its chunk by default.
-constexpr int64_t kLogitsBytes = int64_t{64} << 20;
 constexpr int64_t kWideBytes = 4;
 
 /// Floating-point numbers that one layer keeps for its backward, a token.
@@ -45,8 +43,7 @@ int64_t kept_by_dora(const ProjectionImpl& projection, bool output_kept) {
   return directed || !output_kept ? projection.out_features() : 0;
 }
 
-/// `weights_kept`: how many attention weights of a head attention keeps, a token: one for each key, or none.
-LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim, int64_t weights_kept) {
+LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
   LayerNumbers numbers;
   numbers.backward = 3 * hidden;  // the residual stream's gradient, a branch's, and the norm's
   if (!layer.self_attn.is_empty()) {
@@ -58,9 +55,8 @@ LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t h
     numbers.kept += 2 * q.out_features() + k.out_features() + v.out_features();
     numbers.kept += kept_by_dora(q, false) + kept_by_dora(k, false) + kept_by_dora(v, true) + kept_by_dora(o, false);
     const int64_t heads = q.out_features() / head_dim;
-    numbers.kept += heads * weights_kept;
-    numbers.kept_wide += 1 + (weights_kept == 0 ? heads : 0);
-    numbers.backward += 2 * q.out_features() + 2 * heads * weights_kept;
+    numbers.kept_wide += 1 + heads;
+    numbers.backward += 2 * q.out_features();
   }
   if (!layer.mlp.is_empty()) {
     const LlamaMLPImpl& mlp = *layer.mlp;
@@ -123,14 +119,12 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   const auto element = static_cast<int64_t>(model->model->embed_tokens->weight.element_size());
   const int64_t tokens = batch.rows * batch.seq;
   const int64_t hidden = options.hidden_size();
-  const at::Tensor& embedding = model->model->embed_tokens->weight;
-  const bool keeps_weights = ops::attention_keeps_weights(embedding.device(), embedding.scalar_type(), batch.seq);
   int64_t kept = 0;       // bytes a token, of all layers
   int64_t most_kept = 0;  // of one layer
   int64_t most_backward = 0;
   for (const auto& module : *model->model->layers) {
     const LayerNumbers layer = count_layer(
-        *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim(), keeps_weights ? batch.seq : 0);
+        *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
     const int64_t bytes = layer.kept * element + layer.kept_wide * kWideBytes;
     kept += bytes;
     most_kept = std::max(most_kept, bytes);
@@ -144,10 +138,10 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   // The last norm's input, and the gradients of the labelled tokens' states, which are formed with the loss.
   estimate.activations = tokens * (kept + hidden * element) + batch.labelled_tokens * hidden * element;
 
-  // A chunk's logits in fp32, and once more while they are normalised; the states that they come from.
+  // A chunk's logits, which become their gradient in place; the states that they come from.
   const int64_t vocab = options.vocab_size();
-  const int64_t chunk = std::min(batch.labelled_tokens, std::max<int64_t>(1, kLogitsBytes / (kWideBytes * vocab)));
-  int64_t loss = chunk * vocab * 2 * kWideBytes + (tokens + batch.labelled_tokens) * hidden * element;
+  const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element));
+  int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
   int64_t backward = tokens * most_backward;
   if (model->head_weight().requires_grad()) {
     loss += vocab * hidden * kWideBytes;

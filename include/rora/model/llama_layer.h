@@ -4,7 +4,6 @@
 #include <rora/model/llama_options.h>
 #include <rora/model/projection.h>
 #include <rora/model/rms_norm.h>
-#include <rora/ops/attention.h>
 
 #include <torch/nn/module.h>
 
@@ -12,9 +11,9 @@ namespace rora {
 
 /// What every layer of one forward pass shares: computed once, read by each.
 struct LayerContext {
-  at::Tensor cos; ///< `[batch or 1, seq, head_dim]` fp32
+  at::Tensor cos; ///< `[batch or 1, seq, head_dim]` in the model's dtype
   at::Tensor sin; ///< the same
-  ops::AttentionMask mask;
+  at::Tensor sequence; ///< `LlamaInput::attention_mask`
   KeyValueCache* cache = nullptr;
 };
 

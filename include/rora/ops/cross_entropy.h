@@ -9,12 +9,15 @@ namespace rora::ops {
 /// Σ_t −log softmax(weight·hidden_t)[target_t], a scalar in fp32 (fp64 for fp64).
 ///
 /// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, all of them counted. Logits exist for
-/// `chunk` tokens at a time (0: as many as take 64 MiB in fp32); gradients of `hidden`, and of `weight` where it is
+/// `chunk` tokens at a time (0: `cross_entropy_chunk`), in hidden's dtype; gradients of `hidden`, and of `weight` where it is
 /// trained, are formed in the same pass. Throws `std::out_of_range` for a target outside the vocabulary.
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden,
     const at::Tensor& weight,
     const at::Tensor& targets,
     int64_t chunk = 0);
+
+/// How many tokens' logits exist at a time by default: as many as take 16 MiB, which a processor's last cache holds.
+int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size);
 
 } // namespace rora::ops

@@ -1,0 +1,50 @@
+// Compiled once for each instruction set, under another RORA_CPU_CAPABILITY.
+
+#include "attention.h"
+#include "rows.h"
+
+namespace rora::kernels::RORA_CPU_CAPABILITY {
+namespace {
+
+/// Calls `function<T>` for the parameters' type.
+#define RORA_BY_TYPE(name, Parameters)                              \
+  void name##_by_type(const Parameters& p, int64_t begin, int64_t end) { \
+    switch (p.type) {                                               \
+      case Type::kFloat:                                            \
+        return name<float>(p, begin, end);                          \
+      case Type::kDouble:                                           \
+        return name<double>(p, begin, end);                         \
+      case Type::kBFloat16:                                         \
+        return name<BFloat16>(p, begin, end);                       \
+    }                                                               \
+  }
+
+RORA_BY_TYPE(rms_norm, RMSNormParameters)
+RORA_BY_TYPE(rms_norm_backward, RMSNormParameters)
+RORA_BY_TYPE(swiglu, SwiGLUParameters)
+RORA_BY_TYPE(swiglu_backward, SwiGLUParameters)
+RORA_BY_TYPE(rotary, RotaryParameters)
+RORA_BY_TYPE(attention, AttentionParameters)
+RORA_BY_TYPE(attention_backward, AttentionParameters)
+RORA_BY_TYPE(cross_entropy, CrossEntropyParameters)
+
+#undef RORA_BY_TYPE
+
+#define RORA_STRING_OF(name) #name
+#define RORA_STRING(name) RORA_STRING_OF(name)
+
+} // namespace
+
+extern const Kernels table;
+const Kernels table{
+    RORA_STRING(RORA_CPU_CAPABILITY),
+    rms_norm_by_type,
+    rms_norm_backward_by_type,
+    swiglu_by_type,
+    swiglu_backward_by_type,
+    rotary_by_type,
+    attention_by_type,
+    attention_backward_by_type,
+    cross_entropy_by_type};
+
+} // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -1,0 +1,104 @@
+#pragma once
+
+// The CPU's loops behind the ops: plain parameters, no ATen. Each works on items [begin, end) and may run on several
+// threads at once; results do not depend on how the items are divided.
+
+#include <cstdint>
+
+namespace rora::kernels {
+
+/// Storage types of activations. Sums are formed in float, for double in double.
+enum class Type { kFloat, kDouble, kBFloat16 };
+
+/// Rows of `size` numbers, `stride` elements apart.
+struct Rows {
+  void* data = nullptr;
+  int64_t stride = 0;
+};
+
+struct RMSNormParameters {
+  Type type{};
+  int64_t size = 0; ///< of a row
+  double eps = 0.0;
+  Rows x; ///< read
+  const void* weight = nullptr; ///< `[size]`, read
+  Rows y; ///< written
+  void* rstd = nullptr; ///< `[rows]` in the wide type: written by forward, read by backward
+  Rows dy; ///< read by backward
+  Rows dx; ///< written by backward
+};
+
+struct SwiGLUParameters {
+  Type type{};
+  int64_t size = 0;
+  Rows gate; ///< read
+  Rows up; ///< read
+  Rows y; ///< written by forward
+  Rows dy; ///< read by backward
+  Rows dgate; ///< written by backward
+  Rows dup; ///< written by backward
+};
+
+/// x `[batch, heads, seq, head_dim]` of any strides, its last dimension dense.
+struct RotaryParameters {
+  Type type{};
+  int64_t heads = 0, seq = 0, head_dim = 0;
+  const void* x = nullptr; ///< read; may be y
+  int64_t x_stride[3] = {}; ///< of batch, heads and seq
+  void* y = nullptr; ///< written
+  int64_t y_stride[3] = {};
+  const void* cos = nullptr; ///< `[batch or 1, seq, head_dim]`, dense, in x's type; read
+  const void* sin = nullptr;
+  int64_t table_batch_stride = 0; ///< 0 where all rows share the tables
+  bool inverse = false; ///< turns the other way
+};
+
+/// Attention of heads that share keys; q, k, v, out and their gradients `[batch, heads, tokens, head_dim]` of any strides,
+/// the last dimension dense.
+struct AttentionParameters {
+  Type type{};
+  int64_t batch = 0, heads = 0, kv_heads = 0, queries = 0, keys = 0, head_dim = 0;
+  double scale = 1.0;
+  const int64_t* sequence = nullptr; ///< `[batch, keys]`: as in `AttentionMask`; null where each row is one sequence
+  struct Tensor {
+    void* data = nullptr;
+    int64_t stride[3] = {}; ///< of batch, heads and tokens
+  };
+  Tensor q, k, v; ///< read
+  Tensor out; ///< written by forward, read by backward
+  void* normaliser = nullptr; ///< `[batch, heads, queries]`, wide: log Σ e^score; null: not wanted
+  Tensor dout; ///< read by backward
+  Tensor dq, dk, dv; ///< written by backward
+};
+
+/// Rows of logits, each turned into its gradient softmax − onehot where asked.
+struct CrossEntropyParameters {
+  Type type{};
+  int64_t vocab = 0;
+  Rows logits; ///< read, and written where `gradient` is set
+  const int64_t* targets = nullptr; ///< `[rows]`
+  void* losses = nullptr; ///< `[rows]`, wide: written
+  bool gradient = false;
+};
+
+/// The kernels as one instruction set gives them.
+struct Kernels {
+  const char* name;
+  void (*rms_norm)(const RMSNormParameters&, int64_t begin, int64_t end); ///< items are rows
+  void (*rms_norm_backward)(const RMSNormParameters&, int64_t begin, int64_t end);
+  void (*swiglu)(const SwiGLUParameters&, int64_t begin, int64_t end); ///< items are rows
+  void (*swiglu_backward)(const SwiGLUParameters&, int64_t begin, int64_t end);
+  void (*rotary)(const RotaryParameters&, int64_t begin, int64_t end); ///< items are pairs batch·seq
+  void (*attention)(const AttentionParameters&, int64_t begin, int64_t end); ///< items are pairs batch·kv_heads
+  void (*attention_backward)(const AttentionParameters&, int64_t begin, int64_t end);
+  void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
+};
+
+/// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
+/// in the environment asks for a lesser one.
+const Kernels& kernels();
+
+/// All that can run here, the best first: for tests.
+const Kernels* const* all_kernels(int64_t& count);
+
+} // namespace rora::kernels

@@ -1,0 +1,48 @@
+#pragma once
+
+#include "kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace rora::ops::detail {
+
+/// Whether the CPU's kernels have this dtype; other dtypes and devices take the reference.
+inline bool has_kernel(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kDouble;
+}
+
+inline kernels::Type kernel_type(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble:
+      return kernels::Type::kDouble;
+    case at::kBFloat16:
+      return kernels::Type::kBFloat16;
+    default:
+      return kernels::Type::kFloat;
+  }
+}
+
+/// `x` `[..., size]` as dense rows, or as rows apart where one stride describes them; copied where none does.
+inline at::Tensor as_rows(const at::Tensor& x) {
+  const at::Tensor rows = x.dim() == 2 ? x : x.reshape({-1, x.size(-1)});
+  return rows.size(1) <= 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
+}
+
+inline kernels::Rows kernel_rows(const at::Tensor& rows) {
+  return {rows.data_ptr(), rows.stride(0)};
+}
+
+/// Runs `kernel` over `count` items of about `cost` elements each, on LibTorch's threads.
+template <class Parameters>
+void launch(
+    void (*kernel)(const Parameters&, int64_t, int64_t), const Parameters& parameters, int64_t count, int64_t cost) {
+  constexpr int64_t kElementsOfThread = 16384;
+  const int64_t grain = std::max<int64_t>(1, kElementsOfThread / std::max<int64_t>(1, cost));
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { kernel(parameters, begin, end); });
+}
+
+} // namespace rora::ops::detail

@@ -1,0 +1,32 @@
+#include <torch/library.h>
+
+// Every operator of rora. Beside its schema stand, in the file of its name:
+// - a reference in ATen's operations (CompositeExplicitAutograd), which any device runs and Meta takes its shapes from;
+// - the CPU's kernel, from cpu/;
+// - for those that models call, the gradient (CompositeImplicitAutograd over the others).
+TORCH_LIBRARY(rora, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
+  m.def("rms_norm_forward(Tensor x, Tensor weight, float eps) -> (Tensor y, Tensor rstd)");
+  m.def(
+      "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor rstd, bool[2] mask) -> (Tensor dx, Tensor dweight)");
+
+  m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_forward(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_backward(Tensor dy, Tensor gate, Tensor up) -> (Tensor dgate, Tensor dup)");
+
+  m.def("rotary_embedding(Tensor x, Tensor cos, Tensor sin) -> Tensor");
+  m.def("rotary_embedding_forward(Tensor x, Tensor cos, Tensor sin, bool inverse) -> Tensor");
+
+  m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sequence=None) -> Tensor");
+  m.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? sequence) -> (Tensor out, Tensor normaliser)");
+  m.def(
+      "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor normaliser, Tensor? sequence)"
+      " -> (Tensor dq, Tensor dk, Tensor dv)");
+
+  m.def("token_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, int chunk=0) -> Tensor");
+  m.def(
+      "token_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor targets, int chunk, bool[2] mask)"
+      " -> (Tensor sum, Tensor dhidden, Tensor dweight)");
+  m.def(
+      "cross_entropy_rows_(Tensor(a!) logits, Tensor targets, bool gradient) -> Tensor");
+}
