@@ -161,6 +161,20 @@ TEST(Kernels, AttentionOfSequencesIsItsEquation) {
   }
 }
 
+TEST(Kernels, AttentionOfPaddingThatFillsABlockIsItsEquation) {
+  at::manual_seed(9);
+  for (const int64_t keys : {65, 129, 190}) {
+    at::Tensor sequence = at::ones({2, keys}, at::kLong);
+    sequence[0].slice(0, 64) = 0;
+    sequence[1].slice(0, 0, 64) = 0;
+    const Tensors inputs{random({2, 2, keys, 16}), random({2, 1, keys, 16}), random({2, 1, keys, 16})};
+    const at::Tensor visible = visible_keys(sequence, keys, keys, at::kCPU);
+    expect_right(
+        [&](const Tensors& in) { return attention(in[0], in[1], in[2], sequence); },
+        [&](const Tensors& in) { return attention_equation(in, visible); }, inputs, std::to_string(keys));
+  }
+}
+
 TEST(Kernels, AttentionReadsHeadsAsProjectionsLeaveThem) {
   at::manual_seed(6);
   const Tensors inputs{random({2, 70, 4, 16}), random({2, 70, 2, 16}), random({2, 70, 2, 16})};

@@ -1,5 +1,6 @@
 #include "support/gradcheck.h"
 
+#include <rora/ops/dora_norm.h>
 #include <rora/ops/low_rank_linear.h>
 
 #include <ATen/ATen.h>

@@ -3,6 +3,7 @@
 #include <rora/adapters/rora_linear_options.h>
 #include <rora/model/adapter.h>
 #include <rora/model/projection.h>
+#include <rora/ops/dora_norm.h>
 
 #include <cstdint>
 #include <mutex>

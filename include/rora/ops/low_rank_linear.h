@@ -2,12 +2,15 @@
 
 #include <rora/ops/dropout.h>
 #include <rora/ops/linear_weight.h>
+#include <rora/ops/low_rank_products.h>
 
 #include <ATen/ATen.h>
 #include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <array>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -56,25 +59,29 @@ struct SavedTerm {
   at::Tensor directed; ///< what n multiplies, where y cannot give it back
 };
 
-/// y `[tokens, out]` of a term from x `[tokens, in]`.
+/// y `[tokens, out]` of a term from x `[tokens, in]`. `saved.shrunk` may be there already.
 inline at::Tensor low_rank_forward(const LowRankTerm& term, const at::Tensor& x, SavedTerm& saved) {
   const auto dtype = x.scalar_type();
   at::Tensor y = term.weight->forward(x);
   if (!term.low_rank()) {
     return term.bias.defined() ? y.add_(term.bias.to(dtype)) : y;
   }
-  const at::Tensor dropped = term.dropout.apply(x);
-  saved.shrunk = dropped.mm(term.a.to(dtype).t()).mul_(term.scale);
+  const at::Tensor dropped = dropout(x, term.dropout);
+  if (!saved.shrunk.defined()) {
+    saved.shrunk = low_rank_shrink(dropped, term.a, term.scale);
+  }
   if (!term.dora()) {
-    y.addmm_(saved.shrunk, term.b.to(dtype).t());
+    low_rank_expand_(y, saved.shrunk, term.b);
   } else {
     const at::Tensor n = term.direction_scale(dtype);
     if (term.dropout.active() && term.dora_dropout == DoraDropout::kInput) {
       const at::Tensor base = term.weight->forward(dropped);
-      saved.directed = base.addmm(saved.shrunk, term.b.to(dtype).t());
+      saved.directed = base.clone();
+      low_rank_expand_(saved.directed, saved.shrunk, term.b);
       y = y.sub_(base).add_(saved.directed * n);
     } else {
-      y.addmm_(saved.shrunk, term.b.to(dtype).t()).mul_(n);
+      low_rank_expand_(y, saved.shrunk, term.b);
+      y.mul_(n);
     }
   }
   return term.bias.defined() ? y.add_(term.bias.to(dtype)) : y;
@@ -90,25 +97,47 @@ struct LowRankGradients {
 };
 
 /// colsum(dy⊙z)/‖W + s·B·A‖, where n⊙z = y − bias gave y: z comes back from y wherever m ≠ 0 and else is made anew.
-inline at::Tensor magnitude_gradient(
+inline at::Tensor direction_gradient(
     const LowRankTerm& term,
     const at::Tensor& dy,
     const at::Tensor& x,
     const at::Tensor& y,
     const SavedTerm& saved) {
-  const auto wide = term.norm.scalar_type();
   if (!saved.directed.defined() && !(term.magnitude == 0).any().item<bool>()) {
-    const at::Tensor scaled = term.bias.defined() ? y - term.bias.to(y.scalar_type()) : y;
-    return (dy * scaled).sum(0, /*keepdim=*/false, wide) / term.magnitude;
+    at::Tensor sum = magnitude_gradient(dy, y);
+    if (term.bias.defined()) {
+      sum = sum - dy.sum(0, /*keepdim=*/false, sum.scalar_type()) * term.bias.to(sum.scalar_type());
+    }
+    return sum / term.magnitude;
   }
-  const at::Tensor z = saved.directed.defined()
-      ? saved.directed
-      : term.weight->forward(x).addmm_(saved.shrunk, term.b.to(x.scalar_type()).t());
-  return at::where(term.norm > 0, (dy * z).sum(0, /*keepdim=*/false, wide) / term.norm, 0.0);
+  at::Tensor z = saved.directed;
+  if (!z.defined()) {
+    z = term.weight->forward(x);
+    low_rank_expand_(z, saved.shrunk, term.b);
+  }
+  return at::where(term.norm > 0, magnitude_gradient(dy, z) / term.norm, 0.0);
 }
 
-/// Adds a term's share to `dx` (undefined at first, and left so where `needs_dx` is false) and returns its gradients.
-/// `needs` says, in the order of `LowRankGradients`, which are asked for.
+/// dx `[tokens, in]` of a node, which its terms add to: undefined at first, and left so where it is not wanted.
+struct InputGradient {
+  bool wanted = false;
+  at::Tensor dx;
+
+  void accumulate(const LinearWeight& weight, const at::Tensor& dy) {
+    if (!wanted) {
+      return;
+    }
+    if (dx.defined()) {
+      weight.accumulate_backward(dx, dy);
+    } else {
+      dx = weight.backward(dy);
+    }
+  }
+};
+
+/// Adds a term's share to `input` and returns its gradients. `needs` says, in the order of `LowRankGradients`, which are
+/// asked for. Where `shared` is given, s·dz·B is appended to it, and what comes of that (dA, a share of dx) left to the
+/// caller.
 inline LowRankGradients low_rank_backward(
     const LowRankTerm& term,
     const at::Tensor& dy,
@@ -116,56 +145,43 @@ inline LowRankGradients low_rank_backward(
     const at::Tensor& y,
     const SavedTerm& saved,
     const std::array<bool, 5>& needs,
-    bool needs_dx,
-    at::Tensor& dx) {
+    InputGradient& input,
+    std::vector<at::Tensor>* shared) {
   const auto [needs_weight, needs_bias, needs_a, needs_b, needs_magnitude] = needs;
-  const auto dtype = dy.scalar_type();
   LowRankGradients gradients;
-  const auto accumulate = [&](const at::Tensor& gradient) {
-    if (dx.defined()) {
-      term.weight->accumulate_backward(dx, gradient);
-    } else {
-      dx = term.weight->backward(gradient);
-    }
-  };
   if (needs_bias) {
     gradients.bias = dy.sum(0);
   }
-  const at::Tensor dz = term.dora() ? dy * term.direction_scale(dtype) : dy;
+  const at::Tensor dz = term.dora() ? dy * term.direction_scale(dy.scalar_type()) : dy;
   const bool drops_input = term.dora() && term.dropout.active() && term.dora_dropout == DoraDropout::kInput;
-  // Of dy's rows, as x is not kept where nothing but the gradient to x needs the mask.
-  const at::Tensor mask = term.low_rank() && term.dropout.active()
-      ? term.dropout.mask({dy.size(0), term.weight->in_features()}, dy.options())
-      : at::Tensor();
   if (needs_weight) {
-    gradients.weight = drops_input ? dy.t().mm(x).add_((dz - dy).t().mm(x * mask)) : dz.t().mm(x);
+    gradients.weight =
+        drops_input ? dy.t().mm(x).add_((dz - dy).t().mm(dropout(x, term.dropout))) : dz.t().mm(x);
   }
-  if (needs_dx) {
-    accumulate(drops_input ? dy : dz);
-  }
+  input.accumulate(*term.weight, drops_input ? dy : dz);
   if (!term.low_rank()) {
     return gradients;
   }
   if (needs_magnitude) {
-    gradients.magnitude = magnitude_gradient(term, dy, x, y, saved);
+    gradients.magnitude = direction_gradient(term, dy, x, y, saved);
   }
-  if (needs_b) {
-    gradients.b = dz.t().mm(saved.shrunk);
+  const bool needs_shrunk = needs_a || input.wanted;
+  at::Tensor dshrunk;
+  std::tie(dshrunk, gradients.b) =
+      low_rank_gradient_b(dz, saved.shrunk, term.b, term.scale, {needs_shrunk, needs_b});
+  if (shared != nullptr) {
+    shared->push_back(dshrunk);
+    return gradients;
   }
-  if (needs_a || needs_dx) {
-    const at::Tensor shrunk_gradient = dz.mm(term.b.to(dtype)).mul_(term.scale);
-    if (needs_a) {
-      gradients.a = shrunk_gradient.t().mm(mask.defined() ? x * mask : x);
-    }
-    if (needs_dx && !mask.defined()) {
-      dx.addmm_(shrunk_gradient, term.a.to(dtype));
-    } else if (needs_dx) {
-      at::Tensor dropped_gradient = shrunk_gradient.mm(term.a.to(dtype));
-      if (drops_input) {
-        term.weight->accumulate_backward(dropped_gradient, dz - dy);
-      }
-      dx.add_(dropped_gradient.mul_(mask));
-    }
+  if (needs_a) {
+    gradients.a = low_rank_gradient_a(dshrunk, dropout(x, term.dropout));
+  }
+  if (drops_input && input.wanted) {
+    at::Tensor dropped_gradient = term.weight->backward(dz - dy);
+    low_rank_gradient_x_(dropped_gradient, dshrunk, term.a, Dropout());
+    input.dx.add_(dropout(dropped_gradient, term.dropout));
+  } else if (input.wanted) {
+    low_rank_gradient_x_(input.dx, dshrunk, term.a, term.dropout);
   }
   return gradients;
 }
@@ -175,7 +191,27 @@ struct LowRankNode : torch::CustomClassHolder {
   std::vector<LowRankTerm> terms;
 };
 
-/// All projections of one input as one node: dx is accumulated in place over the group.
+/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale, and reads x
+/// itself.
+inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
+  for (const LowRankTerm& term : terms) {
+    if (!term.low_rank() || term.dropout.active() || term.scale != terms[0].scale) {
+      return false;
+    }
+  }
+  return terms.size() > 1;
+}
+
+/// The terms' A `[Σ rank, in]` side by side.
+inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, at::ScalarType dtype) {
+  std::vector<at::Tensor> all;
+  for (const LowRankTerm& term : terms) {
+    all.push_back(term.a.to(dtype));
+  }
+  return at::cat(all);
+}
+
+/// All projections of one input as one node: x is read once for all low-rank branches, and dx is accumulated in place.
 class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunction> {
  public:
   /// The tensors of a term that may need a gradient, in the order of `LowRankGradients`.
@@ -193,11 +229,20 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     auto node = c10::make_intrusive<LowRankNode>();
     node->terms = terms;
+    at::Tensor shared;
+    if (shares_shrink(terms)) {
+      shared = low_rank_shrink(rows, side_by_side(terms, x.scalar_type()), terms[0].scale);
+    }
     torch::autograd::variable_list outputs, kept;
     bool needs_x = false;
+    int64_t column = 0;
     std::vector<at::Tensor> extra;
     for (LowRankTerm& term : node->terms) {
       SavedTerm saved;
+      if (shared.defined()) {
+        saved.shrunk = shared.narrow(1, column, term.a.size(0));
+        column += term.a.size(0);
+      }
       at::Tensor y = low_rank_forward(term, rows, saved);
       auto shape = x.sizes().vec();
       shape.back() = y.size(1);
@@ -228,56 +273,66 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       torch::autograd::AutogradContext* ctx,
       const torch::autograd::variable_list& output_gradients) {
     const auto kept = ctx->get_saved_variables();
-    const auto node = c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule());
-    const auto sizes = ctx->saved_data["sizes"].toIntVector();
-    const size_t count = node->terms.size();
-    size_t next = 1 + 3 * count;
+    std::vector<LowRankTerm> terms =
+        c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule())->terms;
+    const size_t count = terms.size();
     const at::Tensor x = kept[0].defined() ? kept[0].reshape({-1, kept[0].size(-1)}) : at::Tensor();
-    const bool needs_dx = ctx->needs_input_grad(0);
-    at::Tensor dx;
-    torch::autograd::variable_list gradients;
-    size_t edge = 1;
+    InputGradient input{ctx->needs_input_grad(0), {}};
+    std::vector<std::array<bool, 5>> needs(count);
+    bool needs_a = false;
+    size_t next = 1 + 3 * count, edge = 1;
     for (size_t i = 0; i < count; ++i) {
-      LowRankTerm term = node->terms[i];
-      std::array<bool, 5> needs{};
-      size_t slot = 0;
-      for (at::Tensor* parameter : parameters(term)) {
+      for (size_t slot = 0; slot < 5; ++slot) {
+        at::Tensor* parameter = parameters(terms[i])[slot];
         if (parameter->defined()) {
           *parameter = kept[next++];
-          needs[slot] = ctx->needs_input_grad(edge++);
+          needs[i][slot] = ctx->needs_input_grad(edge++);
         }
-        ++slot;
       }
+      needs_a |= needs[i][2];
+    }
+    const bool shares = shares_shrink(terms) && (needs_a || input.wanted) &&
+        std::all_of(output_gradients.begin(), output_gradients.end(), [](const at::Tensor& dy) { return dy.defined(); });
+    std::vector<LowRankGradients> found(count);
+    std::vector<at::Tensor> shared;
+    for (size_t i = 0; i < count; ++i) {
       if (!output_gradients[i].defined()) {
-        gradients.insert(gradients.end(), defined_count(term), at::Tensor());
         continue;
       }
       const at::Tensor dy = output_gradients[i].reshape({-1, output_gradients[i].size(-1)});
       const at::Tensor& y = kept[3 + 3 * i];
       const SavedTerm saved{kept[1 + 3 * i], kept[2 + 3 * i]};
-      const LowRankGradients found = low_rank_backward(
-          term, dy, x, y.defined() ? y.reshape({-1, y.size(-1)}) : y, saved, needs, needs_dx, dx);
-      const std::array<at::Tensor, 5> all{found.weight, found.bias, found.a, found.b, found.magnitude};
-      slot = 0;
-      for (at::Tensor* parameter : parameters(term)) {
+      found[i] = low_rank_backward(
+          terms[i], dy, x, y.defined() ? y.reshape({-1, y.size(-1)}) : y, saved, needs[i], input,
+          shares ? &shared : nullptr);
+    }
+    if (shares) {
+      const at::Tensor dshrunk = at::cat(shared, 1);
+      if (input.wanted) {
+        low_rank_gradient_x_(input.dx, dshrunk, side_by_side(terms, input.dx.scalar_type()), Dropout());
+      }
+      if (needs_a) {
+        const at::Tensor da = low_rank_gradient_a(dshrunk, x);
+        int64_t row = 0;
+        for (size_t i = 0; i < count; ++i) {
+          found[i].a = da.narrow(0, row, terms[i].a.size(0));
+          row += terms[i].a.size(0);
+        }
+      }
+    }
+    torch::autograd::variable_list gradients{
+        input.dx.defined() ? input.dx.view(ctx->saved_data["sizes"].toIntVector()) : input.dx};
+    for (size_t i = 0; i < count; ++i) {
+      const std::array<at::Tensor, 5> all{found[i].weight, found[i].bias, found[i].a, found[i].b, found[i].magnitude};
+      for (size_t slot = 0; slot < 5; ++slot) {
+        const at::Tensor* parameter = parameters(terms[i])[slot];
         if (parameter->defined()) {
           gradients.push_back(all[slot].defined() ? all[slot].to(parameter->scalar_type()) : all[slot]);
         }
-        ++slot;
       }
     }
-    gradients.insert(gradients.begin(), dx.defined() ? dx.view(sizes) : dx);
     gradients.emplace_back(); // the terms
     return gradients;
-  }
-
- private:
-  static size_t defined_count(LowRankTerm& term) {
-    size_t count = 0;
-    for (at::Tensor* parameter : parameters(term)) {
-      count += parameter->defined() ? 1 : 0;
-    }
-    return count;
   }
 };
 
@@ -295,34 +350,6 @@ inline std::vector<at::Tensor> low_rank_linear(const at::Tensor& x, std::vector<
     }
   }
   return detail::LowRankLinearFunction::apply(x, at::TensorList(tensors), terms);
-}
-
-/// ‖W + s·B·A‖ of each row `[out]`, in fp32 (fp64 where B is): the exact expansion
-/// n² = ‖W‖² + 2s·rowsum(B⊙(W·Aᵀ)) + s²·rowsum((B·A·Aᵀ)⊙B), which forms neither B·A nor a second W.
-/// `weight_norm_squared` is `row_norm_squared(W)`.
-inline at::Tensor dora_norm(
-    const LinearWeight& weight,
-    const at::Tensor& weight_norm_squared,
-    const at::Tensor& a,
-    const at::Tensor& b,
-    double scale) {
-  at::NoGradGuard no_grad;
-  const auto wide = weight_norm_squared.scalar_type();
-  const at::Tensor wide_a = a.to(wide);
-  const at::Tensor wide_b = b.to(wide);
-  const at::Tensor product = weight.forward_wide(wide_a).t(); // W·Aᵀ
-  const at::Tensor gram = wide_a.mm(wide_a.t());
-  const at::Tensor squared = weight_norm_squared + 2.0 * scale * (wide_b * product).sum(1) +
-      scale * scale * (wide_b.mm(gram) * wide_b).sum(1);
-  return squared.clamp_min(0.0).sqrt();
-}
-
-/// ‖W‖² of each row `[out]`, in fp32 (fp64 where W is).
-inline at::Tensor row_norm_squared(const LinearWeight& weight) {
-  at::NoGradGuard no_grad;
-  const at::Tensor dense = weight.dense();
-  const auto wide = dense.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return dense.to(wide).square().sum(1);
 }
 
 } // namespace rora::ops

@@ -172,7 +172,9 @@ class AttentionHead {
       least = own > 0 && own < least ? own : least;
       most = own > most ? own : most;
     }
-    if (before && (most < q.least || least > q.most)) {
+    // A query always sees itself, whatever its sequence.
+    const bool holds_a_query = key + count > first;
+    if (!holds_a_query && (most < q.least || least > q.most)) {
       return Sight::kNone;
     }
     return before && !padding && least == most && q.least == most && q.most == most ? Sight::kAll : Sight::kSome;

@@ -1,6 +1,7 @@
 // Compiled once for each instruction set, under another RORA_CPU_CAPABILITY.
 
 #include "attention.h"
+#include "dropout.h"
 #include "rows.h"
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
@@ -27,6 +28,8 @@ RORA_BY_TYPE(rotary, RotaryParameters)
 RORA_BY_TYPE(attention, AttentionParameters)
 RORA_BY_TYPE(attention_backward, AttentionParameters)
 RORA_BY_TYPE(cross_entropy, CrossEntropyParameters)
+RORA_BY_TYPE(dropout, DropoutParameters)
+RORA_BY_TYPE(column_sum, ColumnSumParameters)
 
 #undef RORA_BY_TYPE
 
@@ -45,6 +48,8 @@ const Kernels table{
     rotary_by_type,
     attention_by_type,
     attention_backward_by_type,
-    cross_entropy_by_type};
+    cross_entropy_by_type,
+    dropout_by_type,
+    column_sum_by_type};
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -81,6 +81,27 @@ struct CrossEntropyParameters {
   bool gradient = false;
 };
 
+/// y = x with elements dropped or divided by 1 − p, as `ops::Dropout` says of the flattened tensor.
+struct DropoutParameters {
+  static constexpr int64_t kBlock = 4096; ///< elements of an item
+  Type type{};
+  int64_t count = 0;
+  double p = 0.0;
+  uint64_t seed = 0;
+  const void* x = nullptr; ///< read
+  void* y = nullptr; ///< written
+};
+
+/// Σ over rows of a⊙b, by column.
+struct ColumnSumParameters {
+  static constexpr int64_t kColumns = 64; ///< columns of an item
+  Type type{};
+  int64_t rows = 0, columns = 0;
+  Rows a; ///< read
+  Rows b; ///< read
+  void* sums = nullptr; ///< `[columns]`, wide: written
+};
+
 /// The kernels as one instruction set gives them.
 struct Kernels {
   const char* name;
@@ -92,6 +113,8 @@ struct Kernels {
   void (*attention)(const AttentionParameters&, int64_t begin, int64_t end); ///< items are pairs batch·kv_heads
   void (*attention_backward)(const AttentionParameters&, int64_t begin, int64_t end);
   void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
+  void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end); ///< items are kBlock elements
+  void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
 };
 
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512

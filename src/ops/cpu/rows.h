@@ -157,4 +157,25 @@ void cross_entropy(const CrossEntropyParameters& p, int64_t begin, int64_t end) 
   }
 }
 
+template <class T>
+void column_sum(const ColumnSumParameters& p, int64_t begin, int64_t end) {
+  using W = wide_t<T>;
+  constexpr int64_t kRegisters = ColumnSumParameters::kColumns / kLanes<W>;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t first = item * ColumnSumParameters::kColumns;
+    const int64_t columns = p.columns - first < ColumnSumParameters::kColumns ? p.columns - first : ColumnSumParameters::kColumns;
+    Vector<W> sums[kRegisters] = {};
+    for (int64_t i = 0; i < p.rows; ++i) {
+      const T* a = row<T>(p.a, i) + first;
+      const T* b = row<T>(p.b, i) + first;
+      for_registers<W>(columns, [&](int64_t j, int64_t count) {
+        sums[j / kLanes<W>] += load(a + j, count) * load(b + j, count);
+      });
+    }
+    for_registers<W>(columns, [&](int64_t j, int64_t count) {
+      store(static_cast<W*>(p.sums) + first + j, sums[j / kLanes<W>], count);
+    });
+  }
+}
+
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -1,0 +1,92 @@
+#include <rora/ops/dora_norm.h>
+#include <rora/ops/low_rank_linear.h>
+
+#include "cpu/launch.h"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+namespace rora::ops {
+namespace {
+
+at::Tensor dropout_cpu(const at::Tensor& x, double p, int64_t seed) {
+  if (!detail::has_kernel(x)) {
+    return reference::dropout(x, p, seed);
+  }
+  const at::Tensor dense = x.contiguous();
+  at::Tensor y = at::empty(x.sizes(), x.options());
+  kernels::DropoutParameters parameters;
+  parameters.type = detail::kernel_type(x);
+  parameters.count = x.numel();
+  parameters.p = p;
+  parameters.seed = static_cast<uint64_t>(seed);
+  parameters.x = dense.data_ptr();
+  parameters.y = y.data_ptr();
+  constexpr int64_t kBlock = kernels::DropoutParameters::kBlock;
+  detail::launch(kernels::kernels().dropout, parameters, (x.numel() + kBlock - 1) / kBlock, kBlock);
+  return y;
+}
+
+at::Tensor magnitude_gradient_cpu(const at::Tensor& dy, const at::Tensor& z) {
+  if (!detail::has_kernel(dy) || z.scalar_type() != dy.scalar_type() || dy.dim() != 2 || dy.stride(1) != 1 ||
+      z.stride(1) != 1) {
+    return reference::magnitude_gradient(dy, z);
+  }
+  constexpr int64_t kColumns = kernels::ColumnSumParameters::kColumns;
+  at::Tensor sums = at::empty({dy.size(1)}, dy.options().dtype(dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  kernels::ColumnSumParameters parameters;
+  parameters.type = detail::kernel_type(dy);
+  parameters.rows = dy.size(0);
+  parameters.columns = dy.size(1);
+  parameters.a = detail::kernel_rows(dy);
+  parameters.b = detail::kernel_rows(z);
+  parameters.sums = sums.data_ptr();
+  detail::launch(kernels::kernels().column_sum, parameters, (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
+  return sums;
+}
+
+/// One projection, for callers of the dispatcher: y of x, W and the adapter, with its gradients.
+at::Tensor low_rank_linear_operator(
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const std::optional<at::Tensor>& bias,
+    const at::Tensor& a,
+    const at::Tensor& b,
+    double scale,
+    double dropout,
+    int64_t seed,
+    const std::optional<at::Tensor>& magnitude) {
+  LowRankTerm term;
+  term.weight = c10::make_intrusive<DenseWeight>(weight.detach());
+  term.trainable_weight = weight.requires_grad() ? weight : at::Tensor();
+  term.bias = bias.value_or(at::Tensor());
+  term.a = a;
+  term.b = b;
+  term.scale = scale;
+  term.dropout = {dropout, static_cast<uint64_t>(seed)};
+  if (magnitude && magnitude->defined()) {
+    term.magnitude = *magnitude;
+    term.norm = dora_norm(*term.weight, row_norm_squared(*term.weight), a.detach(), b.detach(), scale);
+  }
+  return low_rank_linear(x, {term})[0];
+}
+
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("dropout", reference::dropout);
+  m.impl("low_rank_shrink", reference::low_rank_shrink);
+  m.impl("low_rank_expand_", reference::low_rank_expand_);
+  m.impl("low_rank_gradient_b", reference::low_rank_gradient_b);
+  m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
+  m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);
+  m.impl("magnitude_gradient", reference::magnitude_gradient);
+}
+TORCH_LIBRARY_IMPL(rora, CPU, m) {
+  m.impl("dropout", dropout_cpu);
+  m.impl("magnitude_gradient", magnitude_gradient_cpu);
+}
+TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
+  m.impl("low_rank_linear", low_rank_linear_operator);
+}
+
+} // namespace
+} // namespace rora::ops

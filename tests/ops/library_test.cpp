@@ -1,0 +1,48 @@
+#include <rora/ops/dropout.h>
+#include <rora/ops/low_rank_products.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <gtest/gtest.h>
+
+namespace rora::ops {
+namespace {
+
+// A static library drops registrations that no symbol refers to, without a word.
+TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
+  const auto& dispatcher = c10::Dispatcher::singleton();
+  for (const char* name :
+       {"rms_norm", "rms_norm_forward", "rms_norm_backward", "swiglu", "swiglu_forward", "swiglu_backward",
+        "rotary_embedding", "rotary_embedding_forward", "attention", "attention_forward", "attention_backward",
+        "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
+        "low_rank_shrink", "low_rank_expand_", "low_rank_gradient_b", "low_rank_gradient_a", "low_rank_gradient_x_",
+        "magnitude_gradient", "dropout"}) {
+    const auto schema = dispatcher.findSchema({std::string("rora::") + name, ""});
+    ASSERT_TRUE(schema.has_value()) << name;
+    EXPECT_TRUE(schema->hasComputedKernelForDispatchKey(c10::DispatchKey::CPU)) << name;
+    EXPECT_TRUE(schema->hasComputedKernelForDispatchKey(c10::DispatchKey::Meta)) << name;
+  }
+}
+
+TEST(Library, DropoutDropsWhatTheReferenceDrops) {
+  at::manual_seed(3);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const int64_t count : {1, 15, 64, 1000, 70001}) {
+      const at::Tensor x = at::randn({count}, at::kDouble).to(dtype);
+      for (const double p : {0.05, 0.5, 1.0}) {
+        EXPECT_TRUE(at::equal(dropout(x, {p, 77}), reference::dropout(x, p, 77))) << dtype << " " << count << " " << p;
+      }
+    }
+  }
+}
+
+TEST(Library, MagnitudeGradientIsTheReferences) {
+  at::manual_seed(4);
+  for (const int64_t columns : {1, 63, 64, 200}) {
+    const at::Tensor dy = at::randn({37, columns}), z = at::randn({37, columns});
+    EXPECT_TRUE(at::allclose(magnitude_gradient(dy, z), reference::magnitude_gradient(dy, z), 1e-5, 1e-5));
+  }
+}
+
+} // namespace
+} // namespace rora::ops
