@@ -10,7 +10,7 @@ namespace {
 
 // A static library drops registrations that no symbol refers to, without a word.
 TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
-  const auto& dispatcher = c10::Dispatcher::singleton();
+  auto& dispatcher = c10::Dispatcher::singleton();
   for (const char* name :
        {"rms_norm", "rms_norm_forward", "rms_norm_backward", "swiglu", "swiglu_forward", "swiglu_backward",
         "rotary_embedding", "rotary_embedding_forward", "attention", "attention_forward", "attention_backward",
