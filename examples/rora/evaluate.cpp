@@ -9,7 +9,10 @@
 #include <rora/evaluation/generation_task.h>
 #include <rora/evaluation/perplexity.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 
 namespace rora::cli {
@@ -99,6 +102,15 @@ void write_predictions(
   write_file(path, lines);
 }
 
+/// Throws `FileError` where predictions could not be written: known before the work, not after it.
+void require_writable(const std::filesystem::path& file) {
+  const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
+  if (!std::filesystem::is_directory(folder) || std::filesystem::is_directory(file) ||
+      ::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw FileError(file, "cannot be written");
+  }
+}
+
 int evaluate(const Arguments& arguments) {
   if (arguments.merge && !arguments.model.adapter) {
     throw UsageError("--merge needs --adapter");
@@ -109,6 +121,9 @@ int evaluate(const Arguments& arguments) {
     }
     std::cout << perplexity(arguments).dump() << "\n";
     return 0;
+  }
+  if (arguments.predictions) {
+    require_writable(*arguments.predictions);
   }
   std::vector<Record> records = read_records(arguments.data);
   keep_first(records, arguments.limit);

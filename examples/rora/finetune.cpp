@@ -28,6 +28,9 @@ int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
   training.check();
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
+  if (!training.resume) {
+    require_neither_model_nor_adapter(training.output);
+  }
   if (folder.finished()) {
     std::cout << folder.path().string() << " holds a finished run: there is nothing to go on with" << std::endl;
     return 0;

@@ -39,7 +39,7 @@ const CLI::Validator kDecimal(
 }  // namespace
 
 Flag& Flag::required() {
-  option_->required();
+  option_->required()->default_str("");
   return *this;
 }
 

@@ -35,7 +35,9 @@ std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tok
 
 int generate_text(const Arguments& arguments) {
   if (arguments.prompt.has_value() == arguments.prompt_file.has_value()) {
-    throw UsageError("one of --prompt and --prompt-file is required");
+    throw UsageError(
+        arguments.prompt ? "--prompt and --prompt-file exclude each other"
+                         : "one of --prompt and --prompt-file is required");
   }
   const auto tokenizer = arguments.model.load_tokenizer();
   const GenerationOptions options = arguments.generation.options(arguments.model, *tokenizer);

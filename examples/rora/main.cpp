@@ -78,6 +78,7 @@ std::vector<std::string> expand(const std::list<Subcommand>& subcommands, const 
 int run(const std::vector<std::string>& arguments, std::string& place) {
   CLI::App app("Low-rank fine-tuning of LLaMA models", "rora");
   app.require_subcommand(1);
+  app.set_version_flag("--version", "rora " RORA_VERSION);
   std::list<Subcommand> subcommands;
   std::string config;  // read ahead of CLI11, by with_config_file
   for (const Command& command : kCommands) {

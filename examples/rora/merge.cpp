@@ -78,11 +78,7 @@ double verify(const std::filesystem::path& folder, const at::Tensor& expected, c
 
 int merge(const Arguments& arguments) {
   const std::filesystem::path output = arguments.output;
-  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"}) {
-    if (std::filesystem::exists(output / name)) {
-      throw FileError(output, std::string("already holds a model (") + name + "): give another folder");
-    }
-  }
+  require_neither_model_nor_adapter(output);
   LlamaForCausalLM model = arguments.model.load();
   load_adapter(*model, arguments.adapter);
   const at::Tensor expected = probe(model);

@@ -40,7 +40,7 @@ Flag ModelFlags::add_device(Flags& flags) {
 }
 
 Flag ModelFlags::add_threads(Flags& flags) {
-  return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core").at_least(0);
+  return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core").in_range(0, 1025);
 }
 
 Flag ModelFlags::add_tokenizer(Flags& flags) {

@@ -87,6 +87,15 @@ std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<
 
 }  // namespace
 
+void require_neither_model_nor_adapter(const fs::path& path) {
+  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"}) {
+    if (fs::exists(path / name)) {
+      const std::string kind = std::string(name).starts_with("adapter") ? "an adapter" : "a model";
+      throw FileError(path, "already holds " + kind + " (" + name + "): give another folder");
+    }
+  }
+}
+
 void copy_companion_files(const fs::path& from, const fs::path& to) {
   for (const std::string& name : kCompanionFiles) {
     if (fs::exists(from / name)) {
@@ -139,6 +148,7 @@ RunFolder::RunFolder(fs::path path, bool resume, const std::vector<std::string>&
     const Json run = Json::parse(read_file(path_ / kRunFile), nullptr, /*allow_exceptions=*/false);
     finished_ = run.is_object() && run.value("finished", Json(false)) == true;
   }
+  require_writable();
 }
 
 RunFolder::~RunFolder() {
@@ -154,6 +164,9 @@ RunFolder::~RunFolder() {
 }
 
 void RunFolder::require_writable() const {
+  if (path_.empty()) {
+    throw UsageError("--output is empty");
+  }
   std::error_code error;
   fs::path nearest = fs::absolute(path_);
   while (!fs::exists(nearest, error) && nearest != nearest.parent_path()) {

@@ -8,6 +8,9 @@
 
 namespace rora::cli {
 
+/// Throws `FileError` for a folder that holds a model or an adapter, which what is written there would be mixed with.
+void require_neither_model_nor_adapter(const std::filesystem::path& path);
+
 /// Files of a model folder that belong to its tokenizer or to generation: they go along, byte for byte.
 void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
@@ -37,8 +40,8 @@ class StagedFolder {
 /// The folder of a training run: run.json, metrics.jsonl, checkpoints and, in the end, what was trained.
 class RunFolder {
  public:
-  /// Throws `FileError` for what is no folder and, without `resume`, for one that already holds a run or any of
-  /// `results`.
+  /// Throws `FileError` for what is no folder, for what could not be made or written to, and, without `resume`, for one
+  /// that already holds a run or any of `results`.
   RunFolder(std::filesystem::path path, bool resume, const std::vector<std::string>& results);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -53,9 +56,6 @@ class RunFolder {
     return finished_;
   }
 
-  /// Throws `FileError` where `begin` could not make the folder or write to it.
-  void require_writable() const;
-
   /// Begins to write: `run` as run.json, and metrics.jsonl with the lines of the first `restored` steps alone. Until a
   /// line is appended, destruction takes back what was made here. Throws `FileError`.
   void begin(const Json& run, int64_t restored);
@@ -67,6 +67,7 @@ class RunFolder {
   void write_run(const Json& run);
 
  private:
+  void require_writable() const;
   void keep_metrics(int64_t restored);
 
   std::filesystem::path path_;

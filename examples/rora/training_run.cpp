@@ -241,7 +241,6 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   }
   if (training->dry_run) {
     print_first_batch(data, *training, tokenizer);
-    folder.require_writable();
     return 0;
   }
   folder.begin(record, restored);

@@ -71,6 +71,12 @@ TEST(FinetuneErrors, AnOutputThatIsAFileIsNamed) {
   expect_error(run_rora(place.finetune("run", 1)), 1, "is not a folder");
 }
 
+TEST(FinetuneErrors, AFolderThatHoldsAModelIsRefused) {
+  const Workplace place;
+  expect_error(run_rora(place.finetune("model", 1)), 1, "already holds a model");
+  EXPECT_FALSE(place.exists("model/run.json"));
+}
+
 TEST(FinetuneErrors, AFolderThatCannotBeWrittenIsNamedAndKeepsNothing) {
   const Workplace place;
   ASSERT_EQ(run_rora(place.finetune("adapter", 1)).code, 0);

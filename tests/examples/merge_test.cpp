@@ -35,6 +35,17 @@ TEST(Merge, AnAdapterOfAnotherModelLeavesNothing) {
   EXPECT_FALSE(place.exists("merged"));
 }
 
+TEST(Merge, AFolderThatHoldsAnAdapterIsRefused) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 1)).code, 0);
+  expect_error(
+      run_rora(
+          {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("run")}),
+      1,
+      "already holds an adapter");
+  EXPECT_FALSE(place.exists("run/config.json"));
+}
+
 TEST(Inspect, DescribesModelAndAdapter) {
   const Workplace place;
   ASSERT_EQ(run_rora(place.finetune("run", 1, {"--rank", "4", "--alpha", "6"})).code, 0);
