@@ -96,6 +96,12 @@ TEST(Kernels, SwiGLUOfLargeNumbersStaysFinite) {
   EXPECT_TRUE(at::equal(gate.grad(), at::tensor({0.0f, 0.0f, 0.0f, 1.0f, 1.0f, 1.0f})));
 }
 
+TEST(Kernels, NotANumberStaysOne) {
+  const at::Tensor nan = at::full({20}, std::numeric_limits<float>::quiet_NaN());
+  EXPECT_TRUE(swiglu(nan, at::ones({20})).isnan().all().item<bool>());
+  EXPECT_TRUE(token_cross_entropy(nan.view({1, 20}), at::ones({3, 20}), at::zeros({1}, at::kLong)).isnan().item<bool>());
+}
+
 TEST(Kernels, RotaryEmbeddingIsItsEquationAtAnySize) {
   at::manual_seed(3);
   for (const int64_t head_dim : {2, 6, 64, 80}) {

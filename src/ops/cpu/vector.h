@@ -192,7 +192,7 @@ RORA_INLINE Vector<float> exponential(Vector<float> x) {
   constexpr float kMost = 88.72283f; // above: infinity
   constexpr float kRound = 12582912.0f; // 1.5·2²³: adding it rounds to an integer
   const Vector<float> low = broadcast(kLeast), high = broadcast(kMost);
-  Vector<float> bounded = x < low ? low : x;
+  Vector<float> bounded = x > low ? x : low; // NaN too, which has no integer part
   bounded = bounded > high ? high : bounded;
   const Vector<float> shifted = bounded * kLog2OfE + kRound;
   const Vector<float> n = shifted - kRound;
