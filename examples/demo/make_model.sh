@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the model that the repository ships: make_model.sh BUILD_FOLDER OUTPUT_FOLDER
 # Stories of the tiny world from seed 1, a sentencepiece tokenizer of them, and a LLaMA pre-trained on them. It takes a few
-# minutes on two cores; the same machine, LibTorch and thread count give the same bytes.
+# minutes on two cores; the same machine, build and thread count give the same bytes.
 set -euo pipefail
 build=$(cd "$1" && pwd)
 output=$2
