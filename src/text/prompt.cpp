@@ -14,7 +14,8 @@ bool adds_eos(const Tokenizer& tokenizer) {
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text) {
   std::vector<int64_t> ids = tokenizer.encode(text, true);
-  if (!ids.empty() && adds_eos(tokenizer)) {
+  // The tokenizer is asked only where an EOS stands there: this runs for every record of a dataset.
+  if (!ids.empty() && tokenizer.eos_id == ids.back() && adds_eos(tokenizer)) {
     ids.pop_back();
   }
   return ids;
