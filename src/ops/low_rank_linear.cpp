@@ -2,6 +2,7 @@
 #include <rora/ops/low_rank_linear.h>
 
 #include "cpu/launch.h"
+#include "operator.h"
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -33,7 +34,7 @@ at::Tensor magnitude_gradient_cpu(const at::Tensor& dy, const at::Tensor& z) {
     return reference::magnitude_gradient(dy, z);
   }
   constexpr int64_t kColumns = kernels::ColumnSumParameters::kColumns;
-  at::Tensor sums = at::empty({dy.size(1)}, dy.options().dtype(dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  at::Tensor sums = at::empty({dy.size(1)}, dy.options().dtype(detail::wide_type(dy.scalar_type())));
   kernels::ColumnSumParameters parameters;
   parameters.type = detail::kernel_type(dy);
   parameters.rows = dy.size(0);
