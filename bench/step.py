@@ -62,14 +62,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps a run")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", action="append", help="a part of a comparison's name; may be repeated")
+    parser.add_argument("--only", action="append", choices=COMPARISONS, metavar="NAME", help="one comparison; may be repeated")
     parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
 
-    chosen = {
-        name: each for name, each in COMPARISONS.items()
-        if not arguments.only or any(part in name for part in arguments.only)
-    }
+    chosen = {name: each for name, each in COMPARISONS.items() if not arguments.only or name in arguments.only}
     commands = []
     for own, by, _ in chosen.values():
         commands += [command for command in (own, by) if command not in commands]
