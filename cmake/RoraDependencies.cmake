@@ -29,6 +29,7 @@ endif()
 get_filename_component(_rora_torch_prefix "${Torch_DIR}/../../.." ABSOLUTE)
 message(STATUS "LibTorch: ${Torch_VERSION} in ${_rora_torch_prefix}")
 
+rora_find_package(OpenMP DEBIAN libgomp1 ARGS COMPONENTS CXX)
 rora_find_package(nlohmann_json DEBIAN nlohmann-json3-dev TARGET nlohmann_json::nlohmann_json ARGS 3.11)
 rora_find_package(SentencePiece DEBIAN libsentencepiece-dev TARGET SentencePiece::sentencepiece)
 rora_find_package(Pcre2 DEBIAN libpcre2-dev TARGET Pcre2::pcre2_8)

@@ -1,4 +1,5 @@
 #include <rora/ops/cross_entropy.h>
+#include <rora/ops/sum_of_products.h>
 
 #include "cpu/launch.h"
 #include "operator.h"
@@ -62,19 +63,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
   at::Tensor sum = at::zeros({}, hidden.options().dtype(wide));
   at::Tensor dhidden = mask[0] ? at::empty_like(hidden) : at::Tensor();
   at::Tensor dweight = mask[1] ? at::zeros(weight.sizes(), weight.options().dtype(wide)) : at::Tensor();
-  at::Tensor logits = at::empty({std::min(chunk, tokens), weight.size(0)}, hidden.options());
+  // A row more than a power of two's multiple apart, else a column's elements would share a few places of the cache.
+  constexpr int64_t kPadding = 32;
+  at::Tensor logits =
+      at::empty({std::min(chunk, tokens), weight.size(0) + kPadding}, hidden.options()).narrow(1, 0, weight.size(0));
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t length = std::min(chunk, tokens - begin);
     const at::Tensor rows = hidden.narrow(0, begin, length);
     at::Tensor own = logits.narrow(0, 0, length);
-    at::mm_out(own, rows, weight.t());
+    sum_of_products_(own, {rows}, {weight.t()}, 1.0, /*accumulate=*/false);
     sum.add_(rows_op.call(own, targets.narrow(0, begin, length), mask[0] || mask[1]).sum());
     if (mask[1]) {
       dweight.addmm_(own.t().to(wide), rows.to(wide));
     }
     if (mask[0]) {
       at::Tensor target_rows = dhidden.narrow(0, begin, length);
-      at::mm_out(target_rows, own, weight);
+      sum_of_products_(target_rows, {own}, {weight}, 1.0, /*accumulate=*/false);
     }
   }
   return {sum, dhidden, dweight};

@@ -30,14 +30,18 @@ TORCH_LIBRARY(rora, m) {
   m.def("cross_entropy_rows_(Tensor(a!) logits, Tensor targets, bool gradient) -> Tensor losses");
 
   m.def(
+      "sum_of_products(Tensor[] a, Tensor[] b, float scale=1., Tensor? column_scale=None, ScalarType? dtype=None)"
+      " -> Tensor");
+  m.def("sum_of_products_(Tensor(a!) y, Tensor[] a, Tensor[] b, float scale=1., bool accumulate=True) -> Tensor(a!)");
+
+  m.def(
       "low_rank_linear(Tensor x, Tensor weight, Tensor? bias, Tensor a, Tensor b, float scale, float dropout=0.,"
       " int seed=0, Tensor? magnitude=None) -> Tensor");
   m.def("low_rank_shrink(Tensor x, Tensor a, float scale) -> Tensor shrunk");
-  m.def("low_rank_expand_(Tensor(a!) y, Tensor shrunk, Tensor b) -> Tensor(a!)");
   m.def(
       "low_rank_gradient_b(Tensor dy, Tensor shrunk, Tensor b, float scale, bool[2] mask)"
       " -> (Tensor dshrunk, Tensor db)");
-  m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x) -> Tensor da");
+  m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
   m.def("dropout(Tensor x, float p, int seed) -> Tensor");

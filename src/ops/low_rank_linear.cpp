@@ -75,7 +75,6 @@ at::Tensor low_rank_linear_operator(
 TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("dropout", reference::dropout);
   m.impl("low_rank_shrink", reference::low_rank_shrink);
-  m.impl("low_rank_expand_", reference::low_rank_expand_);
   m.impl("low_rank_gradient_b", reference::low_rank_gradient_b);
   m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
   m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);

@@ -76,7 +76,7 @@ class LowRankAdapter : public Adapter {
       ops::LowRankTerm term;
       term.magnitude = lora_magnitude_vector;
       term.norm = norm(projection);
-      merged.mul_(term.direction_scale(merged.scalar_type()).unsqueeze(1));
+      merged.mul_(term.direction_scale().unsqueeze(1));
     }
     return merged.to(base.scalar_type());
   }

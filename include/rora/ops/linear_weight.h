@@ -1,5 +1,7 @@
 #pragma once
 
+#include <rora/ops/sum_of_products.h>
+
 #include <ATen/ATen.h>
 #include <c10/util/intrusive_ptr.h>
 
@@ -12,16 +14,16 @@ class LinearWeight : public c10::intrusive_ptr_target {
   virtual int64_t in_features() const = 0;
   virtual int64_t out_features() const = 0;
 
+  /// W itself where it is stored as a dense matrix, else undefined: other products may then be added up with its own.
+  virtual at::Tensor matrix() const {
+    return {};
+  }
+
   /// x·Wᵀ: x `[tokens, in]` → `[tokens, out]`, in x's dtype.
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
 
   /// dy·W: dy `[tokens, out]` → `[tokens, in]`, in dy's dtype.
   virtual at::Tensor backward(const at::Tensor& dy) const = 0;
-
-  /// dx + dy·W, written into `dx` where the storage allows it.
-  virtual void accumulate_backward(at::Tensor& dx, const at::Tensor& dy) const {
-    dx.add_(backward(dy));
-  }
 
   /// x·Wᵀ in x's dtype, which may be wider than the weight's: for norms, which bf16 products would blur.
   virtual at::Tensor forward_wide(const at::Tensor& x) const {
@@ -43,14 +45,14 @@ class DenseWeight : public LinearWeight {
   int64_t out_features() const override {
     return weight_.size(0);
   }
+  at::Tensor matrix() const override {
+    return weight_;
+  }
   at::Tensor forward(const at::Tensor& x) const override {
-    return x.mm(weight_.t());
+    return sum_of_products({x}, {weight_.t()});
   }
   at::Tensor backward(const at::Tensor& dy) const override {
-    return dy.mm(weight_);
-  }
-  void accumulate_backward(at::Tensor& dx, const at::Tensor& dy) const override {
-    dx.addmm_(dy, weight_);
+    return sum_of_products({dy}, {weight_});
   }
   at::Tensor dense() const override {
     return weight_;

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -45,9 +46,13 @@ struct LowRankTerm {
   bool dora() const {
     return magnitude.defined();
   }
-  /// n `[out]`: 0 for a row whose norm is 0, as PEFT's division would make it NaN.
-  at::Tensor direction_scale(at::ScalarType dtype) const {
-    return at::where(norm > 0, magnitude.detach().to(norm.scalar_type()) / norm, 0.0).to(dtype);
+  /// Whether the frozen product reads dropped inputs too.
+  bool drops_input() const {
+    return dora() && dropout.active() && dora_dropout == DoraDropout::kInput;
+  }
+  /// n `[out]` in the norm's dtype: 0 for a row whose norm is 0, as PEFT's division would make it NaN.
+  at::Tensor direction_scale() const {
+    return at::where(norm > 0, magnitude.detach().to(norm.scalar_type()) / norm, 0.0);
   }
 };
 
@@ -59,29 +64,35 @@ struct SavedTerm {
   at::Tensor directed; ///< what n multiplies, where y cannot give it back
 };
 
+/// (W·x + B·Ŝ)⊙column_scale.
+inline at::Tensor adapted_product(
+    const LowRankTerm& term, const at::Tensor& x, const at::Tensor& shrunk, const std::optional<at::Tensor>& column_scale) {
+  if (const at::Tensor w = term.weight->matrix(); w.defined()) {
+    return sum_of_products({x, shrunk}, {w.t(), term.b.t()}, 1.0, column_scale);
+  }
+  at::Tensor y = term.weight->forward(x);
+  sum_of_products_(y, {shrunk}, {term.b.t()});
+  return column_scale ? y.mul_(column_scale->to(y.scalar_type())) : y;
+}
+
 /// y `[tokens, out]` of a term from x `[tokens, in]`. `saved.shrunk` may be there already.
 inline at::Tensor low_rank_forward(const LowRankTerm& term, const at::Tensor& x, SavedTerm& saved) {
   const auto dtype = x.scalar_type();
-  at::Tensor y = term.weight->forward(x);
+  at::Tensor y;
   if (!term.low_rank()) {
-    return term.bias.defined() ? y.add_(term.bias.to(dtype)) : y;
-  }
-  const at::Tensor dropped = dropout(x, term.dropout);
-  if (!saved.shrunk.defined()) {
-    saved.shrunk = low_rank_shrink(dropped, term.a, term.scale);
-  }
-  if (!term.dora()) {
-    low_rank_expand_(y, saved.shrunk, term.b);
+    y = term.weight->forward(x);
   } else {
-    const at::Tensor n = term.direction_scale(dtype);
-    if (term.dropout.active() && term.dora_dropout == DoraDropout::kInput) {
-      const at::Tensor base = term.weight->forward(dropped);
-      saved.directed = base.clone();
-      low_rank_expand_(saved.directed, saved.shrunk, term.b);
-      y = y.sub_(base).add_(saved.directed * n);
+    const at::Tensor dropped = dropout(x, term.dropout);
+    if (!saved.shrunk.defined()) {
+      saved.shrunk = low_rank_shrink(dropped, term.a, term.scale);
+    }
+    if (!term.dora()) {
+      y = adapted_product(term, x, saved.shrunk, std::nullopt);
+    } else if (const at::Tensor n = term.direction_scale(); term.drops_input()) {
+      saved.directed = adapted_product(term, dropped, saved.shrunk, std::nullopt);
+      y = term.weight->forward(x - dropped).add_(saved.directed * n.to(dtype)); // W·x − W·drop(x) + n⊙z
     } else {
-      low_rank_expand_(y, saved.shrunk, term.b);
-      y.mul_(n);
+      y = adapted_product(term, x, saved.shrunk, n);
     }
   }
   return term.bias.defined() ? y.add_(term.bias.to(dtype)) : y;
@@ -112,27 +123,62 @@ inline at::Tensor direction_gradient(
   }
   at::Tensor z = saved.directed;
   if (!z.defined()) {
-    z = term.weight->forward(x);
-    low_rank_expand_(z, saved.shrunk, term.b);
+    z = adapted_product(term, x, saved.shrunk, std::nullopt);
   }
   return at::where(term.norm > 0, magnitude_gradient(dy, z) / term.norm, 0.0);
 }
 
-/// dx `[tokens, in]` of a node, which its terms add to: undefined at first, and left so where it is not wanted.
-struct InputGradient {
-  bool wanted = false;
-  at::Tensor dx;
+/// dx `[tokens, in]` of a node: what its terms give it is added up in one product, where their weights are matrices.
+class InputGradient {
+ public:
+  explicit InputGradient(bool wanted) : wanted_(wanted) {}
 
-  void accumulate(const LinearWeight& weight, const at::Tensor& dy) {
-    if (!wanted) {
-      return;
-    }
-    if (dx.defined()) {
-      weight.accumulate_backward(dx, dy);
+  bool wanted() const {
+    return wanted_;
+  }
+  /// dy·W.
+  void add(const LinearWeight& weight, const at::Tensor& dy) {
+    if (const at::Tensor w = weight.matrix(); !w.defined()) {
+      add(weight.backward(dy));
     } else {
-      dx = weight.backward(dy);
+      add(dy, w);
     }
   }
+  /// a·b.
+  void add(const at::Tensor& a, const at::Tensor& b) {
+    left_.push_back(a);
+    right_.push_back(b);
+  }
+  /// drop(dS·A).
+  void add_dropped(const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout) {
+    if (dropout.active()) {
+      dropped_.emplace_back(dshrunk, a, dropout);
+    } else {
+      add(dshrunk, a);
+    }
+  }
+  /// A share as it is; it may be written into.
+  void add(at::Tensor share) {
+    whole_ = whole_.defined() ? whole_.add_(share) : std::move(share);
+  }
+  /// Undefined where nothing was added.
+  at::Tensor sum() {
+    if (!whole_.defined() && !left_.empty()) {
+      whole_ = sum_of_products(left_, right_);
+    } else if (!left_.empty()) {
+      sum_of_products_(whole_, left_, right_);
+    }
+    for (const auto& [dshrunk, a, dropout] : dropped_) {
+      low_rank_gradient_x_(whole_, dshrunk, a, dropout);
+    }
+    return whole_;
+  }
+
+ private:
+  bool wanted_;
+  std::vector<at::Tensor> left_, right_;
+  std::vector<std::tuple<at::Tensor, at::Tensor, Dropout>> dropped_;
+  at::Tensor whole_;
 };
 
 /// Adds a term's share to `input` and returns its gradients. `needs` says, in the order of `LowRankGradients`, which are
@@ -152,36 +198,37 @@ inline LowRankGradients low_rank_backward(
   if (needs_bias) {
     gradients.bias = dy.sum(0);
   }
-  const at::Tensor dz = term.dora() ? dy * term.direction_scale(dy.scalar_type()) : dy;
-  const bool drops_input = term.dora() && term.dropout.active() && term.dora_dropout == DoraDropout::kInput;
+  const at::Tensor dz = term.dora() ? dy * term.direction_scale().to(dy.scalar_type()) : dy;
   if (needs_weight) {
     gradients.weight =
-        drops_input ? dy.t().mm(x).add_((dz - dy).t().mm(dropout(x, term.dropout))) : dz.t().mm(x);
+        term.drops_input() ? dy.t().mm(x).add_((dz - dy).t().mm(dropout(x, term.dropout))) : dz.t().mm(x);
   }
-  input.accumulate(*term.weight, drops_input ? dy : dz);
+  if (input.wanted()) {
+    input.add(*term.weight, term.drops_input() ? dy : dz);
+  }
   if (!term.low_rank()) {
     return gradients;
   }
   if (needs_magnitude) {
     gradients.magnitude = direction_gradient(term, dy, x, y, saved);
   }
-  const bool needs_shrunk = needs_a || input.wanted;
   at::Tensor dshrunk;
   std::tie(dshrunk, gradients.b) =
-      low_rank_gradient_b(dz, saved.shrunk, term.b, term.scale, {needs_shrunk, needs_b});
+      low_rank_gradient_b(dz, saved.shrunk, term.b, term.scale, {needs_a || input.wanted(), needs_b});
   if (shared != nullptr) {
     shared->push_back(dshrunk);
     return gradients;
   }
   if (needs_a) {
-    gradients.a = low_rank_gradient_a(dshrunk, dropout(x, term.dropout));
+    gradients.a = low_rank_gradient_a(dshrunk, dropout(x, term.dropout), term.a.scalar_type());
   }
-  if (drops_input && input.wanted) {
-    at::Tensor dropped_gradient = term.weight->backward(dz - dy);
-    low_rank_gradient_x_(dropped_gradient, dshrunk, term.a, Dropout());
-    input.dx.add_(dropout(dropped_gradient, term.dropout));
-  } else if (input.wanted) {
-    low_rank_gradient_x_(input.dx, dshrunk, term.a, term.dropout);
+  if (input.wanted() && term.drops_input()) {
+    InputGradient dropped(true);
+    dropped.add(*term.weight, dz - dy);
+    dropped.add(dshrunk, term.a);
+    input.add(dropout(dropped.sum(), term.dropout));
+  } else if (input.wanted()) {
+    input.add_dropped(dshrunk, term.a, term.dropout);
   }
   return gradients;
 }
@@ -203,10 +250,10 @@ inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
 }
 
 /// The terms' A `[Σ rank, in]` side by side.
-inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, at::ScalarType dtype) {
+inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms) {
   std::vector<at::Tensor> all;
   for (const LowRankTerm& term : terms) {
-    all.push_back(term.a.to(dtype));
+    all.push_back(term.a);
   }
   return at::cat(all);
 }
@@ -231,7 +278,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     node->terms = terms;
     at::Tensor shared;
     if (shares_shrink(terms)) {
-      shared = low_rank_shrink(rows, side_by_side(terms, x.scalar_type()), terms[0].scale);
+      shared = low_rank_shrink(rows, side_by_side(terms), terms[0].scale);
     }
     torch::autograd::variable_list outputs, kept;
     bool needs_x = false;
@@ -277,7 +324,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
         c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule())->terms;
     const size_t count = terms.size();
     const at::Tensor x = kept[0].defined() ? kept[0].reshape({-1, kept[0].size(-1)}) : at::Tensor();
-    InputGradient input{ctx->needs_input_grad(0), {}};
+    InputGradient input(ctx->needs_input_grad(0));
     std::vector<std::array<bool, 5>> needs(count);
     bool needs_a = false;
     size_t next = 1 + 3 * count, edge = 1;
@@ -291,7 +338,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       }
       needs_a |= needs[i][2];
     }
-    const bool shares = shares_shrink(terms) && (needs_a || input.wanted) &&
+    const bool shares = shares_shrink(terms) && (needs_a || input.wanted()) &&
         std::all_of(output_gradients.begin(), output_gradients.end(), [](const at::Tensor& dy) { return dy.defined(); });
     std::vector<LowRankGradients> found(count);
     std::vector<at::Tensor> shared;
@@ -308,11 +355,11 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     }
     if (shares) {
       const at::Tensor dshrunk = at::cat(shared, 1);
-      if (input.wanted) {
-        low_rank_gradient_x_(input.dx, dshrunk, side_by_side(terms, input.dx.scalar_type()), Dropout());
+      if (input.wanted()) {
+        input.add(dshrunk, side_by_side(terms));
       }
       if (needs_a) {
-        const at::Tensor da = low_rank_gradient_a(dshrunk, x);
+        const at::Tensor da = low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type());
         int64_t row = 0;
         for (size_t i = 0; i < count; ++i) {
           found[i].a = da.narrow(0, row, terms[i].a.size(0));
@@ -320,8 +367,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
         }
       }
     }
-    torch::autograd::variable_list gradients{
-        input.dx.defined() ? input.dx.view(ctx->saved_data["sizes"].toIntVector()) : input.dx};
+    const at::Tensor dx = input.sum();
+    torch::autograd::variable_list gradients{dx.defined() ? dx.view(ctx->saved_data["sizes"].toIntVector()) : dx};
     for (size_t i = 0; i < count; ++i) {
       const std::array<at::Tensor, 5> all{found[i].weight, found[i].bias, found[i].a, found[i].b, found[i].magnitude};
       for (size_t slot = 0; slot < 5; ++slot) {

@@ -2,6 +2,7 @@
 
 #include <rora/ops/dropout.h>
 #include <rora/ops/operation.h>
+#include <rora/ops/sum_of_products.h>
 
 #include <ATen/ATen.h>
 
@@ -10,7 +11,7 @@
 
 namespace rora::ops {
 
-/// The products of a low-rank change, in ATen's operations: what any device runs, and what the headers use alone.
+/// The products of a low-rank change, over sum_of_products: what any device runs, and what the headers use alone.
 namespace reference {
 
 inline at::Tensor dropout(const at::Tensor& x, double p, int64_t seed) {
@@ -18,35 +19,32 @@ inline at::Tensor dropout(const at::Tensor& x, double p, int64_t seed) {
 }
 
 inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale) {
-  at::Tensor shrunk = at::empty({x.size(0), a.size(0)}, x.options());
-  return at::addmm_out(shrunk, shrunk, x, a.to(x.scalar_type()).t(), /*beta=*/0, /*alpha=*/scale);
-}
-
-inline at::Tensor& low_rank_expand_(at::Tensor& y, const at::Tensor& shrunk, const at::Tensor& b) {
-  return y.addmm_(shrunk, b.to(y.scalar_type()).t());
+  return ops::sum_of_products({x}, {a.t()}, scale);
 }
 
 inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
   at::Tensor dshrunk, db;
   if (mask[0]) {
-    dshrunk = at::empty({dy.size(0), b.size(1)}, dy.options());
-    at::addmm_out(dshrunk, dshrunk, dy, b.to(dy.scalar_type()), /*beta=*/0, /*alpha=*/scale);
+    dshrunk = ops::sum_of_products({dy}, {b}, scale);
   }
-  if (mask[1]) {
-    db = dy.t().mm(shrunk);
+  if (mask[1]) { // the thin matrix is the one that is turned
+    db = ops::sum_of_products({shrunk.t()}, {dy}, 1.0, std::nullopt, b.scalar_type()).t();
   }
   return {dshrunk, db};
 }
 
-inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x) {
-  return dshrunk.t().mm(x);
+inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype) {
+  return ops::sum_of_products({dshrunk.t()}, {x}, 1.0, std::nullopt, dtype);
 }
 
 inline at::Tensor& low_rank_gradient_x_(
     at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p, int64_t seed) {
-  const at::Tensor own = a.to(dx.scalar_type());
-  return p > 0.0 ? dx.add_(dropout(dshrunk.mm(own), p, seed)) : dx.addmm_(dshrunk, own);
+  if (p > 0.0) {
+    return dx.add_(dropout(ops::sum_of_products({dshrunk}, {a}), p, seed));
+  }
+  ops::sum_of_products_(dx, {dshrunk}, {a});
+  return dx;
 }
 
 inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) {
@@ -67,20 +65,15 @@ inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, doub
   return detail::call_operation<reference::low_rank_shrink>("rora::low_rank_shrink", x, a, scale);
 }
 
-/// y + Ŝ·Bᵀ, in y `[tokens, out]`.
-inline void low_rank_expand_(at::Tensor& y, const at::Tensor& shrunk, const at::Tensor& b) {
-  detail::call_operation<reference::low_rank_expand_>("rora::low_rank_expand_", y, shrunk, b);
-}
-
-/// (s·dy·B `[tokens, rank]`, dyᵀ·Ŝ `[out, rank]`), each where `mask` asks for it.
+/// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it.
 inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
   return detail::call_operation<reference::low_rank_gradient_b>("rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
 }
 
-/// dSᵀ·x `[rank, in]`.
-inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x) {
-  return detail::call_operation<reference::low_rank_gradient_a>("rora::low_rank_gradient_a", dshrunk, x);
+/// dSᵀ·x `[rank, in]` in `dtype`.
+inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype) {
+  return detail::call_operation<reference::low_rank_gradient_a>("rora::low_rank_gradient_a", dshrunk, x, dtype);
 }
 
 /// dx + drop(dS·A), in dx `[tokens, in]`.

@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(RORA_X86_KERNELS)
+#include <cpuid.h>
+#endif
 
 namespace rora::kernels {
 
@@ -56,6 +59,19 @@ const Kernels& chosen() {
 const Kernels& kernels() {
   static const Kernels& instance = chosen();
   return instance;
+}
+
+bool leads_products(Type type) {
+  static const bool has_matrix_units = [] {
+#if defined(RORA_X86_KERNELS)
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kAmxBFloat16 = 1u << 22;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBFloat16) != 0;
+#else
+    return false;
+#endif
+  }();
+  return kernels().leads_products && !(type == Type::kBFloat16 && has_matrix_units);
 }
 
 const Kernels* const* all_kernels(int64_t& count) {

@@ -2,6 +2,7 @@
 
 #include "attention.h"
 #include "dropout.h"
+#include "product.h"
 #include "rows.h"
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
@@ -30,6 +31,7 @@ RORA_BY_TYPE(attention_backward, AttentionParameters)
 RORA_BY_TYPE(cross_entropy, CrossEntropyParameters)
 RORA_BY_TYPE(dropout, DropoutParameters)
 RORA_BY_TYPE(column_sum, ColumnSumParameters)
+RORA_BY_TYPE(product, ProductParameters)
 
 #undef RORA_BY_TYPE
 
@@ -50,6 +52,9 @@ const Kernels table{
     attention_backward_by_type,
     cross_entropy_by_type,
     dropout_by_type,
-    column_sum_by_type};
+    column_sum_by_type,
+    product_by_type,
+    Strip<float>::kColumns,
+    /*leads_products=*/kVectorBytes == 64};
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -102,6 +102,31 @@ struct ColumnSumParameters {
   void* sums = nullptr; ///< `[columns]`, wide: written
 };
 
+/// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. Products of bfloat16 take
+/// their depth in pairs: there depths and strides are even.
+struct ProductParameters {
+  static constexpr int64_t kMaxPairs = 8;
+  static constexpr int64_t kStripPanels = 2; ///< panels of an item
+  static constexpr int64_t kDepthBytes = 8192; ///< of a column of B that is packed at once
+  struct Pair {
+    Rows a; ///< read
+    Rows b; ///< read; rows of its transpose `[columns, depth]` where `b_transposed`
+    bool b_transposed = false;
+    bool b_wide = false; ///< B is of the wide type, and rounded to `type` first
+    int64_t depth = 0;
+  };
+  Type type{}; ///< of A
+  int64_t rows = 0, columns = 0;
+  int64_t row_block = 0; ///< rows of an item
+  double scale = 1.0;
+  const void* column_scale = nullptr; ///< `[columns]`, wide: read; null: 1
+  Pair pairs[kMaxPairs];
+  int64_t pair_count = 0;
+  bool accumulate = false; ///< C is added to
+  bool c_wide = false; ///< C is of the wide type
+  Rows c; ///< written
+};
+
 /// The kernels as one instruction set gives them.
 struct Kernels {
   const char* name;
@@ -115,11 +140,17 @@ struct Kernels {
   void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
   void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end); ///< items are kBlock elements
   void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
+  void (*product)(const ProductParameters&, int64_t begin, int64_t end); ///< items are blocks of rows of strips
+  int64_t strip_columns; ///< columns of a product's strip, in float; half of it in double
+  bool leads_products; ///< whether `product` is faster than LibTorch's
 };
 
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
 /// in the environment asks for a lesser one.
 const Kernels& kernels();
+
+/// Whether `product` is the better one for `type` here: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
+bool leads_products(Type type);
 
 /// All that can run here, the best first: for tests.
 const Kernels* const* all_kernels(int64_t& count);

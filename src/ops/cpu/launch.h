@@ -3,7 +3,7 @@
 #include "kernels.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <c10/util/FunctionRef.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -36,13 +36,16 @@ inline kernels::Rows kernel_rows(const at::Tensor& rows) {
   return {rows.data_ptr(), rows.stride(0)};
 }
 
-/// Runs `kernel` over `count` items of about `cost` elements each, on LibTorch's threads.
+/// f over [0, count) in stretches of at least `grain`, on LibTorch's threads.
+void parallel_for(int64_t count, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> f);
+
+/// Runs `kernel` over `count` items of about `cost` elements each.
 template <class Parameters>
 void launch(
     void (*kernel)(const Parameters&, int64_t, int64_t), const Parameters& parameters, int64_t count, int64_t cost) {
   constexpr int64_t kElementsOfThread = 16384;
   const int64_t grain = std::max<int64_t>(1, kElementsOfThread / std::max<int64_t>(1, cost));
-  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { kernel(parameters, begin, end); });
+  parallel_for(count, grain, [&](int64_t begin, int64_t end) { kernel(parameters, begin, end); });
 }
 
 } // namespace rora::ops::detail

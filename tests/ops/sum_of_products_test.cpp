@@ -1,0 +1,187 @@
+#include <rora/ops/sum_of_products.h>
+
+#include <ops/cpu/kernels.h>
+#include <ops/cpu/launch.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+namespace rora::ops {
+namespace {
+
+struct Pairs {
+  std::vector<at::Tensor> a, b;
+};
+
+/// Pairs of the given depths; B's of odd index are transposes, and those from the third on fp32.
+Pairs pairs(int64_t rows, int64_t columns, const std::vector<int64_t>& depths, at::ScalarType dtype) {
+  Pairs all;
+  for (const int64_t depth : depths) {
+    const size_t i = all.a.size();
+    all.a.push_back(at::randn({rows, depth}).to(dtype));
+    const at::Tensor b = i % 2 == 1 ? at::randn({columns, depth}).t() : at::randn({depth, columns});
+    all.b.push_back(i < 2 ? b.to(dtype) : b);
+  }
+  return all;
+}
+
+/// In double, of the numbers as they are multiplied.
+at::Tensor truth(const Pairs& pairs) {
+  at::Tensor sum;
+  for (size_t i = 0; i < pairs.a.size(); ++i) {
+    const at::Tensor b = pairs.b[i].to(pairs.a[i].scalar_type()).to(at::kDouble);
+    const at::Tensor product = pairs.a[i].to(at::kDouble).mm(b);
+    sum = sum.defined() ? sum + product : product;
+  }
+  return sum;
+}
+
+/// Of the greatest element.
+double error(const at::Tensor& y, const at::Tensor& truth) {
+  return ((y.to(at::kDouble) - truth).abs().max() / truth.abs().max()).item<double>();
+}
+
+constexpr double kBFloat16Rounding = 1.0 / 256;
+
+double tolerance(at::ScalarType dtype) {
+  return dtype == at::kDouble ? 1e-13 : dtype == at::kFloat ? 3e-6 : kBFloat16Rounding;
+}
+
+TEST(SumOfProducts, IsTheSumAtAnySize) {
+  at::manual_seed(1);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const int64_t rows : {8, 9, 25, 61}) {
+      for (const int64_t columns : {1, 15, 16, 33, 48, 95, 96, 97, 250}) {
+        for (const std::vector<int64_t>& depths : {std::vector<int64_t>{1}, {7}, {64, 16}, {33, 5, 2}, {40, 40, 40, 3}}) {
+          const Pairs each = pairs(rows, columns, depths, dtype);
+          EXPECT_LT(error(sum_of_products(each.a, each.b), truth(each)), tolerance(dtype))
+              << dtype << " " << rows << " " << columns << " " << depths.size();
+        }
+      }
+    }
+  }
+}
+
+TEST(SumOfProducts, TakesADepthBeyondWhatIsPackedAtOnce) {
+  at::manual_seed(2);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const Pairs each = pairs(50, 130, {9001, 4000, 31}, dtype);
+    EXPECT_LT(error(sum_of_products(each.a, each.b), truth(each)), tolerance(dtype)) << dtype;
+  }
+}
+
+TEST(SumOfProducts, ScalesAndAddsInTheWideType) {
+  at::manual_seed(3);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const Pairs each = pairs(40, 100, {64, 16}, dtype);
+    const at::Tensor columns = at::rand({100});
+    const at::Tensor scaled = sum_of_products(each.a, each.b, 0.3, columns, at::kFloat);
+    EXPECT_EQ(scaled.scalar_type(), at::kFloat);
+    EXPECT_LT(error(scaled, truth(each) * 0.3 * columns), 1e-5) << dtype;
+    at::Tensor y = at::ones({40, 100}, dtype);
+    sum_of_products_(y, each.a, each.b, 0.3);
+    EXPECT_LT(error(y, truth(each) * 0.3 + 1.0), tolerance(dtype)) << dtype;
+    sum_of_products_(y, each.a, each.b, 2.0, /*accumulate=*/false);
+    EXPECT_LT(error(y, truth(each) * 2.0), tolerance(dtype)) << dtype;
+  }
+}
+
+TEST(SumOfProducts, ReadsAndWritesRowsApart) {
+  at::manual_seed(4);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor wide = at::randn({30, 101}).to(dtype);
+    const Pairs each{{wide.narrow(1, 1, 50), wide.narrow(1, 51, 33)}, {at::randn({90, 77}).to(dtype).narrow(0, 3, 50).narrow(1, 5, 40), at::randn({40, 55}).to(dtype).narrow(1, 1, 33).t()}};
+    at::Tensor room = at::zeros({30, 60}, dtype);
+    at::Tensor y = room.narrow(1, 7, 40);
+    sum_of_products_(y, each.a, each.b);
+    EXPECT_LT(error(y, truth(each)), tolerance(dtype)) << dtype;
+    EXPECT_EQ(room.narrow(1, 0, 7).abs().sum().item<double>() + room.narrow(1, 47, 13).abs().sum().item<double>(), 0.0);
+  }
+}
+
+TEST(SumOfProducts, IsTheReferenceToRounding) {
+  at::manual_seed(5);
+  for (const int64_t rows : {1, 64}) {
+    const Pairs each = pairs(rows, 96, {128, 16, 8}, at::kFloat);
+    const at::Tensor reference = reference::sum_of_products(each.a, each.b, 0.5, std::nullopt, std::nullopt);
+    EXPECT_LT(error(reference, sum_of_products(each.a, each.b, 0.5).to(at::kDouble)), 3e-6) << rows;
+  }
+}
+
+TEST(SumOfProducts, RefusesWhatDoesNotFit) {
+  const at::Tensor a = at::ones({9, 4}), b = at::ones({4, 5});
+  EXPECT_THROW(sum_of_products({}, {}), c10::ValueError);
+  EXPECT_THROW(sum_of_products({a, a}, {b}), c10::ValueError);
+  EXPECT_THROW(sum_of_products({a}, {b.t()}), c10::ValueError);
+  EXPECT_THROW(sum_of_products({a, at::ones({8, 4})}, {b, b}), c10::ValueError);
+  EXPECT_THROW(sum_of_products({a, a.to(at::kDouble)}, {b, b}), c10::ValueError);
+  at::Tensor y = at::ones({9, 6});
+  EXPECT_THROW(sum_of_products_(y, {a}, {b}), c10::ValueError);
+}
+
+TEST(SumOfProducts, GivesTheSameBitsInEveryRunOnAnyNumberOfThreads) {
+  at::manual_seed(6);
+  const int threads = at::get_num_threads();
+  const Pairs each = pairs(100, 300, {500, 16}, at::kBFloat16);
+  const at::Tensor first = sum_of_products(each.a, each.b);
+  for (int run = 0; run < 10; ++run) {
+    at::set_num_threads(1 + run % 3);
+    EXPECT_TRUE(at::equal(sum_of_products(each.a, each.b), first));
+  }
+  at::set_num_threads(threads);
+}
+
+/// One product by a kernel of its own choice.
+at::Tensor product_by(const kernels::Kernels& table, const at::Tensor& a, const at::Tensor& b, bool transposed) {
+  at::Tensor y = at::empty({a.size(0), transposed ? b.size(0) : b.size(1)}, a.options());
+  kernels::ProductParameters p;
+  p.type = detail::kernel_type(a);
+  p.rows = y.size(0);
+  p.columns = y.size(1);
+  p.row_block = 24;
+  p.pairs[0] = {detail::kernel_rows(a), detail::kernel_rows(b), transposed, false, a.size(1)};
+  p.pair_count = 1;
+  p.c = detail::kernel_rows(y);
+  const int64_t strip = table.strip_columns / (a.scalar_type() == at::kDouble ? 2 : 1);
+  table.product(p, 0, (p.rows + 23) / 24 * ((p.columns + strip - 1) / strip));
+  return y;
+}
+
+TEST(SumOfProducts, IsTheSameOnEveryInstructionSet) {
+  at::manual_seed(7);
+  int64_t count = 0;
+  const kernels::Kernels* const* tables = kernels::all_kernels(count);
+  for (int64_t i = 0; i < count; ++i) {
+    for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+      for (const int64_t columns : {3, 8, 20, 100, 300}) {
+        const at::Tensor a = at::randn({53, 70}).to(dtype), b = at::randn({70, columns}).to(dtype);
+        const at::Tensor exact = a.to(at::kDouble).mm(b.to(at::kDouble));
+        EXPECT_LT(error(product_by(*tables[i], a, b, false), exact), tolerance(dtype)) << tables[i]->name << dtype << columns;
+        EXPECT_LT(error(product_by(*tables[i], a, b.t().contiguous(), true), exact), tolerance(dtype))
+            << tables[i]->name << dtype << columns;
+      }
+    }
+  }
+}
+
+// Without the compiler's flag for OpenMP, LibTorch's template for parallel loops is an ordinary loop.
+TEST(ParallelFor, RunsOnSeveralThreads) {
+  const int threads = at::get_num_threads();
+  at::set_num_threads(2);
+  std::atomic<int> others = 0;
+  const auto caller = std::this_thread::get_id();
+  detail::parallel_for(2, 1, [&](int64_t begin, int64_t end) {
+    EXPECT_EQ(end - begin, 1);
+    others += std::this_thread::get_id() != caller ? 1 : 0;
+  });
+  EXPECT_EQ(others, 1);
+  at::set_num_threads(threads);
+}
+
+} // namespace
+} // namespace rora::ops
