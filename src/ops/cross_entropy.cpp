@@ -126,7 +126,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 } // namespace
 
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
-  constexpr int64_t kLogitsBytes = int64_t{16} << 20;
+  constexpr int64_t kLogitsBytes = int64_t{32} << 20;
   return std::max<int64_t>(1, kLogitsBytes / (element_size * vocab));
 }
 

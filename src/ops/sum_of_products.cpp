@@ -7,6 +7,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace rora::ops {
 namespace {
@@ -16,33 +18,66 @@ using kernels::ProductParameters;
 /// Fewer rows would not pay for packing the right side.
 constexpr int64_t kFewestRows = 8;
 
+bool is_even(const at::Tensor& x) {
+  return x.stride(0) % 2 == 0 && x.storage_offset() % 2 == 0;
+}
+
+/// float and bfloat16 are taken for each other.
+bool go_together(at::ScalarType a, at::ScalarType b) {
+  return detail::wide_type(a) == detail::wide_type(b);
+}
+
 bool can_run(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   const at::ScalarType dtype = a[0].scalar_type();
   if (!detail::has_kernel(a[0]) || !kernels::leads_products(detail::kernel_type(a[0])) || y.size(0) < kFewestRows ||
-      y.size(1) == 0 || a.size() > ProductParameters::kMaxPairs ||
-      (y.scalar_type() != dtype && y.scalar_type() != detail::wide_type(dtype)) || (y.size(1) > 1 && y.stride(1) != 1)) {
+      y.numel() == 0 || a.size() > ProductParameters::kMaxPairs ||
+      (y.scalar_type() != dtype && y.scalar_type() != detail::wide_type(dtype)) || (y.stride(0) != 1 && y.stride(1) != 1)) {
     return false;
   }
   for (size_t i = 0; i < a.size(); ++i) {
-    if ((b[i].scalar_type() != dtype && b[i].scalar_type() != detail::wide_type(dtype)) ||
-        !b[i].device().is_cpu() || a[i].size(1) == 0) {
+    if (!b[i].device().is_cpu() || !detail::has_kernel(b[i]) || !go_together(dtype, b[i].scalar_type()) ||
+        a[i].size(1) == 0) {
       return false;
     }
   }
   return true;
 }
 
-bool is_even(const at::Tensor& x) {
-  return x.stride(0) % 2 == 0 && x.storage_offset() % 2 == 0;
+/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where pairs of bfloat16 along the depth
+/// would not lie at even places.
+ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs, std::vector<at::Tensor>& kept) {
+  if (pairs && x.size(depth_dim) % 2 != 0) {
+    x = at::constant_pad_nd(x, depth_dim == 1 ? at::IntArrayRef{0, 1} : at::IntArrayRef{0, 0, 0, 1});
+  }
+  ProductParameters::Matrix matrix;
+  if (x.stride(1) != 1 && x.stride(0) == 1) {
+    matrix.transposed = true;
+    x = x.t();
+    depth_dim = 1 - depth_dim;
+  } else if (x.stride(1) != 1) {
+    x = x.contiguous();
+  }
+  if (pairs && depth_dim == 1 && x.scalar_type() == at::kBFloat16 && !is_even(x)) {
+    x = x.clone(at::MemoryFormat::Contiguous);
+  }
+  matrix.rows = detail::kernel_rows(x);
+  matrix.type = detail::kernel_type(x);
+  kept.push_back(std::move(x));
+  return matrix;
 }
 
-/// `x` with dense rows; bfloat16 multiplies its depth in pairs, for which depth and places in memory are even.
-at::Tensor paired_rows(const at::Tensor& x, int64_t depth_dim, bool pairs) {
-  at::Tensor rows = x.size(1) > 1 && x.stride(1) != 1 ? x.contiguous() : x;
-  if (pairs && x.size(depth_dim) % 2 != 0) {
-    rows = at::constant_pad_nd(rows, depth_dim == 1 ? at::IntArrayRef{0, 1} : at::IntArrayRef{0, 0, 0, 1});
-  }
-  return pairs && depth_dim == 1 && !is_even(rows) ? rows.clone(at::MemoryFormat::Contiguous) : rows;
+/// Divides the product into items, as many for each thread as for the others.
+int64_t divide(ProductParameters& p) {
+  constexpr int64_t kRowsOfTiles = 24;
+  constexpr int64_t kRowsWorthPacking = 256; // for them, packing a panel costs a few hundredths of multiplying by it
+  const int64_t width = kernels::kernels().panel_columns / (p.type == kernels::Type::kDouble ? 2 : 1);
+  const int64_t threads = at::get_num_threads();
+  const int64_t panels = (p.columns + width - 1) / width;
+  const bool even = p.columns % width == 0 && panels % threads == 0;
+  p.rows_first = !even && p.rows >= kRowsWorthPacking * threads;
+  const int64_t blocks = even ? 1 : p.rows_first ? threads : std::max<int64_t>(1, 4 * threads / panels);
+  p.row_block = ((p.rows + blocks - 1) / blocks + kRowsOfTiles - 1) / kRowsOfTiles * kRowsOfTiles;
+  return panels * ((p.rows + p.row_block - 1) / p.row_block);
 }
 
 at::Tensor& sum_into(
@@ -53,35 +88,18 @@ at::Tensor& sum_into(
   p.columns = y.size(1);
   p.scale = scale;
   p.accumulate = accumulate;
-  p.c_wide = y.scalar_type() != a[0].scalar_type();
-  p.c = detail::kernel_rows(y);
+  std::vector<at::Tensor> kept; // what the parameters point into
+  p.c = matrix_of(y, 1, /*pairs=*/false, kept);
   p.column_scale = column_scale.defined() ? column_scale.const_data_ptr() : nullptr;
   const bool pairs = a[0].scalar_type() == at::kBFloat16;
-  std::vector<at::Tensor> kept; // what the parameters point into
   int64_t depth = 0;
   for (size_t i = 0; i < a.size(); ++i) {
-    ProductParameters::Pair& pair = p.pairs[p.pair_count++];
-    const at::Tensor left = paired_rows(a[i], 1, pairs);
-    pair.b_transposed = b[i].stride(0) == 1 && b[i].stride(1) != 1;
-    const at::Tensor right =
-        pair.b_transposed ? paired_rows(b[i].t(), 1, pairs) : paired_rows(b[i], 0, pairs);
-    pair.b_wide = right.scalar_type() != a[0].scalar_type();
-    pair.a = detail::kernel_rows(left);
-    pair.b = detail::kernel_rows(right);
-    pair.depth = left.size(1);
-    depth += pair.depth;
-    kept.insert(kept.end(), {left, right});
+    const int64_t own = a[i].size(1) + (pairs ? a[i].size(1) % 2 : 0);
+    p.pairs[p.pair_count++] = {matrix_of(a[i], 1, pairs, kept), matrix_of(b[i], 0, pairs, kept), own};
+    depth += own;
   }
-  // Enough items for every thread, yet none so small that packing outweighs it.
-  const kernels::Kernels& table = kernels::kernels();
-  const int64_t strip = p.type == kernels::Type::kDouble ? table.strip_columns / 2 : table.strip_columns;
-  const int64_t strips = (p.columns + strip - 1) / strip;
-  const int64_t items = 4 * static_cast<int64_t>(at::get_num_threads());
-  constexpr int64_t kRowsOfTiles = 24;
-  const int64_t blocks = std::max<int64_t>(1, items / strips);
-  p.row_block = ((p.rows + blocks - 1) / blocks + kRowsOfTiles - 1) / kRowsOfTiles * kRowsOfTiles;
-  const int64_t row_blocks = (p.rows + p.row_block - 1) / p.row_block;
-  detail::launch(table.product, p, strips * row_blocks, std::min(p.row_block, p.rows) * strip * depth / 64);
+  const int64_t items = divide(p);
+  detail::launch(kernels::kernels().product, p, items, p.rows * p.columns / items * depth / 64);
   return y;
 }
 

@@ -104,6 +104,28 @@ TEST(SumOfProducts, ReadsAndWritesRowsApart) {
   }
 }
 
+TEST(SumOfProducts, TakesTransposesOnEverySide) {
+  at::manual_seed(8);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const int64_t rows : {8, 17, 90}) {
+      const Pairs each{
+          {at::randn({70, rows}).to(dtype).t(), at::randn({33, rows + 1}).to(dtype).narrow(1, 1, rows).t()},
+          {at::randn({110, 70}).to(dtype).t(), at::randn({33, 110}).to(dtype)}};
+      at::Tensor y = at::ones({110, rows}, dtype).t();
+      sum_of_products_(y, each.a, each.b);
+      EXPECT_LT(error(y, truth(each) + 1.0), tolerance(dtype)) << dtype << " " << rows;
+    }
+  }
+}
+
+TEST(SumOfProducts, OfFloatTakesBFloat16AsItIs) {
+  at::manual_seed(9);
+  const at::Tensor a = at::randn({16, 200}), w = at::randn({130, 200}).to(at::kBFloat16);
+  const at::Tensor exact = a.to(at::kDouble).mm(w.t().to(at::kDouble));
+  EXPECT_LT(error(sum_of_products({a}, {w.t()}), exact), tolerance(at::kFloat));
+  EXPECT_LT(error(sum_of_products({a}, {w.t().contiguous()}), exact), tolerance(at::kFloat));
+}
+
 TEST(SumOfProducts, IsTheReferenceToRounding) {
   at::manual_seed(5);
   for (const int64_t rows : {1, 64}) {
@@ -144,11 +166,11 @@ at::Tensor product_by(const kernels::Kernels& table, const at::Tensor& a, const 
   p.rows = y.size(0);
   p.columns = y.size(1);
   p.row_block = 24;
-  p.pairs[0] = {detail::kernel_rows(a), detail::kernel_rows(b), transposed, false, a.size(1)};
+  p.pairs[0] = {{detail::kernel_rows(a), p.type, false}, {detail::kernel_rows(b), p.type, transposed}, a.size(1)};
   p.pair_count = 1;
-  p.c = detail::kernel_rows(y);
-  const int64_t strip = table.strip_columns / (a.scalar_type() == at::kDouble ? 2 : 1);
-  table.product(p, 0, (p.rows + 23) / 24 * ((p.columns + strip - 1) / strip));
+  p.c = {detail::kernel_rows(y), p.type, false};
+  const int64_t width = table.panel_columns / (a.scalar_type() == at::kDouble ? 2 : 1);
+  table.product(p, 0, (p.rows + 23) / 24 * ((p.columns + width - 1) / width));
   return y;
 }
 

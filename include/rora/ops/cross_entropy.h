@@ -17,7 +17,7 @@ at::Tensor token_cross_entropy(
     const at::Tensor& targets,
     int64_t chunk = 0);
 
-/// How many tokens' logits exist at a time by default: as many as take 16 MiB, which a processor's last cache holds.
+/// How many tokens' logits exist at a time by default: as many as take 32 MiB.
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size);
 
 } // namespace rora::ops

@@ -27,7 +27,7 @@ class LinearWeight : public c10::intrusive_ptr_target {
 
   /// x·Wᵀ in x's dtype, which may be wider than the weight's: for norms, which bf16 products would blur.
   virtual at::Tensor forward_wide(const at::Tensor& x) const {
-    return x.mm(dense().to(x.scalar_type()).t());
+    return sum_of_products({x}, {dense().t()});
   }
 
   /// W as a dense tensor; dequantised where it is quantised.

@@ -28,8 +28,10 @@ inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   if (mask[0]) {
     dshrunk = ops::sum_of_products({dy}, {b}, scale);
   }
-  if (mask[1]) { // the thin matrix is the one that is turned
-    db = ops::sum_of_products({shrunk.t()}, {dy}, 1.0, std::nullopt, b.scalar_type()).t();
+  if (mask[1]) { // as its transpose, so that the thin matrix is the left one
+    db = at::empty({dy.size(1), shrunk.size(1)}, dy.options().dtype(b.scalar_type()));
+    at::Tensor turned = db.t();
+    ops::sum_of_products_(turned, {shrunk.t()}, {dy}, 1.0, /*accumulate=*/false);
   }
   return {dshrunk, db};
 }

@@ -54,7 +54,7 @@ const Kernels table{
     dropout_by_type,
     column_sum_by_type,
     product_by_type,
-    Strip<float>::kColumns,
+    kPanelColumns<float>,
     /*leads_products=*/kVectorBytes == 64};
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -103,28 +103,30 @@ struct ColumnSumParameters {
 };
 
 /// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. Products of bfloat16 take
-/// their depth in pairs: there depths and strides are even.
+/// their depth in pairs: depths are even there, and so are the strides of an A or B of bfloat16 whose rows run along it.
 struct ProductParameters {
   static constexpr int64_t kMaxPairs = 8;
-  static constexpr int64_t kStripPanels = 2; ///< panels of an item
   static constexpr int64_t kDepthBytes = 8192; ///< of a column of B that is packed at once
+  struct Matrix {
+    Rows rows;
+    Type type{};
+    bool transposed = false; ///< `rows` are those of the transpose
+  };
   struct Pair {
-    Rows a; ///< read
-    Rows b; ///< read; rows of its transpose `[columns, depth]` where `b_transposed`
-    bool b_transposed = false;
-    bool b_wide = false; ///< B is of the wide type, and rounded to `type` first
+    Matrix a; ///< read; of `type`
+    Matrix b; ///< read; float and bfloat16 are taken for each other
     int64_t depth = 0;
   };
-  Type type{}; ///< of A
+  Type type{}; ///< in which A and B are multiplied
   int64_t rows = 0, columns = 0;
   int64_t row_block = 0; ///< rows of an item
+  bool rows_first = false; ///< an item is followed by the next panel of its rows, not by the next rows of its panel
   double scale = 1.0;
   const void* column_scale = nullptr; ///< `[columns]`, wide: read; null: 1
   Pair pairs[kMaxPairs];
   int64_t pair_count = 0;
   bool accumulate = false; ///< C is added to
-  bool c_wide = false; ///< C is of the wide type
-  Rows c; ///< written
+  Matrix c; ///< written; of `type` or the wide one
 };
 
 /// The kernels as one instruction set gives them.
@@ -140,8 +142,8 @@ struct Kernels {
   void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
   void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end); ///< items are kBlock elements
   void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
-  void (*product)(const ProductParameters&, int64_t begin, int64_t end); ///< items are blocks of rows of strips
-  int64_t strip_columns; ///< columns of a product's strip, in float; half of it in double
+  void (*product)(const ProductParameters&, int64_t begin, int64_t end); ///< items are blocks of rows of panels
+  int64_t panel_columns; ///< columns of a product's panel, in float; half of it in double
   bool leads_products; ///< whether `product` is faster than LibTorch's
 };
 

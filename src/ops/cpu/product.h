@@ -8,13 +8,12 @@
 namespace rora::kernels::RORA_CPU_CAPABILITY {
 
 constexpr int kPanelVectors = 3;
+template <class T>
+constexpr int64_t kPanelColumns = kPanelVectors * kLanes<wide_t<T>>;
 
 /// Rows of a tile N registers wide: its sums fill the registers that N columns and a broadcast leave.
 template <int N>
 constexpr int kProductRows = kTileRows * kTileVectors / N;
-
-/// Rows that are worked on before the next panel: whole tiles of every width.
-constexpr int64_t kRowChunk = kProductRows<1>;
 
 /// What elements of type T are multiplied as.
 template <class T>
@@ -28,8 +27,9 @@ constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / s
 /// A stretch of depth of one pair of matrices, counted in factors of T.
 template <class T>
 struct DepthPiece {
-  const Factor<T>* a;
-  int64_t a_stride;
+  const Factor<T>* a; ///< of the block's first row
+  int64_t row_stride;
+  int64_t depth_stride;
   int64_t depth;
 };
 
@@ -50,8 +50,8 @@ struct Panel {
 template <class T>
 struct TileTarget {
   const ProductParameters& p;
-  wide_t<T>* partial; ///< of the first row's first sum
-  int64_t partial_stride;
+  int64_t row_begin; ///< of the block of rows
+  wide_t<T>* partial; ///< of the block's first row
   bool first; ///< nothing is in `partial` yet
   bool last; ///< sums go to C, not to `partial`
 };
@@ -59,7 +59,14 @@ struct TileTarget {
 template <class T, class C>
 RORA_INLINE void store_as(
     const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
-  C* c = static_cast<C*>(p.c.data) + row * p.c.stride + column;
+  if (p.c.transposed) {
+    C* c = static_cast<C*>(p.c.rows.data) + column * p.c.rows.stride + row;
+    for (int64_t i = 0; i < count; ++i, c += p.c.rows.stride) {
+      *c = rounded<C>(p.accumulate ? v[i] + widen(*c) : v[i]);
+    }
+    return;
+  }
+  C* c = static_cast<C*>(p.c.rows.data) + row * p.c.rows.stride + column;
   store(c, p.accumulate ? v + load(static_cast<const C*>(c), count) : v, count);
 }
 
@@ -75,27 +82,27 @@ RORA_INLINE void store_result(
   if (p.column_scale != nullptr) {
     v *= load(static_cast<const W*>(p.column_scale) + column, count);
   }
-  if (p.c_wide) {
-    store_as<T, W>(p, row, column, count, v);
-  } else {
+  if (p.c.type == p.type) {
     store_as<T, T>(p, row, column, count, v);
+  } else {
+    store_as<T, W>(p, row, column, count, v);
   }
 }
 
-/// A tile of `Rows` rows of C from `row` on and the N registers of `panel`; `partial` is that of its first row.
+/// A tile of `Rows` rows of the block from `row` on and the N registers of `panel`.
 template <int Rows, int N, class T>
 RORA_INLINE void product_tile(
-    const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, wide_t<T>* partial, int64_t row) {
+    const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row) {
   using W = wide_t<T>;
   Vector<W> sums[Rows][N] = {};
   const Packed<T>* b = panel.packed;
   for (int64_t i = 0; i < pieces.count; ++i) {
     const DepthPiece<T>& piece = pieces.piece[i];
-    const Factor<T>* a = piece.a + row * piece.a_stride;
-    for (int64_t k = 0; k < piece.depth; ++k, b += N * kLanes<W>) {
+    const Factor<T>* a = piece.a + row * piece.row_stride;
+    for (int64_t k = 0; k < piece.depth; ++k, a += piece.depth_stride, b += N * kLanes<W>) {
       for (int r = 0; r < Rows; ++r) {
         for (int n = 0; n < N; ++n) {
-          sums[r][n] = multiply_add<W>(sums[r][n], a[r * piece.a_stride + k], b + n * kLanes<W>);
+          sums[r][n] = multiply_add<W>(sums[r][n], a[r * piece.row_stride], b + n * kLanes<W>);
         }
       }
     }
@@ -103,10 +110,10 @@ RORA_INLINE void product_tile(
   for (int r = 0; r < Rows; ++r) {
     for (int n = 0; n < N; ++n) {
       // Blocks are summed each by itself: a long depth rounds less.
-      W* before = partial + r * target.partial_stride + n * kLanes<W>;
+      W* before = target.partial + (row + r) * kPanelColumns<T> + n * kLanes<W>;
       const Vector<W> sum = target.first ? sums[r][n] : load(before) + sums[r][n];
       if (target.last) {
-        store_result<T>(target.p, row + r, panel, n, sum);
+        store_result<T>(target.p, target.row_begin + row + r, panel, n, sum);
       } else {
         store(before, sum);
       }
@@ -114,33 +121,17 @@ RORA_INLINE void product_tile(
   }
 }
 
+/// Rows [row, end) of the block in a panel of C.
 template <int Rows, int N, class T>
 void product_rows(
-    const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, wide_t<T>* partial, int64_t row,
-    int64_t rows) {
-  int64_t r = 0;
-  for (; r + Rows <= rows; r += Rows) {
-    product_tile<Rows, N, T>(pieces, panel, target, partial + r * target.partial_stride, row + r);
+    const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row, int64_t end) {
+  for (; row + Rows <= end; row += Rows) {
+    product_tile<Rows, N, T>(pieces, panel, target, row);
   }
   if constexpr (Rows > 1) {
-    if (r < rows) {
-      product_rows<Rows / 2, N, T>(
-          pieces, panel, target, partial + r * target.partial_stride, row + r, rows - r);
+    if (row < end) {
+      product_rows<Rows / 2, N, T>(pieces, panel, target, row, end);
     }
-  }
-}
-
-/// `rows` rows of a panel of C from `row` on.
-template <class T>
-void product_panel(
-    const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row, int64_t rows) {
-  switch (panel.n_registers) {
-    case 1:
-      return product_rows<kProductRows<1>, 1>(pieces, panel, target, target.partial, row, rows);
-    case 2:
-      return product_rows<kProductRows<2>, 2>(pieces, panel, target, target.partial, row, rows);
-    default:
-      return product_rows<kProductRows<3>, 3>(pieces, panel, target, target.partial, row, rows);
   }
 }
 
@@ -160,27 +151,44 @@ RORA_INLINE Words half_words(const float* p, int64_t count) {
   return __builtin_convertvector(round_to_bfloat16(load(p, count)), Words);
 }
 
+#if defined(__AVX512BF16__)
+/// The pairs of two rows, 2·kFloatLanes of them.
+RORA_INLINE void interleave_rows(const BFloat16* first, const BFloat16* second, BFloat16Pair* out) {
+  typedef uint16_t Elements __attribute__((vector_size(kVectorBytes)));
+  using Sequence = std::make_integer_sequence<int, 2 * static_cast<int>(kFloatLanes)>;
+  Elements a, b;
+  __builtin_memcpy(&a, first, sizeof(a));
+  __builtin_memcpy(&b, second, sizeof(b));
+  const Elements low = interleave_low(a, b, Sequence()), high = interleave_high(a, b, Sequence());
+  __builtin_memcpy(out, &low, sizeof(low));
+  __builtin_memcpy(out + kFloatLanes, &high, sizeof(high));
+}
+#endif
+
 /// Packs a panel of B `[depth, columns]`, whose columns are dense, into rows of its registers; columns it lacks are 0.
 /// depth counts elements.
 template <class T, class B>
 void pack_rows(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel) {
   using W = wide_t<T>;
-  constexpr int64_t kRowsAhead = 32; // rows lie too far apart for the processor to foresee
   Packed<T>* out = panel.packed;
-  for (int64_t k = 0; k < depth; k += kElementsOfFactor<T>) {
-    for (int64_t row = k + kRowsAhead; row < depth && row < k + kRowsAhead + kElementsOfFactor<T>; ++row) {
-      __builtin_prefetch(b + row * ldb);
-      __builtin_prefetch(b + row * ldb + panel.columns - 1);
+  for (int64_t k = 0; k < depth; k += kElementsOfFactor<T>, out += panel.n_registers * kLanes<W>) {
+    const B* row = b + k * ldb;
+    int64_t column = 0;
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<B, BFloat16> && std::is_same_v<T, BFloat16>) {
+      for (; column + 2 * kLanes<W> <= panel.columns; column += 2 * kLanes<W>) {
+        interleave_rows(row + column, row + ldb + column, out + column);
+      }
     }
-    for (int64_t n = 0; n < panel.n_registers; ++n, out += kLanes<W>) {
-      const int64_t left = panel.columns - n * kLanes<W>;
+#endif
+    for (; column < panel.columns; column += kLanes<W>) {
+      const int64_t left = panel.columns - column;
       const int64_t count = left < kLanes<W> ? left : kLanes<W>;
-      const B* from = b + k * ldb + n * kLanes<W>;
       if constexpr (std::is_same_v<Packed<T>, BFloat16Pair>) {
-        const Words pair = half_words(from, count) | (half_words(from + ldb, count) << 16);
-        __builtin_memcpy(out, &pair, sizeof(pair));
+        const Words pair = half_words(row + column, count) | (half_words(row + ldb + column, count) << 16);
+        __builtin_memcpy(out + column, &pair, sizeof(pair));
       } else {
-        store(out, load(from, count));
+        store(out + column, load(row + column, count));
       }
     }
   }
@@ -218,113 +226,139 @@ void pack_columns(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel,
   }
 }
 
+/// Packs a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
 template <class T, class B>
-void pack(const ProductParameters::Pair& pair, int64_t k, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
-  const B* b = static_cast<const B*>(pair.b.data);
-  if (pair.b_transposed) {
-    pack_columns<T>(b + panel.column * pair.b.stride + k, pair.b.stride, depth, panel, scratch);
+void pack_as(
+    const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
+  const B* data = static_cast<const B*>(rows.data);
+  if (along_depth) {
+    pack_columns<T>(data + panel.column * rows.stride + k, rows.stride, depth, panel, scratch);
   } else {
-    pack_rows<T>(b + k * pair.b.stride + panel.column, pair.b.stride, depth, panel);
+    pack_rows<T>(data + k * rows.stride + panel.column, rows.stride, depth, panel);
   }
 }
 
 template <class T>
-struct Strip {
-  static constexpr int64_t kPanel = kPanelVectors * kLanes<wide_t<T>>;
-  static constexpr int64_t kColumns = ProductParameters::kStripPanels * kPanel;
-  Panel<T> panel[ProductParameters::kStripPanels];
-  int64_t count = 0;
-
-  /// The panels from `column` on; each holds `depth` elements of each column.
-  Strip(const ProductParameters& p, int64_t column, int64_t depth, Packed<T>* packed) {
-    const int64_t end = column + kColumns < p.columns ? column + kColumns : p.columns;
-    for (; column < end; column += kPanel, packed += kPanel * (depth / kElementsOfFactor<T>)) {
-      const int64_t columns = end - column < kPanel ? end - column : kPanel;
-      panel[count++] = {column, columns, (columns + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>, packed};
-    }
+void pack(
+    const ProductParameters::Matrix& matrix, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel,
+    Packed<T>* scratch) {
+  if constexpr (std::is_same_v<T, double>) {
+    pack_as<T, double>(matrix.rows, along_depth, k, depth, panel, scratch);
+  } else if (matrix.type == Type::kFloat) {
+    pack_as<T, float>(matrix.rows, along_depth, k, depth, panel, scratch);
+  } else {
+    pack_as<T, BFloat16>(matrix.rows, along_depth, k, depth, panel, scratch);
   }
-};
+}
 
 /// A place in the depth of all pairs.
 struct DepthPosition {
   int64_t pair = 0, k = 0;
 };
 
-/// The next `block_depth` elements of depth from `position` on, which moves past them; B's are packed where asked.
+/// The next `block_depth` elements of depth from `position` on, which moves past them. B is packed where asked, and where
+/// asked the rows [row_begin, row_end) of an A whose rows do not run along the depth, into `packed_a`.
 template <class T>
 DepthPieces<T> next_block(
-    const ProductParameters& p, const Strip<T>& strip, DepthPosition& position, int64_t block_depth, bool packs,
-    Packed<T>* scratch) {
+    const ProductParameters& p, Panel<T> panel, int64_t row_begin, int64_t row_end, DepthPosition& position,
+    int64_t block_depth, bool packs_b, bool packs_a, Packed<T>* scratch, Packed<T>* packed_a) {
   DepthPieces<T> pieces;
-  int64_t packed_depth = 0; // in factors
+  const int64_t a_registers = (row_end - row_begin + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>;
   while (position.pair < p.pair_count && block_depth > 0) {
     const ProductParameters::Pair& pair = p.pairs[position.pair];
     const int64_t left = pair.depth - position.k;
     const int64_t depth = left < block_depth ? left : block_depth;
-    pieces.piece[pieces.count++] = {
-        reinterpret_cast<const Factor<T>*>(static_cast<const T*>(pair.a.data) + position.k),
-        pair.a.stride / kElementsOfFactor<T>, depth / kElementsOfFactor<T>};
-    for (int64_t i = 0; packs && i < strip.count; ++i) {
-      Panel<T> rest = strip.panel[i];
-      rest.packed += packed_depth * rest.n_registers * kLanes<wide_t<T>>;
-      if (pair.b_wide) {
-        pack<T, wide_t<T>>(pair, position.k, depth, rest, scratch);
-      } else {
-        pack<T, T>(pair, position.k, depth, rest, scratch);
+    const int64_t factors = depth / kElementsOfFactor<T>;
+    DepthPiece<T>& piece = pieces.piece[pieces.count++];
+    if (pair.a.transposed) {
+      if (packs_a) {
+        const Panel<T> rows{row_begin, row_end - row_begin, a_registers, packed_a};
+        pack(pair.a, /*along_depth=*/false, position.k, depth, rows, scratch);
       }
+      piece = {reinterpret_cast<const Factor<T>*>(packed_a), 1, a_registers * kLanes<wide_t<T>>, factors};
+      packed_a += a_registers * kLanes<wide_t<T>> * factors;
+    } else {
+      const T* a = static_cast<const T*>(pair.a.rows.data) + row_begin * pair.a.rows.stride + position.k;
+      piece = {reinterpret_cast<const Factor<T>*>(a), pair.a.rows.stride / kElementsOfFactor<T>, 1, factors};
     }
-    packed_depth += depth / kElementsOfFactor<T>;
+    if (packs_b) {
+      pack(pair.b, pair.b.transposed, position.k, depth, panel, scratch);
+      panel.packed += panel.n_registers * kLanes<wide_t<T>> * factors;
+    }
     block_depth -= depth;
     position = depth == left ? DepthPosition{position.pair + 1, 0} : DepthPosition{position.pair, position.k + depth};
   }
   return pieces;
 }
 
-/// A strip of a block of rows, all depth. Blocks of rows of one strip follow each other and share what is packed, where
-/// all of the depth is packed at once.
+/// How the depth is cut, and the memory that a thread needs.
+template <class T>
+struct ProductPlan {
+  using W = wide_t<T>;
+  int64_t blocks, block_depth;
+  Packed<T>* packed_b;
+  Packed<T>* packed_a;
+  Packed<T>* scratch;
+  W* partial; ///< `[row_block, kPanelColumns]`
+
+  ProductPlan(const ProductParameters& p, Workspace& workspace) {
+    constexpr int64_t kMostDepth = ProductParameters::kDepthBytes / static_cast<int64_t>(sizeof(T));
+    int64_t depth = 0;
+    bool packs_a = false;
+    for (int64_t i = 0; i < p.pair_count; ++i) {
+      depth += p.pairs[i].depth;
+      packs_a = packs_a || p.pairs[i].a.transposed;
+    }
+    blocks = (depth + kMostDepth - 1) / kMostDepth;
+    block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32; // all about as deep
+    const int64_t column_bytes = block_depth / kElementsOfFactor<T> * static_cast<int64_t>(sizeof(Packed<T>));
+    const int64_t b_bytes = kPanelColumns<T> * column_bytes;
+    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>) * column_bytes : 0;
+    const int64_t scratch_bytes = kLanes<W> * column_bytes;
+    const int64_t partial_bytes = blocks > 1 ? p.row_block * kPanelColumns<T> * static_cast<int64_t>(sizeof(W)) : 0;
+    char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + partial_bytes);
+    packed_b = reinterpret_cast<Packed<T>*>(memory);
+    packed_a = reinterpret_cast<Packed<T>*>(memory + b_bytes);
+    scratch = reinterpret_cast<Packed<T>*>(memory + b_bytes + a_bytes);
+    partial = reinterpret_cast<W*>(memory + b_bytes + a_bytes + scratch_bytes);
+  }
+};
+
+/// Blocks of rows of panels, each over the whole depth. Neighbours of one panel, or of one block of rows, share what is
+/// packed, where all of the depth is packed at once.
 template <class T>
 void product(const ProductParameters& p, int64_t begin, int64_t end) {
   using W = wide_t<T>;
-  constexpr int64_t kFactorBytes = static_cast<int64_t>(sizeof(Packed<T>));
-  constexpr int64_t kMostDepth = ProductParameters::kDepthBytes / static_cast<int64_t>(sizeof(T));
-  int64_t whole_depth = 0;
-  for (int64_t i = 0; i < p.pair_count; ++i) {
-    whole_depth += p.pairs[i].depth;
-  }
-  const int64_t blocks = (whole_depth + kMostDepth - 1) / kMostDepth;
-  const int64_t block_depth = ((whole_depth + blocks - 1) / blocks + 31) / 32 * 32; // all blocks about as deep
-
   static thread_local Workspace workspace;
-  const int64_t packed_bytes = Strip<T>::kColumns * (block_depth / kElementsOfFactor<T>)*kFactorBytes;
-  const int64_t scratch_bytes = kLanes<W> * (block_depth / kElementsOfFactor<T>)*kFactorBytes;
-  const int64_t partial_bytes = blocks > 1 ? p.row_block * Strip<T>::kColumns * static_cast<int64_t>(sizeof(W)) : 0;
-  char* memory = workspace.reserve(packed_bytes + scratch_bytes + partial_bytes);
-  auto* packed = reinterpret_cast<Packed<T>*>(memory);
-  auto* scratch = reinterpret_cast<Packed<T>*>(memory + packed_bytes);
-  auto* partial = reinterpret_cast<W*>(memory + packed_bytes + scratch_bytes);
-
+  const ProductPlan<T> plan(p, workspace);
+  const int64_t panels = (p.columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
   const int64_t row_blocks = (p.rows + p.row_block - 1) / p.row_block;
-  int64_t packed_strip = -1;
+  int64_t packed_panel = -1, packed_rows = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t strip_index = item / row_blocks;
-    const Strip<T> strip(p, strip_index * Strip<T>::kColumns, block_depth, packed);
-    const int64_t row_begin = item % row_blocks * p.row_block;
-    const int64_t row_end = row_begin + p.row_block < p.rows ? row_begin + p.row_block : p.rows;
+    const int64_t index = p.rows_first ? item % panels : item / row_blocks;
+    const int64_t row_begin = (p.rows_first ? item / panels : item % row_blocks) * p.row_block;
+    const int64_t rows = row_begin + p.row_block < p.rows ? p.row_block : p.rows - row_begin;
+    const int64_t column = index * kPanelColumns<T>;
+    const int64_t columns = column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column;
+    const Panel<T> panel{column, columns, (columns + kLanes<W> - 1) / kLanes<W>, plan.packed_b};
     DepthPosition position;
-    for (int64_t block = 0; block < blocks; ++block) {
-      const bool packs = blocks > 1 || packed_strip != strip_index;
-      const DepthPieces<T> pieces = next_block(p, strip, position, block_depth, packs, scratch);
-      for (int64_t row = row_begin; row < row_end; row += kRowChunk) {
-        const int64_t rows = row_end - row < kRowChunk ? row_end - row : kRowChunk;
-        for (int64_t i = 0; i < strip.count; ++i) {
-          const TileTarget<T> target{
-              p, partial + (row - row_begin) * Strip<T>::kColumns + i * Strip<T>::kPanel, Strip<T>::kColumns, block == 0,
-              block + 1 == blocks};
-          product_panel(pieces, strip.panel[i], target, row, rows);
-        }
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      const bool packs_b = plan.blocks > 1 || packed_panel != index;
+      const bool packs_a = plan.blocks > 1 || packed_rows != row_begin;
+      const DepthPieces<T> pieces = next_block(
+          p, panel, row_begin, row_begin + rows, position, plan.block_depth, packs_b, packs_a, plan.scratch,
+          plan.packed_a);
+      const TileTarget<T> target{p, row_begin, plan.partial, block == 0, block + 1 == plan.blocks};
+      if (panel.n_registers == 1) {
+        product_rows<kProductRows<1>, 1>(pieces, panel, target, 0, rows);
+      } else if (panel.n_registers == 2) {
+        product_rows<kProductRows<2>, 2>(pieces, panel, target, 0, rows);
+      } else {
+        product_rows<kProductRows<3>, 3>(pieces, panel, target, 0, rows);
       }
     }
-    packed_strip = strip_index;
+    packed_panel = index;
+    packed_rows = row_begin;
   }
 }
 
