@@ -24,6 +24,10 @@ using Packed = std::conditional_t<kHasPairs && std::is_same_v<T, BFloat16>, BFlo
 template <class T>
 constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
 
+/// Factors in a line of the cache.
+template <class T>
+constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
+
 /// A stretch of depth of one pair of matrices, counted in factors of T.
 template <class T>
 struct DepthPiece {
@@ -99,10 +103,17 @@ RORA_INLINE void product_tile(
   for (int64_t i = 0; i < pieces.count; ++i) {
     const DepthPiece<T>& piece = pieces.piece[i];
     const Factor<T>* a = piece.a + row * piece.row_stride;
-    for (int64_t k = 0; k < piece.depth; ++k, a += piece.depth_stride, b += N * kLanes<W>) {
+    for (int64_t k = 0; k < piece.depth;) {
+      // The next tile's rows: they are too short for the processor to foresee.
       for (int r = 0; r < Rows; ++r) {
-        for (int n = 0; n < N; ++n) {
-          sums[r][n] = multiply_add<W>(sums[r][n], a[r * piece.row_stride], b + n * kLanes<W>);
+        __builtin_prefetch(a + (Rows + r) * piece.row_stride);
+      }
+      const int64_t stop = k + kFactorsOfLine<T> < piece.depth ? k + kFactorsOfLine<T> : piece.depth;
+      for (; k < stop; ++k, a += piece.depth_stride, b += N * kLanes<W>) {
+        for (int r = 0; r < Rows; ++r) {
+          for (int n = 0; n < N; ++n) {
+            sums[r][n] = multiply_add<W>(sums[r][n], a[r * piece.row_stride], b + n * kLanes<W>);
+          }
         }
       }
     }
