@@ -1,7 +1,8 @@
 #include <rora/ops/attention.h>
+#include <rora/ops/operation.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -23,9 +24,10 @@ double score_scale(const at::Tensor& q) {
   return 1.0 / std::sqrt(static_cast<double>(q.size(3)));
 }
 
-/// The weights `[batch, kv_heads, heads/kv_heads·queries, keys]` and log Σ e^score of each row, in the wide type: the heads
-/// that share keys are rows of one product.
-std::tuple<at::Tensor, at::Tensor> weights_reference(const at::Tensor& q, const at::Tensor& k, const Sequence& sequence) {
+/// The weights `[batch, kv_heads, heads/kv_heads·queries, keys]` and log Σ e^score of each row, in the wide type: the
+/// heads that share keys are rows of one product.
+std::tuple<at::Tensor, at::Tensor> weights_reference(
+    const at::Tensor& q, const at::Tensor& k, const Sequence& sequence) {
   const at::Tensor rows = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
   const at::Tensor scores = rows.matmul(k.transpose(2, 3)).mul(score_scale(q));
   const at::Tensor hidden = visible_keys(sequence, q.size(2), k.size(2), q.device()).logical_not();
@@ -67,8 +69,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_reference(
 
 /// As the kernels read it: the last dimension dense, and whole words of bfloat16 where they are read in pairs.
 at::Tensor readable(const at::Tensor& t) {
-  const bool pairs = t.scalar_type() != at::kBFloat16 ||
-      (t.stride(0) % 2 == 0 && t.stride(1) % 2 == 0 && t.stride(2) % 2 == 0 && t.storage_offset() % 2 == 0);
+  const bool pairs = t.scalar_type() != at::kBFloat16 || (t.stride(0) % 2 == 0 && t.stride(1) % 2 == 0 &&
+                                                          t.stride(2) % 2 == 0 && t.storage_offset() % 2 == 0);
   return t.stride(3) == 1 && pairs ? t : t.contiguous();
 }
 
@@ -114,8 +116,8 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(
   }
   const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v), ids = dense_sequence(sequence);
   at::Tensor out = empty_heads(q);
-  at::Tensor normaliser = at::empty(
-      {q.size(0), q.size(1), q.size(2)}, q.options().dtype(detail::wide_type(q.scalar_type())));
+  at::Tensor normaliser =
+      at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(detail::wide_type(q.scalar_type())));
   auto p = describe(own_q, own_k, own_v, ids);
   p.out = kernel_tensor(out);
   p.normaliser = normaliser.data_ptr();
@@ -151,17 +153,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(
       AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
-    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::attention_forward");
-    auto [out, normaliser] = op.call(q, k, v, sequence);
+    auto [out, normaliser] = detail::call_operation<forward_reference>("rora::attention_forward", q, k, v, sequence);
     ctx->save_for_backward({q, k, v, out, normaliser, sequence.value_or(at::Tensor())});
     return out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const auto op = detail::find_operator<decltype(backward_reference)>("rora::attention_backward");
     const auto saved = ctx->get_saved_variables();
     const Sequence sequence = saved[5].defined() ? Sequence(saved[5]) : std::nullopt;
-    auto [dq, dk, dv] = op.call(gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], sequence);
+    auto [dq, dk, dv] = detail::call_operation<backward_reference>(
+        "rora::attention_backward", gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], sequence);
     return {dq, dk, dv, at::Tensor()};
   }
 };
@@ -178,7 +179,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("attention", attention);
 }
 
-} // namespace
+}  // namespace
 
 at::Tensor visible_keys(const Sequence& sequence, int64_t queries, int64_t keys, at::Device device) {
   const at::Tensor key_place = at::arange(keys, at::TensorOptions().dtype(at::kLong).device(device));
@@ -219,4 +220,4 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
       q, k, v, visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt, /*enable_gqa=*/q.size(1) != k.size(1));
 }
 
-} // namespace rora::ops
+}  // namespace rora::ops

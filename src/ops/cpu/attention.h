@@ -1,5 +1,6 @@
 #pragma once
 
+#include "attention_mask.h"
 #include "kernels.h"
 #include "tile.h"
 
@@ -48,11 +49,12 @@ class AttentionHead {
   using Score = typename Form::Score;
   using V = Vector<W>;
   static constexpr int64_t kGroup = Form::kGroup;
-  static constexpr int64_t kBlock = kTileColumns<W>; ///< queries of a block, and keys
+  static constexpr int64_t kBlock = AttentionMask<W>::kBlock;
   static constexpr int kRegisters = kTileVectors;
 
  public:
-  AttentionHead(const AttentionParameters& p, int64_t batch, int64_t kv_head, bool backward) : p_(p), batch_(batch), kv_head_(kv_head) {
+  AttentionHead(const AttentionParameters& p, int64_t batch, int64_t kv_head, bool backward)
+      : p_(p), mask_(p, batch), batch_(batch), kv_head_(kv_head) {
     keys_ = round_up(p.keys, kBlock);
     dim_ = round_up(p.head_dim, kLanes<W>);
     static thread_local Workspace workspace;
@@ -71,7 +73,8 @@ class AttentionHead {
     const int64_t weights = plan(kBlock * kBlock * wide);
     const int64_t sums = plan(dim_ * kBlock * wide);
     const int64_t turned = plan(dim_ * kBlock * wide);
-    int64_t douts = 0, gradients = 0, query_rows = 0, dout_rows = 0, left_weights = 0, left_gradients = 0, dk = 0, dv = 0;
+    int64_t douts = 0, gradients = 0, query_rows = 0, dout_rows = 0, left_weights = 0, left_gradients = 0, dk = 0,
+            dv = 0;
     if (backward) {
       douts = plan(dim_ * kBlock * wide);
       gradients = plan(kBlock * kBlock * wide);
@@ -119,86 +122,8 @@ class AttentionHead {
   }
 
  private:
-  /// The block of queries at work: which keys each of them sees.
-  struct Queries {
-    int64_t head = 0, begin = 0, count = 0;
-    V place[kRegisters]; ///< among the keys
-    V sequence[kRegisters];
-    int64_t least = 0, most = 0; ///< of the sequences
-  };
-  enum class Sight { kNone, kSome, kAll };
-
   static void zero(W* data, int64_t count) {
     __builtin_memset(data, 0, static_cast<size_t>(count) * sizeof(W));
-  }
-
-  int64_t sequence(int64_t key) const {
-    return p_.sequence == nullptr ? 1 : p_.sequence[batch_ * p_.keys + key];
-  }
-
-  Queries describe(int64_t head, int64_t begin) const {
-    Queries q;
-    q.head = head;
-    q.begin = begin;
-    q.count = p_.queries - begin < kBlock ? p_.queries - begin : kBlock;
-    const int64_t first = p_.keys - p_.queries + begin;
-    q.least = q.most = sequence(first);
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const int64_t place = first + (i < q.count ? i : q.count - 1);
-      const int64_t own = sequence(place);
-      q.least = own < q.least ? own : q.least;
-      q.most = own > q.most ? own : q.most;
-      q.place[i / kLanes<W>][i % kLanes<W>] = static_cast<W>(place);
-      q.sequence[i / kLanes<W>][i % kLanes<W>] = static_cast<W>(own);
-    }
-    return q;
-  }
-
-  /// How much of the keys [key, key + count) the queries see.
-  Sight sight(const Queries& q, int64_t key, int64_t count) const {
-    const int64_t first = p_.keys - p_.queries + q.begin;
-    if (key > first + q.count - 1) {
-      return Sight::kNone;
-    }
-    const bool before = key + count - 1 <= first;
-    if (p_.sequence == nullptr) {
-      return before ? Sight::kAll : Sight::kSome;
-    }
-    int64_t least = INT64_MAX, most = 0;
-    bool padding = false;
-    for (int64_t j = key; j < key + count; ++j) {
-      const int64_t own = sequence(j);
-      padding |= own == 0;
-      least = own > 0 && own < least ? own : least;
-      most = own > most ? own : most;
-    }
-    // A query always sees itself, whatever its sequence.
-    const bool holds_a_query = key + count > first;
-    if (!holds_a_query && (most < q.least || least > q.most)) {
-      return Sight::kNone;
-    }
-    return before && !padding && least == most && q.least == most && q.most == most ? Sight::kAll : Sight::kSome;
-  }
-
-  /// Sets what is not seen of `scores_` to −∞.
-  void hide(const Queries& q, int64_t key, int64_t count) {
-    const V nothing = broadcast(-static_cast<W>(__builtin_inf()));
-    for (int64_t j = 0; j < count; ++j) {
-      const W place = static_cast<W>(key + j);
-      const W own = static_cast<W>(sequence(key + j));
-      for (int n = 0; n < kRegisters; ++n) {
-        W* score = scores_ + j * kBlock + n * kLanes<W>;
-        V seen = load(score);
-        if (own > 0) {
-          seen = q.sequence[n] == own ? seen : nothing;
-        } else {
-          seen = nothing;
-        }
-        // A padding query sees itself, as a softmax over nothing is NaN.
-        seen = q.place[n] == place ? load(score) : seen;
-        store(score, q.place[n] >= place ? seen : nothing);
-      }
-    }
   }
 
   /// One token's numbers in the wide type, zero behind head_dim.
@@ -275,7 +200,8 @@ class AttentionHead {
   }
 
   /// `scores_` = rows [key, key + count) of `t` · `right`.
-  void product_with_rows(const AttentionParameters::Tensor& t, int64_t key, int64_t count, const Right* right, W* out) const {
+  void product_with_rows(
+      const AttentionParameters::Tensor& t, int64_t key, int64_t count, const Right* right, W* out) const {
     zero(out, count * kBlock);
     const auto* left = reinterpret_cast<const Left*>(token<T>(t, batch_, kv_head_, key));
     add_product<W>(
@@ -318,8 +244,34 @@ class AttentionHead {
     return (count + kGroup - 1) / kGroup;
   }
 
+  /// f(key, count) for each block of keys that a query sees, with their scores `[count, kBlock]` in `scores_`: −∞ where a
+  /// query does not see a key.
+  template <class F>
+  void for_seen_keys(const QueryBlock<W>& q, F&& f) {
+    for (int64_t key = 0; key < p_.keys; key += kBlock) {
+      const int64_t count = p_.keys - key < kBlock ? p_.keys - key : kBlock;
+      const Sight seen = mask_.sight(q, key, count);
+      if (seen == Sight::kNone) {
+        continue;
+      }
+      product_with_rows(p_.k, key, count, queries_, scores_);
+      if (seen == Sight::kSome) {
+        mask_.hide(q, key, count, scores_);
+      }
+      f(key, count);
+    }
+  }
+
+  /// `sums_` `[dim, queries]` into the rows [begin, begin + count) of `t`.
+  void write_turned(const AttentionParameters::Tensor& t, int64_t head, int64_t begin, int64_t count) const {
+    transpose(sums_, kBlock, turned_, dim_, dim_, kBlock);
+    for (int64_t i = 0; i < count; ++i) {
+      write(token<T>(t, batch_, head, begin + i), turned_ + i * dim_);
+    }
+  }
+
   void forward_block(int64_t head, int64_t begin) {
-    const Queries q = describe(head, begin);
+    const QueryBlock<W> q = mask_.queries(begin);
     pack_turned(p_.q, head, begin, q.count, queries_);
     zero(sums_, dim_ * kBlock);
     const V nothing = broadcast(-static_cast<W>(__builtin_inf()));
@@ -329,16 +281,7 @@ class AttentionHead {
       most[n] = nothing;
       total[n] = V{};
     }
-    for (int64_t key = 0; key < p_.keys; key += kBlock) {
-      const int64_t count = p_.keys - key < kBlock ? p_.keys - key : kBlock;
-      const Sight seen = sight(q, key, count);
-      if (seen == Sight::kNone) {
-        continue;
-      }
-      product_with_rows(p_.k, key, count, queries_, scores_);
-      if (seen == Sight::kSome) {
-        hide(q, key, count);
-      }
+    for_seen_keys(q, [&](int64_t key, int64_t count) {
       for (int n = 0; n < kRegisters; ++n) {
         W* column = scores_ + n * kLanes<W>;
         V latest = most[n];
@@ -362,8 +305,9 @@ class AttentionHead {
       }
       auto* weights = reinterpret_cast<Right*>(weights_);
       pack_keys(scores_, count, weights);
-      add_product<W>(across_ + key / kGroup, keys_ / kGroup, weights, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
-    }
+      add_product<W>(
+          across_ + key / kGroup, keys_ / kGroup, weights, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
+    });
     for (int n = 0; n < kRegisters; ++n) {
       const V inverse = 1 / total[n];
       for (int64_t d = 0; d < dim_; ++d) {
@@ -371,10 +315,7 @@ class AttentionHead {
         store(sum, load(sum) * inverse);
       }
     }
-    transpose(sums_, kBlock, turned_, dim_, dim_, kBlock);
-    for (int64_t i = 0; i < q.count; ++i) {
-      write(token<T>(p_.out, batch_, head, begin + i), turned_ + i * dim_);
-    }
+    write_turned(p_.out, head, begin, q.count);
     if (p_.normaliser != nullptr) {
       W* normaliser = static_cast<W*>(p_.normaliser) + (batch_ * p_.heads + head) * p_.queries + begin;
       for (int64_t i = 0; i < q.count; ++i) {
@@ -386,7 +327,7 @@ class AttentionHead {
 
   /// dv += wᵀ·dout; g = s·w⊙(dout·vᵀ − δ), δ = rowsum(dout⊙out); dk += gᵀ·q; dq = g·k; all with w, g `[keys, queries]`.
   void backward_block(int64_t head, int64_t begin) {
-    const Queries q = describe(head, begin);
+    const QueryBlock<W> q = mask_.queries(begin);
     pack_turned(p_.q, head, begin, q.count, queries_);
     pack_turned(p_.dout, head, begin, q.count, douts_);
     pack_rows(p_.q, head, begin, q.count, query_rows_);
@@ -398,21 +339,13 @@ class AttentionHead {
       const T* out = token<T>(p_.out, batch_, head, begin + i);
       const T* dout = token<T>(p_.dout, batch_, head, begin + i);
       V products = {};
-      for_registers<W>(p_.head_dim, [&](int64_t j, int64_t count) { products += load(out + j, count) * load(dout + j, count); });
+      for_registers<W>(
+          p_.head_dim, [&](int64_t j, int64_t count) { products += load(out + j, count) * load(dout + j, count); });
       delta[i / kLanes<W>][i % kLanes<W>] = sum_lanes<W>(products);
       normaliser[i / kLanes<W>][i % kLanes<W>] =
           static_cast<const W*>(p_.normaliser)[(batch_ * p_.heads + head) * p_.queries + begin + i];
     }
-    for (int64_t key = 0; key < p_.keys; key += kBlock) {
-      const int64_t count = p_.keys - key < kBlock ? p_.keys - key : kBlock;
-      const Sight seen = sight(q, key, count);
-      if (seen == Sight::kNone) {
-        continue;
-      }
-      product_with_rows(p_.k, key, count, queries_, scores_);
-      if (seen == Sight::kSome) {
-        hide(q, key, count);
-      }
+    for_seen_keys(q, [&](int64_t key, int64_t count) {
       product_with_rows(p_.v, key, count, douts_, gradients_);
       for (int64_t j = 0; j < count; ++j) {
         for (int n = 0; n < kRegisters; ++n) {
@@ -431,18 +364,17 @@ class AttentionHead {
       auto* right = reinterpret_cast<Right*>(weights_);
       pack_keys(gradients_, count, right);
       add_product<W>(across_ + key / kGroup, keys_ / kGroup, right, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
-    }
-    transpose(sums_, kBlock, turned_, dim_, dim_, kBlock);
-    for (int64_t i = 0; i < q.count; ++i) {
-      write(token<T>(p_.dq, batch_, head, begin + i), turned_ + i * dim_);
-    }
+    });
+    write_turned(p_.dq, head, begin, q.count);
   }
 
   const AttentionParameters& p_;
+  const AttentionMask<W> mask_;
   int64_t batch_, kv_head_;
   int64_t keys_ = 0, dim_ = 0; ///< rounded up
   Score* across_ = nullptr;
-  W *rows_ = nullptr, *scores_ = nullptr, *weights_ = nullptr, *sums_ = nullptr, *turned_ = nullptr, *gradients_ = nullptr;
+  W *rows_ = nullptr, *scores_ = nullptr, *weights_ = nullptr, *sums_ = nullptr, *turned_ = nullptr,
+    *gradients_ = nullptr;
   W *left_weights_ = nullptr, *left_gradients_ = nullptr, *dk_ = nullptr, *dv_ = nullptr;
   Right *queries_ = nullptr, *douts_ = nullptr, *query_rows_ = nullptr, *dout_rows_ = nullptr;
 };
