@@ -1,8 +1,9 @@
 #include <rora/ops/cross_entropy.h>
+#include <rora/ops/operation.h>
 #include <rora/ops/sum_of_products.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -57,7 +58,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
     const at::Tensor& targets,
     int64_t chunk,
     std::array<bool, 2> mask) {
-  static const auto rows_op = detail::find_operator<decltype(rows_reference)>("rora::cross_entropy_rows_");
   const auto wide = detail::wide_type(hidden.scalar_type());
   const int64_t tokens = hidden.size(0);
   at::Tensor sum = at::zeros({}, hidden.options().dtype(wide));
@@ -72,7 +72,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
     const at::Tensor rows = hidden.narrow(0, begin, length);
     at::Tensor own = logits.narrow(0, 0, length);
     sum_of_products_(own, {rows}, {weight.t()}, 1.0, /*accumulate=*/false);
-    sum.add_(rows_op.call(own, targets.narrow(0, begin, length), mask[0] || mask[1]).sum());
+    sum.add_(detail::call_operation<rows_reference>(
+                 "rora::cross_entropy_rows_", own, targets.narrow(0, begin, length), mask[0] || mask[1])
+                 .sum());
     if (mask[1]) {
       dweight.addmm_(own.t().to(wide), rows.to(wide));
     }
@@ -92,11 +94,11 @@ struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFu
       const at::Tensor& targets,
       int64_t chunk,
       std::array<bool, 2> mask) {
-    static const auto op = detail::find_operator<decltype(forward_composite)>("rora::token_cross_entropy_forward");
-    auto [sum, dhidden, dweight] = op.call(hidden, weight, targets, chunk, mask);
+    auto [sum, dhidden, dweight] = detail::call_operation<forward_composite>(
+        "rora::token_cross_entropy_forward", hidden, weight, targets, chunk, mask);
     ctx->save_for_backward({dhidden, dweight});
-    ctx->saved_data["dtypes"] = std::vector<int64_t>{
-        static_cast<int64_t>(hidden.scalar_type()), static_cast<int64_t>(weight.scalar_type())};
+    ctx->saved_data["dtypes"] =
+        std::vector<int64_t>{static_cast<int64_t>(hidden.scalar_type()), static_cast<int64_t>(weight.scalar_type())};
     return sum;
   }
 
@@ -105,8 +107,8 @@ struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFu
     const auto dtypes = ctx->saved_data["dtypes"].toIntVector();
     const auto scaled = [&](size_t i) {
       return saved[i].defined()
-          ? (saved[i] * gradients[0].to(saved[i].scalar_type())).to(static_cast<at::ScalarType>(dtypes[i]))
-          : at::Tensor();
+                 ? (saved[i] * gradients[0].to(saved[i].scalar_type())).to(static_cast<at::ScalarType>(dtypes[i]))
+                 : at::Tensor();
     };
     return {scaled(0), scaled(1), at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -123,7 +125,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("token_cross_entropy", token_cross_entropy);
 }
 
-} // namespace
+}  // namespace
 
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
   constexpr int64_t kLogitsBytes = int64_t{32} << 20;
@@ -131,10 +133,7 @@ int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
 }
 
 at::Tensor token_cross_entropy(
-    const at::Tensor& hidden,
-    const at::Tensor& weight,
-    const at::Tensor& targets,
-    int64_t chunk) {
+    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk) {
   const int64_t vocab = weight.size(0);
   if (targets.numel() > 0 && !targets.is_meta()) {
     const int64_t least = targets.min().item<int64_t>();
@@ -154,4 +153,4 @@ at::Tensor token_cross_entropy(
   return TokenCrossEntropyFunction::apply(hidden, weight, targets, chunk, mask);
 }
 
-} // namespace rora::ops
+}  // namespace rora::ops

@@ -2,7 +2,7 @@
 #include <rora/ops/low_rank_linear.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/library.h>

@@ -1,7 +1,8 @@
+#include <rora/ops/operation.h>
 #include <rora/ops/rms_norm.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -43,13 +44,18 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& x, const at::Te
   return {y, rstd};
 }
 
-at::Tensor weight_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd) {
+at::Tensor weight_gradient(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd) {
   const at::Tensor normed = x.to(rstd.scalar_type()) * rstd.unsqueeze(-1);
   return (dy.to(rstd.scalar_type()) * normed).reshape({-1, weight.size(0)}).sum(0).to(weight.scalar_type());
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_reference(
-    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd, std::array<bool, 2> mask) {
+    const at::Tensor& dy,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const at::Tensor& rstd,
+    std::array<bool, 2> mask) {
   at::Tensor dx;
   if (mask[0]) {
     const at::Tensor spread = rstd.unsqueeze(-1);
@@ -62,7 +68,11 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_cpu(
-    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd, std::array<bool, 2> mask) {
+    const at::Tensor& dy,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const at::Tensor& rstd,
+    std::array<bool, 2> mask) {
   if (!detail::has_kernel(x) || weight.scalar_type() != x.scalar_type() || dy.scalar_type() != x.scalar_type()) {
     return backward_reference(dy, x, weight, rstd, mask);
   }
@@ -86,17 +96,16 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
 
 struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, double eps) {
-    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::rms_norm_forward");
-    auto [y, rstd] = op.call(x, weight, eps);
+    auto [y, rstd] = detail::call_operation<forward_reference>("rora::rms_norm_forward", x, weight, eps);
     ctx->save_for_backward({x, weight, rstd});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const auto op = detail::find_operator<decltype(backward_reference)>("rora::rms_norm_backward");
     const auto saved = ctx->get_saved_variables();
-    auto [dx, dweight] = op.call(
-        gradients[0], saved[0], saved[1], saved[2], {ctx->needs_input_grad(0), ctx->needs_input_grad(1)});
+    const std::array<bool, 2> mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
+    auto [dx, dweight] = detail::call_operation<backward_reference>(
+        "rora::rms_norm_backward", gradients[0], saved[0], saved[1], saved[2], mask);
     return {dx, dweight, at::Tensor()};
   }
 };
@@ -113,10 +122,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rms_norm", rms_norm);
 }
 
-} // namespace
+}  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RMSNormFunction::apply(x, weight, eps);
 }
 
-} // namespace rora::ops
+}  // namespace rora::ops

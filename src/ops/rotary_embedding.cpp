@@ -1,7 +1,8 @@
 #include <rora/ops/rotary_embedding.h>
+#include <rora/ops/operation.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -50,8 +51,7 @@ at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& cos, const at::Ten
 
 struct RotaryEmbeddingFunction : torch::autograd::Function<RotaryEmbeddingFunction> {
   static at::Tensor call(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
-    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::rotary_embedding_forward");
-    return op.call(x, cos, sin, inverse);
+    return detail::call_operation<forward_reference>("rora::rotary_embedding_forward", x, cos, sin, inverse);
   }
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {

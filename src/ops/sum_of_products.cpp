@@ -1,7 +1,7 @@
 #include <rora/ops/sum_of_products.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -31,7 +31,8 @@ bool can_run(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   const at::ScalarType dtype = a[0].scalar_type();
   if (!detail::has_kernel(a[0]) || !kernels::leads_products(detail::kernel_type(a[0])) || y.size(0) < kFewestRows ||
       y.numel() == 0 || a.size() > ProductParameters::kMaxPairs ||
-      (y.scalar_type() != dtype && y.scalar_type() != detail::wide_type(dtype)) || (y.stride(0) != 1 && y.stride(1) != 1)) {
+      (y.scalar_type() != dtype && y.scalar_type() != detail::wide_type(dtype)) ||
+      (y.stride(0) != 1 && y.stride(1) != 1)) {
     return false;
   }
   for (size_t i = 0; i < a.size(); ++i) {
@@ -43,8 +44,8 @@ bool can_run(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   return true;
 }
 
-/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where pairs of bfloat16 along the depth
-/// would not lie at even places.
+/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where pairs of bfloat16 along the
+/// depth would not lie at even places.
 ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs, std::vector<at::Tensor>& kept) {
   if (pairs && x.size(depth_dim) % 2 != 0) {
     x = at::constant_pad_nd(x, depth_dim == 1 ? at::IntArrayRef{0, 1} : at::IntArrayRef{0, 0, 0, 1});
@@ -69,7 +70,7 @@ ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs,
 /// Divides the product into items, as many for each thread as for the others.
 int64_t divide(ProductParameters& p) {
   constexpr int64_t kRowsOfTiles = 24;
-  constexpr int64_t kRowsWorthPacking = 256; // for them, packing a panel costs a few hundredths of multiplying by it
+  constexpr int64_t kRowsWorthPacking = 256;  // for them, packing a panel costs a few hundredths of multiplying by it
   const int64_t width = kernels::kernels().panel_columns / (p.type == kernels::Type::kDouble ? 2 : 1);
   const int64_t threads = at::get_num_threads();
   const int64_t panels = (p.columns + width - 1) / width;
@@ -88,7 +89,7 @@ at::Tensor& sum_into(
   p.columns = y.size(1);
   p.scale = scale;
   p.accumulate = accumulate;
-  std::vector<at::Tensor> kept; // what the parameters point into
+  std::vector<at::Tensor> kept;  // what the parameters point into
   p.c = matrix_of(y, 1, /*pairs=*/false, kept);
   p.column_scale = column_scale.defined() ? column_scale.const_data_ptr() : nullptr;
   const bool pairs = a[0].scalar_type() == at::kBFloat16;
@@ -103,8 +104,7 @@ at::Tensor& sum_into(
   return y;
 }
 
-at::Tensor& sum_of_products_cpu_(
-    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
+at::Tensor& sum_of_products_cpu_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
   if (y.sizes() != at::IntArrayRef{a[0].size(0), b[0].size(1)} || !can_run(a, b, y)) {
     return reference::sum_of_products_(y, a, b, scale, accumulate);
@@ -113,11 +113,13 @@ at::Tensor& sum_of_products_cpu_(
 }
 
 at::Tensor sum_of_products_cpu(
-    at::TensorList a, at::TensorList b, double scale, const std::optional<at::Tensor>& column_scale,
+    at::TensorList a,
+    at::TensorList b,
+    double scale,
+    const std::optional<at::Tensor>& column_scale,
     std::optional<at::ScalarType> dtype) {
   detail::check_products(a, b);
-  at::Tensor y = at::empty(
-      {a[0].size(0), b[0].size(1)}, a[0].options().dtype(dtype.value_or(a[0].scalar_type())));
+  at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options().dtype(dtype.value_or(a[0].scalar_type())));
   if (!can_run(a, b, y)) {
     return reference::sum_of_products(a, b, scale, column_scale, dtype);
   }
@@ -135,5 +137,5 @@ TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("sum_of_products_", sum_of_products_cpu_);
 }
 
-} // namespace
-} // namespace rora::ops
+}  // namespace
+}  // namespace rora::ops

@@ -1,7 +1,8 @@
+#include <rora/ops/operation.h>
 #include <rora/ops/swiglu.h>
 
 #include "cpu/launch.h"
-#include "operator.h"
+#include "dtype.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -61,15 +62,14 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& dy, const at::
 
 struct SwiGLUFunction : torch::autograd::Function<SwiGLUFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up) {
-    static const auto op = detail::find_operator<decltype(forward_reference)>("rora::swiglu_forward");
     ctx->save_for_backward({gate, up});
-    return op.call(gate, up);
+    return detail::call_operation<forward_reference>("rora::swiglu_forward", gate, up);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const auto op = detail::find_operator<decltype(backward_reference)>("rora::swiglu_backward");
     const auto saved = ctx->get_saved_variables();
-    auto [dgate, dup] = op.call(gradients[0], saved[0], saved[1]);
+    auto [dgate, dup] =
+        detail::call_operation<backward_reference>("rora::swiglu_backward", gradients[0], saved[0], saved[1]);
     return {dgate, dup};
   }
 };
@@ -86,10 +86,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("swiglu", swiglu);
 }
 
-} // namespace
+}  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   return SwiGLUFunction::apply(gate, up);
 }
 
-} // namespace rora::ops
+}  // namespace rora::ops

@@ -9,11 +9,11 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 
 constexpr int kPanelVectors = 3;
 template <class T>
-constexpr int64_t kPanelColumns = kPanelVectors * kLanes<wide_t<T>>;
+constexpr int64_t kPanelColumns = kPanelVectors* kLanes<wide_t<T>>;
 
 /// Rows of a tile N registers wide: its sums fill the registers that N columns and a broadcast leave.
 template <int N>
-constexpr int kProductRows = kTileRows * kTileVectors / N;
+constexpr int kProductRows = kTileRows* kTileVectors / N;
 
 /// What elements of type T are multiplied as.
 template <class T>
@@ -31,7 +31,7 @@ constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
 /// A stretch of depth of one pair of matrices, counted in factors of T.
 template <class T>
 struct DepthPiece {
-  const Factor<T>* a; ///< of the block's first row
+  const Factor<T>* a;  ///< of the block's first row
   int64_t row_stride;
   int64_t depth_stride;
   int64_t depth;
@@ -47,22 +47,21 @@ struct DepthPieces {
 template <class T>
 struct Panel {
   int64_t column, columns, n_registers;
-  Packed<T>* packed; ///< its part of B
+  Packed<T>* packed;  ///< its part of B
 };
 
 /// Where the sums of a tile come from and go to.
 template <class T>
 struct TileTarget {
   const ProductParameters& p;
-  int64_t row_begin; ///< of the block of rows
-  wide_t<T>* partial; ///< of the block's first row
-  bool first; ///< nothing is in `partial` yet
-  bool last; ///< sums go to C, not to `partial`
+  int64_t row_begin;   ///< of the block of rows
+  wide_t<T>* partial;  ///< of the block's first row
+  bool first;          ///< nothing is in `partial` yet
+  bool last;           ///< sums go to C, not to `partial`
 };
 
 template <class T, class C>
-RORA_INLINE void store_as(
-    const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
+RORA_INLINE void store_as(const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
   if (p.c.transposed) {
     C* c = static_cast<C*>(p.c.rows.data) + column * p.c.rows.stride + row;
     for (int64_t i = 0; i < count; ++i, c += p.c.rows.stride) {
@@ -225,22 +224,26 @@ void pack_columns(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel,
           __builtin_memset(to, 0, static_cast<size_t>(depth) * sizeof(Element));
           continue;
         }
-        for_registers<W>(depth, [&](int64_t k, int64_t count) { store(to + k, load(first + column * ldb + k, count), count); });
+        for_registers<W>(
+            depth, [&](int64_t k, int64_t count) { store(to + k, load(first + column * ldb + k, count), count); });
       }
       square = scratch;
       stride = factors;
     }
     // Pairs are moved as the floats whose bits they are.
     transpose(
-        static_cast<const W*>(square), stride, reinterpret_cast<W*>(panel.packed) + n * kLanes<W>,
-        panel.n_registers * kLanes<W>, kLanes<W>, factors);
+        static_cast<const W*>(square),
+        stride,
+        reinterpret_cast<W*>(panel.packed) + n * kLanes<W>,
+        panel.n_registers * kLanes<W>,
+        kLanes<W>,
+        factors);
   }
 }
 
 /// Packs a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
 template <class T, class B>
-void pack_as(
-    const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
+void pack_as(const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
   const B* data = static_cast<const B*>(rows.data);
   if (along_depth) {
     pack_columns<T>(data + panel.column * rows.stride + k, rows.stride, depth, panel, scratch);
@@ -251,7 +254,11 @@ void pack_as(
 
 template <class T>
 void pack(
-    const ProductParameters::Matrix& matrix, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel,
+    const ProductParameters::Matrix& matrix,
+    bool along_depth,
+    int64_t k,
+    int64_t depth,
+    const Panel<T>& panel,
     Packed<T>* scratch) {
   if constexpr (std::is_same_v<T, double>) {
     pack_as<T, double>(matrix.rows, along_depth, k, depth, panel, scratch);
@@ -267,12 +274,20 @@ struct DepthPosition {
   int64_t pair = 0, k = 0;
 };
 
-/// The next `block_depth` elements of depth from `position` on, which moves past them. B is packed where asked, and where
-/// asked the rows [row_begin, row_end) of an A whose rows do not run along the depth, into `packed_a`.
+/// The next `block_depth` elements of depth from `position` on, which moves past them. B is packed where asked, and
+/// where asked the rows [row_begin, row_end) of an A whose rows do not run along the depth, into `packed_a`.
 template <class T>
 DepthPieces<T> next_block(
-    const ProductParameters& p, Panel<T> panel, int64_t row_begin, int64_t row_end, DepthPosition& position,
-    int64_t block_depth, bool packs_b, bool packs_a, Packed<T>* scratch, Packed<T>* packed_a) {
+    const ProductParameters& p,
+    Panel<T> panel,
+    int64_t row_begin,
+    int64_t row_end,
+    DepthPosition& position,
+    int64_t block_depth,
+    bool packs_b,
+    bool packs_a,
+    Packed<T>* scratch,
+    Packed<T>* packed_a) {
   DepthPieces<T> pieces;
   const int64_t a_registers = (row_end - row_begin + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>;
   while (position.pair < p.pair_count && block_depth > 0) {
@@ -310,7 +325,7 @@ struct ProductPlan {
   Packed<T>* packed_b;
   Packed<T>* packed_a;
   Packed<T>* scratch;
-  W* partial; ///< `[row_block, kPanelColumns]`
+  W* partial;  ///< `[row_block, kPanelColumns]`
 
   ProductPlan(const ProductParameters& p, Workspace& workspace) {
     constexpr int64_t kMostDepth = ProductParameters::kDepthBytes / static_cast<int64_t>(sizeof(T));
@@ -321,10 +336,10 @@ struct ProductPlan {
       packs_a = packs_a || p.pairs[i].a.transposed;
     }
     blocks = (depth + kMostDepth - 1) / kMostDepth;
-    block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32; // all about as deep
+    block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32;  // all about as deep
     const int64_t column_bytes = block_depth / kElementsOfFactor<T> * static_cast<int64_t>(sizeof(Packed<T>));
     const int64_t b_bytes = kPanelColumns<T> * column_bytes;
-    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>) * column_bytes : 0;
+    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>)*column_bytes : 0;
     const int64_t scratch_bytes = kLanes<W> * column_bytes;
     const int64_t partial_bytes = blocks > 1 ? p.row_block * kPanelColumns<T> * static_cast<int64_t>(sizeof(W)) : 0;
     char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + partial_bytes);
@@ -357,7 +372,15 @@ void product(const ProductParameters& p, int64_t begin, int64_t end) {
       const bool packs_b = plan.blocks > 1 || packed_panel != index;
       const bool packs_a = plan.blocks > 1 || packed_rows != row_begin;
       const DepthPieces<T> pieces = next_block(
-          p, panel, row_begin, row_begin + rows, position, plan.block_depth, packs_b, packs_a, plan.scratch,
+          p,
+          panel,
+          row_begin,
+          row_begin + rows,
+          position,
+          plan.block_depth,
+          packs_b,
+          packs_a,
+          plan.scratch,
           plan.packed_a);
       const TileTarget<T> target{p, row_begin, plan.partial, block == 0, block + 1 == plan.blocks};
       if (panel.n_registers == 1) {
@@ -373,4 +396,4 @@ void product(const ProductParameters& p, int64_t begin, int64_t end) {
   }
 }
 
-} // namespace rora::kernels::RORA_CPU_CAPABILITY
+}  // namespace rora::kernels::RORA_CPU_CAPABILITY
