@@ -166,6 +166,14 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
   row("activations", estimate.activations);
   row("temporaries", estimate.temporaries);
   row("total", estimate.total());
+  std::cout << "kept for backward (bytes a token):\n";
+  for (const KeptForBackward& each : estimate.kept) {
+    if (each.bytes > 0) {
+      char line[80];
+      std::snprintf(line, sizeof line, "  %-34s %8lld\n", each.what, static_cast<long long>(each.bytes));
+      std::cout << line;
+    }
+  }
   std::cout << std::flush;
 }
 

@@ -10,26 +10,36 @@ namespace {
 
 constexpr int64_t kWideBytes = 4;
 
-/// Floating-point numbers that one layer keeps for its backward, a token.
+/// Floating-point numbers that one layer keeps for its backward, a token: in the model's dtype, but for `statistics`.
 struct LayerNumbers {
-  int64_t kept = 0;       ///< in the model's dtype
-  int64_t kept_wide = 0;  ///< in fp32
+  int64_t norm_inputs = 0;
+  int64_t projection_inputs = 0; ///< those that no other operation keeps
+  int64_t shrunk = 0;            ///< Ŝ of each adapter
+  int64_t attention = 0;         ///< q and k, turned by their positions, v, and the output
+  int64_t gate_and_up = 0;
+  int64_t dora = 0;
+  int64_t statistics = 0; ///< of norms and attention's rows, in fp32
   int64_t backward = 0;   ///< the most that its backward forms beside them
+
+  int64_t kept_bytes(int64_t element) const {
+    const int64_t numbers = norm_inputs + projection_inputs + shrunk + attention + gate_and_up + dora;
+    return numbers * element + statistics * kWideBytes;
+  }
 };
 
-/// What projections that read the same input keep: the input once, where A or a weight is trained, and Ŝ of each
-/// adapter. `input_kept`: another operation keeps the input already.
-int64_t kept_by_group(std::initializer_list<const ProjectionImpl*> group, bool input_kept = false) {
+/// Adds what projections that read the same input keep: the input once, where A or a weight is trained, unless
+/// `input_kept` elsewhere, and Ŝ of each adapter.
+void add_group(
+    LayerNumbers& numbers, std::initializer_list<const ProjectionImpl*> group, bool input_kept = false) {
   int64_t input = 0;
-  int64_t shrunk = 0;
   for (const ProjectionImpl* each : group) {
     const auto* adapter = dynamic_cast<const LowRankAdapter*>(each->active_adapter());
     if ((adapter != nullptr || each->weight.requires_grad()) && !input_kept) {
       input = each->in_features();
     }
-    shrunk += adapter != nullptr ? adapter->options.rank() : 0;
+    numbers.shrunk += adapter != nullptr ? adapter->options.rank() : 0;
   }
-  return input + shrunk;
+  numbers.projection_inputs += input;
 }
 
 /// What DoRA keeps besides: the output, from which the magnitude's gradient comes, or with dropout on the adapter's
@@ -49,23 +59,24 @@ LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t h
   if (!layer.self_attn.is_empty()) {
     const LlamaAttentionImpl& attention = *layer.self_attn;
     const auto &q = *attention.q_proj, &k = *attention.k_proj, &v = *attention.v_proj, &o = *attention.o_proj;
-    numbers.kept += hidden;  // the norm's input; its output is the projections'
-    numbers.kept += kept_by_group({&q, &k, &v}) + kept_by_group({&o}, /*input_kept=*/true);
-    // Attention keeps q and k, turned by their positions, v, and its output, which o_proj reads; and a number a head.
-    numbers.kept += 2 * q.out_features() + k.out_features() + v.out_features();
-    numbers.kept += kept_by_dora(q, false) + kept_by_dora(k, false) + kept_by_dora(v, true) + kept_by_dora(o, false);
-    const int64_t heads = q.out_features() / head_dim;
-    numbers.kept_wide += 1 + heads;
+    numbers.norm_inputs += hidden;  // the norm's output is the projections' input
+    add_group(numbers, {&q, &k, &v});
+    add_group(numbers, {&o}, /*input_kept=*/true);
+    numbers.attention += 2 * q.out_features() + k.out_features() + v.out_features();
+    numbers.dora += kept_by_dora(q, false) + kept_by_dora(k, false) + kept_by_dora(v, true) + kept_by_dora(o, false);
+    numbers.statistics += 1 + q.out_features() / head_dim;
     numbers.backward += 2 * q.out_features();
   }
   if (!layer.mlp.is_empty()) {
     const LlamaMLPImpl& mlp = *layer.mlp;
     const auto &gate = *mlp.gate_proj, &up = *mlp.up_proj, &down = *mlp.down_proj;
     const int64_t inner = gate.out_features();
-    numbers.kept += hidden + kept_by_group({&gate, &up}) + kept_by_group({&down});
-    numbers.kept += 2 * inner;  // SwiGLU keeps gate and up
-    numbers.kept += kept_by_dora(gate, true) + kept_by_dora(up, true) + kept_by_dora(down, false);
-    numbers.kept_wide += 1;
+    numbers.norm_inputs += hidden;
+    add_group(numbers, {&gate, &up});
+    add_group(numbers, {&down});
+    numbers.gate_and_up += 2 * inner;
+    numbers.dora += kept_by_dora(gate, true) + kept_by_dora(up, true) + kept_by_dora(down, false);
+    numbers.statistics += 1;
     // The product's gradient, and gate's and up's, while the product itself is done with. All that the MLP kept is done
     // with when attention's turn comes.
     numbers.backward = std::max(numbers.backward - 3 * inner - 2 * hidden, 3 * hidden + 2 * inner);
@@ -119,30 +130,49 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   const auto element = static_cast<int64_t>(model->model->embed_tokens->weight.element_size());
   const int64_t tokens = batch.rows * batch.seq;
   const int64_t hidden = options.hidden_size();
-  int64_t kept = 0;       // bytes a token, of all layers
-  int64_t most_kept = 0;  // of one layer
+  LayerNumbers all;
+  int64_t most_kept = 0;  // bytes a token, of one layer
   int64_t most_backward = 0;
   for (const auto& module : *model->model->layers) {
     const LayerNumbers layer = count_layer(
         *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
-    const int64_t bytes = layer.kept * element + layer.kept_wide * kWideBytes;
-    kept += bytes;
-    most_kept = std::max(most_kept, bytes);
+    all.norm_inputs += layer.norm_inputs;
+    all.projection_inputs += layer.projection_inputs;
+    all.shrunk += layer.shrunk;
+    all.attention += layer.attention;
+    all.gate_and_up += layer.gate_and_up;
+    all.dora += layer.dora;
+    all.statistics += layer.statistics;
+    most_kept = std::max(most_kept, layer.kept_bytes(element));
     most_backward = std::max(most_backward, layer.backward * element);
   }
   if (model->model->activation_checkpointing) {
-    // Each layer keeps its input alone, and one at a time is run again.
-    kept = options.num_hidden_layers() * hidden * element;
-    most_backward += most_kept;
+    // One layer at a time is run again.
+    estimate.kept = {{"layers' inputs", options.num_hidden_layers() * hidden * element}};
+    most_backward += most_kept - hidden * element; // its input is there already
+  } else {
+    estimate.kept = {
+        {"norms' inputs", all.norm_inputs * element},
+        {"projections' inputs", all.projection_inputs * element},
+        {"adapters' s*A*x", all.shrunk * element},
+        {"q, k, v and attention's output", all.attention * element},
+        {"gate and up", all.gate_and_up * element},
+        {"DoRA's outputs", all.dora * element},
+        {"statistics of norms and softmax", all.statistics * kWideBytes}};
+  }
+  int64_t kept = 0;
+  for (const KeptForBackward& each : estimate.kept) {
+    kept += each.bytes;
   }
   // The last norm's input, and the gradients of the labelled tokens' states, which are formed with the loss.
-  estimate.activations = tokens * (kept + hidden * element) + batch.labelled_tokens * hidden * element;
+  const int64_t kept_behind_layers = (tokens + batch.labelled_tokens) * hidden * element;
+  estimate.activations = tokens * kept + kept_behind_layers;
 
   // A chunk's logits, which become their gradient in place; the states that they come from.
   const int64_t vocab = options.vocab_size();
   const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
-  int64_t backward = tokens * most_backward;
+  int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
   if (model->head_weight().requires_grad()) {
     loss += vocab * hidden * kWideBytes;
     backward += 2 * vocab * hidden * kWideBytes;  // the head's gradient, as formed with the loss and once more scaled
