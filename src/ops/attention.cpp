@@ -159,6 +159,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::attention");
     const auto saved = ctx->get_saved_variables();
     const Sequence sequence = saved[5].defined() ? Sequence(saved[5]) : std::nullopt;
     auto [dq, dk, dv] = detail::call_operation<backward_reference>(

@@ -48,6 +48,9 @@ at::Tensor rows_cpu(at::Tensor& logits, const at::Tensor& targets, bool gradient
   p.losses = losses.data_ptr();
   p.gradient = gradient;
   detail::launch(kernels::kernels().cross_entropy, p, logits.size(0), p.vocab);
+  if (gradient) {
+    detail::mark_changed(logits);
+  }
   return losses;
 }
 
@@ -63,10 +66,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
   at::Tensor sum = at::zeros({}, hidden.options().dtype(wide));
   at::Tensor dhidden = mask[0] ? at::empty_like(hidden) : at::Tensor();
   at::Tensor dweight = mask[1] ? at::zeros(weight.sizes(), weight.options().dtype(wide)) : at::Tensor();
-  // A row more than a power of two's multiple apart, else a column's elements would share a few places of the cache.
-  constexpr int64_t kPadding = 32;
-  at::Tensor logits =
-      at::empty({std::min(chunk, tokens), weight.size(0) + kPadding}, hidden.options()).narrow(1, 0, weight.size(0));
+  // Rows an odd number of cache lines apart, else a column's elements would share a few places of the cache.
+  constexpr int64_t kLine = 32;
+  const int64_t lines = (weight.size(0) + kLine - 1) / kLine;
+  at::Tensor logits = at::empty({std::min(chunk, tokens), (lines + 1 - lines % 2) * kLine}, hidden.options())
+                          .narrow(1, 0, weight.size(0));
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t length = std::min(chunk, tokens - begin);
     const at::Tensor rows = hidden.narrow(0, begin, length);
@@ -103,6 +107,7 @@ struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFu
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::token_cross_entropy");
     const auto saved = ctx->get_saved_variables();
     const auto dtypes = ctx->saved_data["dtypes"].toIntVector();
     const auto scaled = [&](size_t i) {

@@ -102,6 +102,7 @@ struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::rms_norm");
     const auto saved = ctx->get_saved_variables();
     const std::array<bool, 2> mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
     auto [dx, dweight] = detail::call_operation<backward_reference>(

@@ -60,6 +60,7 @@ struct RotaryEmbeddingFunction : torch::autograd::Function<RotaryEmbeddingFuncti
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::rotary_embedding");
     const auto saved = ctx->get_saved_variables();
     // A rotation's transpose turns the other way.
     return {call(gradients[0], saved[0], saved[1], /*inverse=*/true), at::Tensor(), at::Tensor()};

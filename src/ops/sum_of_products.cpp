@@ -4,9 +4,11 @@
 #include "dtype.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -15,24 +17,21 @@ namespace {
 
 using kernels::ProductParameters;
 
-/// Fewer rows would not pay for packing the right side.
+/// Fewer rows would not pay for packing the right side, unless the result is wider than what LibTorch would give.
 constexpr int64_t kFewestRows = 8;
-
-bool is_even(const at::Tensor& x) {
-  return x.stride(0) % 2 == 0 && x.storage_offset() % 2 == 0;
-}
 
 /// float and bfloat16 are taken for each other.
 bool go_together(at::ScalarType a, at::ScalarType b) {
   return detail::wide_type(a) == detail::wide_type(b);
 }
 
-bool can_run(at::TensorList a, at::TensorList b, const at::Tensor& y) {
+bool can_run(at::TensorList a, at::TensorList b, int64_t rows, int64_t columns, at::ScalarType result) {
   const at::ScalarType dtype = a[0].scalar_type();
-  if (!detail::has_kernel(a[0]) || !kernels::leads_products(detail::kernel_type(a[0])) || y.size(0) < kFewestRows ||
-      y.numel() == 0 || a.size() > ProductParameters::kMaxPairs ||
-      (y.scalar_type() != dtype && y.scalar_type() != detail::wide_type(dtype)) ||
-      (y.stride(0) != 1 && y.stride(1) != 1)) {
+  // An odd depth of bfloat16 becomes two pairs.
+  const size_t most = ProductParameters::kMaxPairs / (dtype == at::kBFloat16 ? 2 : 1);
+  if (!detail::has_kernel(a[0]) || !kernels::leads_products(detail::kernel_type(a[0])) || columns == 0 || rows == 0 ||
+      a.size() > most || (result != dtype && result != detail::wide_type(dtype)) ||
+      (rows < kFewestRows && result == dtype)) {
     return false;
   }
   for (size_t i = 0; i < a.size(); ++i) {
@@ -44,12 +43,15 @@ bool can_run(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   return true;
 }
 
-/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where pairs of bfloat16 along the
-/// depth would not lie at even places.
-ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs, std::vector<at::Tensor>& kept) {
-  if (pairs && x.size(depth_dim) % 2 != 0) {
-    x = at::constant_pad_nd(x, depth_dim == 1 ? at::IntArrayRef{0, 1} : at::IntArrayRef{0, 0, 0, 1});
-  }
+/// Whether every row begins at a multiple of `bytes`.
+bool is_aligned(const at::Tensor& x, int64_t bytes) {
+  return x.stride(0) * x.element_size() % bytes == 0 &&
+      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where twos of bfloat16 along the depth would
+/// not lie at multiples of their size.
+ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool in_twos, std::vector<at::Tensor>& kept) {
   ProductParameters::Matrix matrix;
   if (x.stride(1) != 1 && x.stride(0) == 1) {
     matrix.transposed = true;
@@ -58,8 +60,10 @@ ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs,
   } else if (x.stride(1) != 1) {
     x = x.contiguous();
   }
-  if (pairs && depth_dim == 1 && x.scalar_type() == at::kBFloat16 && !is_even(x)) {
-    x = x.clone(at::MemoryFormat::Contiguous);
+  if (in_twos && depth_dim == 1 && x.scalar_type() == at::kBFloat16 && !is_aligned(x, 4)) {
+    const int64_t even = x.size(1) + x.size(1) % 2;
+    at::Tensor room = at::empty({x.size(0), even}, x.options());
+    x = room.narrow(1, 0, x.size(1)).copy_(x);
   }
   matrix.rows = detail::kernel_rows(x);
   matrix.type = detail::kernel_type(x);
@@ -67,49 +71,83 @@ ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool pairs,
   return matrix;
 }
 
-/// Divides the product into items, as many for each thread as for the others.
+void add_pair(ProductParameters& p, const at::Tensor& a, const at::Tensor& b, std::vector<at::Tensor>& kept) {
+  const bool in_twos = a.scalar_type() == at::kBFloat16;
+  const int64_t whole = in_twos ? a.size(1) - a.size(1) % 2 : a.size(1);
+  if (whole > 0) {
+    p.pairs[p.pair_count++] = {
+        matrix_of(a.narrow(1, 0, whole), 1, in_twos, kept), matrix_of(b.narrow(0, 0, whole), 0, in_twos, kept), whole};
+  }
+  if (whole < a.size(1)) { // one left over, beside a zero
+    const at::Tensor last_a = at::constant_pad_nd(a.narrow(1, whole, 1), {0, 1});
+    const at::Tensor last_b = at::constant_pad_nd(b.narrow(0, whole, 1), {0, 0, 0, 1}).contiguous();
+    p.pairs[p.pair_count++] = {
+        matrix_of(last_a.contiguous(), 1, in_twos, kept), matrix_of(last_b, 0, in_twos, kept), 2};
+  }
+}
+
+/// Divides the product into items, about as many for each thread as for the others, and returns their count.
 int64_t divide(ProductParameters& p) {
-  constexpr int64_t kRowsOfTiles = 24;
-  constexpr int64_t kRowsWorthPacking = 256;  // for them, packing a panel costs a few hundredths of multiplying by it
-  const int64_t width = kernels::kernels().panel_columns / (p.type == kernels::Type::kDouble ? 2 : 1);
+  constexpr int64_t kRowsWorthPacking = 256; // for them, packing a panel costs a few hundredths of multiplying by it
+  constexpr int64_t kItemsOfThread = 4;
+  constexpr int64_t kMostRowsOfPackedA = 1024;
+  const kernels::Kernels& table = kernels::kernels();
+  const int64_t width = table.panel_columns / (p.type == kernels::Type::kDouble ? 2 : 1);
   const int64_t threads = at::get_num_threads();
   const int64_t panels = (p.columns + width - 1) / width;
   const bool even = p.columns % width == 0 && panels % threads == 0;
   p.rows_first = !even && p.rows >= kRowsWorthPacking * threads;
-  const int64_t blocks = even ? 1 : p.rows_first ? threads : std::max<int64_t>(1, 4 * threads / panels);
-  p.row_block = ((p.rows + blocks - 1) / blocks + kRowsOfTiles - 1) / kRowsOfTiles * kRowsOfTiles;
+  int64_t blocks = even ? 1 : p.rows_first ? threads : std::max<int64_t>(1, kItemsOfThread * threads / panels);
+  for (int64_t i = 0; i < p.pair_count; ++i) {
+    if (p.pairs[i].a.transposed) {
+      blocks = std::max(blocks, p.rows / kMostRowsOfPackedA);
+    }
+  }
+  const int64_t rows = (p.rows + blocks - 1) / blocks;
+  p.row_block = (rows + table.tile_rows - 1) / table.tile_rows * table.tile_rows;
   return panels * ((p.rows + p.row_block - 1) / p.row_block);
 }
 
-at::Tensor& sum_into(
-    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, const at::Tensor& column_scale, bool accumulate) {
+void sum_into(
+    const at::Tensor& y,
+    at::TensorList a,
+    at::TensorList b,
+    double scale,
+    const at::Tensor& column_scale,
+    bool accumulate) {
   ProductParameters p;
   p.type = detail::kernel_type(a[0]);
   p.rows = y.size(0);
   p.columns = y.size(1);
   p.scale = scale;
   p.accumulate = accumulate;
-  std::vector<at::Tensor> kept;  // what the parameters point into
-  p.c = matrix_of(y, 1, /*pairs=*/false, kept);
   p.column_scale = column_scale.defined() ? column_scale.const_data_ptr() : nullptr;
-  const bool pairs = a[0].scalar_type() == at::kBFloat16;
+  std::vector<at::Tensor> kept; // what the parameters point into
+  p.c = matrix_of(y, 1, /*in_twos=*/false, kept);
   int64_t depth = 0;
   for (size_t i = 0; i < a.size(); ++i) {
-    const int64_t own = a[i].size(1) + (pairs ? a[i].size(1) % 2 : 0);
-    p.pairs[p.pair_count++] = {matrix_of(a[i], 1, pairs, kept), matrix_of(b[i], 0, pairs, kept), own};
-    depth += own;
+    add_pair(p, a[i], b[i], kept);
+    depth += a[i].size(1);
   }
   const int64_t items = divide(p);
-  detail::launch(kernels::kernels().product, p, items, p.rows * p.columns / items * depth / 64);
-  return y;
+  constexpr int64_t kProductsOfElement = 64; // as long as `launch` takes for one
+  detail::launch(kernels::kernels().product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
 }
 
 at::Tensor& sum_of_products_cpu_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
-  if (y.sizes() != at::IntArrayRef{a[0].size(0), b[0].size(1)} || !can_run(a, b, y)) {
+  detail::check_result(y, a, b);
+  if ((y.stride(0) != 1 && y.stride(1) != 1) || !can_run(a, b, y.size(0), y.size(1), y.scalar_type())) {
     return reference::sum_of_products_(y, a, b, scale, accumulate);
   }
-  return sum_into(y, a, b, scale, at::Tensor(), accumulate);
+  at::assert_no_internal_overlap(y);
+  for (size_t i = 0; i < a.size(); ++i) {
+    at::assert_no_overlap(y, a[i]);
+    at::assert_no_overlap(y, b[i]);
+  }
+  sum_into(y, a, b, scale, at::Tensor(), accumulate);
+  detail::mark_changed(y);
+  return y;
 }
 
 at::Tensor sum_of_products_cpu(
@@ -118,14 +156,16 @@ at::Tensor sum_of_products_cpu(
     double scale,
     const std::optional<at::Tensor>& column_scale,
     std::optional<at::ScalarType> dtype) {
-  detail::check_products(a, b);
-  at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options().dtype(dtype.value_or(a[0].scalar_type())));
-  if (!can_run(a, b, y)) {
+  detail::check_products(a, b, column_scale);
+  const at::ScalarType result = dtype.value_or(a[0].scalar_type());
+  if (!can_run(a, b, a[0].size(0), b[0].size(1), result)) {
     return reference::sum_of_products(a, b, scale, column_scale, dtype);
   }
+  at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options().dtype(result));
   const at::Tensor columns =
       column_scale ? column_scale->to(detail::wide_type(a[0].scalar_type())).contiguous() : at::Tensor();
-  return sum_into(y, a, b, scale, columns, /*accumulate=*/false);
+  sum_into(y, a, b, scale, columns, /*accumulate=*/false);
+  return y;
 }
 
 TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {

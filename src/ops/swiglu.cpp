@@ -67,6 +67,7 @@ struct SwiGLUFunction : torch::autograd::Function<SwiGLUFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::swiglu");
     const auto saved = ctx->get_saved_variables();
     auto [dgate, dup] =
         detail::call_operation<backward_reference>("rora::swiglu_backward", gradients[0], saved[0], saved[1]);

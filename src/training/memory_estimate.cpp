@@ -25,6 +25,17 @@ struct LayerNumbers {
     const int64_t numbers = norm_inputs + projection_inputs + shrunk + attention + gate_and_up + dora;
     return numbers * element + statistics * kWideBytes;
   }
+  LayerNumbers& operator+=(const LayerNumbers& other) {
+    norm_inputs += other.norm_inputs;
+    projection_inputs += other.projection_inputs;
+    shrunk += other.shrunk;
+    attention += other.attention;
+    gate_and_up += other.gate_and_up;
+    dora += other.dora;
+    statistics += other.statistics;
+    backward = std::max(backward, other.backward);
+    return *this;
+  }
 };
 
 /// Adds what projections that read the same input keep: the input once, where A or a weight is trained, unless
@@ -132,20 +143,13 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   const int64_t hidden = options.hidden_size();
   LayerNumbers all;
   int64_t most_kept = 0;  // bytes a token, of one layer
-  int64_t most_backward = 0;
   for (const auto& module : *model->model->layers) {
     const LayerNumbers layer = count_layer(
         *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
-    all.norm_inputs += layer.norm_inputs;
-    all.projection_inputs += layer.projection_inputs;
-    all.shrunk += layer.shrunk;
-    all.attention += layer.attention;
-    all.gate_and_up += layer.gate_and_up;
-    all.dora += layer.dora;
-    all.statistics += layer.statistics;
+    all += layer;
     most_kept = std::max(most_kept, layer.kept_bytes(element));
-    most_backward = std::max(most_backward, layer.backward * element);
   }
+  int64_t most_backward = all.backward * element;
   if (model->model->activation_checkpointing) {
     // One layer at a time is run again.
     estimate.kept = {{"layers' inputs", options.num_hidden_layers() * hidden * element}};

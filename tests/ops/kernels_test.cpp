@@ -1,4 +1,4 @@
-// The kernels of the processor against the same equations in double. ctest runs this once for each instruction set.
+// The kernels of the processor against the same equations in double. ctest runs all of these once for each instruction set.
 
 #include "support/gradcheck.h"
 

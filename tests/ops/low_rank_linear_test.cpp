@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 namespace rora::ops {
 namespace {
@@ -15,7 +16,6 @@ using rora::testing::relative_error;
 constexpr int64_t kTokens = 5;
 constexpr int64_t kIn = 7;
 constexpr int64_t kOut = 6;
-constexpr int64_t kRank = 3;
 constexpr double kScale = 0.7;
 
 struct Case {
@@ -26,6 +26,17 @@ struct Case {
   DoraDropout dora_dropout = DoraDropout::kInput;
   bool bias = false;
   bool trainable_weight = false;
+  int64_t rank = 3;
+  bool stored_otherwise = false; ///< W gives its products, not itself
+};
+
+/// A weight as a quantised one would be: without a matrix.
+class HiddenWeight : public DenseWeight {
+ public:
+  using DenseWeight::DenseWeight;
+  at::Tensor matrix() const override {
+    return {};
+  }
 };
 
 class LowRankLinearTest : public ::testing::TestWithParam<Case> {
@@ -34,8 +45,8 @@ class LowRankLinearTest : public ::testing::TestWithParam<Case> {
     at::manual_seed(1);
     x = random({2, kTokens, kIn});
     w = random({kOut, kIn});
-    a = random({kRank, kIn});
-    b = random({kOut, kRank});
+    a = random({GetParam().rank, kIn});
+    b = random({kOut, GetParam().rank});
     m = random({kOut}).abs() + 0.5;
     bias = random({kOut});
   }
@@ -70,7 +81,11 @@ class LowRankLinearTest : public ::testing::TestWithParam<Case> {
     LowRankTerm term;
     size_t next = 1;
     const at::Tensor weight = c.trainable_weight ? tensors[next++] : w;
-    term.weight = c10::make_intrusive<DenseWeight>(weight.detach());
+    if (c.stored_otherwise) {
+      term.weight = c10::make_intrusive<HiddenWeight>(weight.detach());
+    } else {
+      term.weight = c10::make_intrusive<DenseWeight>(weight.detach());
+    }
     term.trainable_weight = c.trainable_weight ? weight : at::Tensor();
     term.bias = c.bias ? tensors[next++] : at::Tensor();
     if (c.low_rank) {
@@ -160,6 +175,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "FrozenBias", .low_rank = false, .bias = true},
         Case{.name = "TrainedWeight", .low_rank = false, .bias = true, .trainable_weight = true},
         Case{.name = "LowRank"},
+        Case{.name = "LowRankOfRank9", .rank = 9},
+        Case{.name = "LowRankOfAStoredWeight", .bias = true, .stored_otherwise = true},
+        Case{.name = "DoraOfAStoredWeight", .dora = true, .dropout = 0.3, .stored_otherwise = true},
         Case{.name = "LowRankBias", .bias = true},
         Case{.name = "LowRankDropout", .dropout = 0.3},
         Case{.name = "LowRankAndWeight", .dropout = 0.3, .trainable_weight = true},
@@ -169,6 +187,14 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "DoraDropsInputAndWeight", .dora = true, .dropout = 0.3, .trainable_weight = true},
         Case{.name = "DoraDropsLowRank", .dora = true, .dropout = 0.3, .dora_dropout = DoraDropout::kLowRank}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(LowRankLinear, RefusesASecondDerivative) {
+  const at::Tensor x = at::randn({4, 3}, at::kDouble).set_requires_grad(true);
+  LowRankTerm term;
+  term.weight = c10::make_intrusive<DenseWeight>(at::randn({2, 3}, at::kDouble));
+  const at::Tensor y = low_rank_linear(x, {term})[0].square().sum();
+  EXPECT_THROW(torch::autograd::grad({y}, {x}, {}, true, /*create_graph=*/true), c10::NotImplementedError);
+}
 
 TEST(LowRankLinear, AnOutputThatNothingUsesHasNoGradient) {
   const at::Tensor x = at::randn({4, 3}, at::kDouble).set_requires_grad(true);

@@ -238,11 +238,12 @@ struct LowRankNode : torch::CustomClassHolder {
   std::vector<LowRankTerm> terms;
 };
 
-/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale, and reads x
-/// itself.
+/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale and dtype, and
+/// reads x itself.
 inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
   for (const LowRankTerm& term : terms) {
-    if (!term.low_rank() || term.dropout.active() || term.scale != terms[0].scale) {
+    if (!term.low_rank() || term.dropout.active() || term.scale != terms[0].scale ||
+        term.a.scalar_type() != terms[0].a.scalar_type()) {
       return false;
     }
   }
@@ -258,7 +259,7 @@ inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms) {
   return at::cat(all);
 }
 
-/// All projections of one input as one node: x is read once for all low-rank branches, and dx is accumulated in place.
+/// All projections of one input as one node: x is read once for all low-rank branches, and dx is one sum.
 class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunction> {
  public:
   /// The tensors of a term that may need a gradient, in the order of `LowRankGradients`.
@@ -319,6 +320,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
   static torch::autograd::variable_list backward(
       torch::autograd::AutogradContext* ctx,
       const torch::autograd::variable_list& output_gradients) {
+    refuse_second_derivative("rora::low_rank_linear");
     const auto kept = ctx->get_saved_variables();
     std::vector<LowRankTerm> terms =
         c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule())->terms;

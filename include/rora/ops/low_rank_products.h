@@ -11,12 +11,23 @@
 
 namespace rora::ops {
 
-/// The products of a low-rank change, over sum_of_products: what any device runs, and what the headers use alone.
 namespace reference {
 
 inline at::Tensor dropout(const at::Tensor& x, double p, int64_t seed) {
   return Dropout{p, static_cast<uint64_t>(seed)}.apply(x);
 }
+
+} // namespace reference
+
+/// x with each element dropped or divided by 1 − p, as `Dropout` says; x itself where p is 0.
+inline at::Tensor dropout(const at::Tensor& x, const Dropout& dropout) {
+  return dropout.active() ? detail::call_operation<reference::dropout>(
+                                "rora::dropout", x, dropout.p, static_cast<int64_t>(dropout.seed))
+                          : x;
+}
+
+/// The products of a low-rank change, over sum_of_products: what any device runs, and what the headers use alone.
+namespace reference {
 
 inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale) {
   return ops::sum_of_products({x}, {a.t()}, scale);
@@ -43,7 +54,7 @@ inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tenso
 inline at::Tensor& low_rank_gradient_x_(
     at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p, int64_t seed) {
   if (p > 0.0) {
-    return dx.add_(dropout(ops::sum_of_products({dshrunk}, {a}), p, seed));
+    return dx.add_(ops::dropout(ops::sum_of_products({dshrunk}, {a}), Dropout{p, static_cast<uint64_t>(seed)}));
   }
   ops::sum_of_products_(dx, {dshrunk}, {a});
   return dx;
@@ -54,13 +65,6 @@ inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) 
 }
 
 } // namespace reference
-
-/// x with each element dropped or divided by 1 − p, as `Dropout` says; x itself where p is 0.
-inline at::Tensor dropout(const at::Tensor& x, const Dropout& dropout) {
-  return dropout.active() ? detail::call_operation<reference::dropout>(
-                                "rora::dropout", x, dropout.p, static_cast<int64_t>(dropout.seed))
-                          : x;
-}
 
 /// Ŝ = s·x·Aᵀ `[tokens, rank]`: with s folded in once, y = W·x + B·Ŝ and dB = dyᵀ·Ŝ.
 inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale) {

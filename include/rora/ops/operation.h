@@ -1,11 +1,18 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
 
 #include <atomic>
 #include <utility>
 
 namespace rora::ops::detail {
+
+/// For a node's backward: throws where a graph of it is asked for (`create_graph`), as it would lack the node's own part.
+inline void refuse_second_derivative(const char* name) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), name, " has no second derivative");
+}
 
 /// Calls the dispatcher's operator of `name` where the compiled library has declared it, and `reference` where the headers
 /// are used alone. Only a find is remembered: the library may be loaded later.

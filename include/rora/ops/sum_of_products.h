@@ -3,6 +3,7 @@
 #include <rora/ops/operation.h>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
 #include <optional>
@@ -11,7 +12,10 @@ namespace rora::ops {
 
 namespace detail {
 
-inline void check_products(at::TensorList a, at::TensorList b) {
+inline void check_products(
+    at::TensorList a,
+    at::TensorList b,
+    const std::optional<at::Tensor>& column_scale = std::nullopt) {
   TORCH_CHECK_VALUE(
       !a.empty() && a.size() == b.size(), a.size(), " left and ", b.size(), " right matrices are no pairs");
   for (size_t i = 0; i < a.size(); ++i) {
@@ -20,7 +24,21 @@ inline void check_products(at::TensorList a, at::TensorList b) {
             b[i].size(1) == b[0].size(1) && a[i].scalar_type() == a[0].scalar_type(),
         "product ", i, ", ", a[i].sizes(), " by ", b[i].sizes(), " of ", a[i].scalar_type(), ", does not go with ",
         a[0].sizes(), " by ", b[0].sizes(), " of ", a[0].scalar_type());
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !at::GradMode::is_enabled() || !(a[i].requires_grad() || b[i].requires_grad()),
+        "rora::sum_of_products has no derivative");
   }
+  TORCH_CHECK_VALUE(
+      !column_scale || (column_scale->dim() == 1 && column_scale->size(0) == b[0].size(1)), "a column scale for ",
+      b[0].size(1), " columns is not ", column_scale->sizes());
+}
+
+inline void check_result(const at::Tensor& y, at::TensorList a, at::TensorList b) {
+  TORCH_CHECK_VALUE(
+      y.dim() == 2 && y.size(0) == a[0].size(0) && y.size(1) == b[0].size(1), "a product of ", a[0].sizes(), " by ",
+      b[0].sizes(), " is not ", y.sizes());
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !at::GradMode::is_enabled() || !y.requires_grad(), "rora::sum_of_products_ has no derivative");
 }
 
 } // namespace detail
@@ -30,9 +48,7 @@ namespace reference {
 
 inline at::Tensor& sum_of_products_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
-  TORCH_CHECK_VALUE(
-      y.dim() == 2 && y.size(0) == a[0].size(0) && y.size(1) == b[0].size(1), "a product of ", a[0].sizes(), " by ",
-      b[0].sizes(), " is not ", y.sizes());
+  detail::check_result(y, a, b);
   const bool in_place = y.scalar_type() == a[0].scalar_type();
   at::Tensor sum = in_place ? y : at::empty(y.sizes(), a[0].options());
   for (size_t i = 0; i < a.size(); ++i) {
@@ -45,7 +61,7 @@ inline at::Tensor& sum_of_products_(at::Tensor& y, at::TensorList a, at::TensorL
 inline at::Tensor sum_of_products(
     at::TensorList a, at::TensorList b, double scale, const std::optional<at::Tensor>& column_scale,
     std::optional<at::ScalarType> dtype) {
-  detail::check_products(a, b);
+  detail::check_products(a, b, column_scale);
   at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options());
   sum_of_products_(y, a, b, scale, /*accumulate=*/false);
   if (column_scale) {
@@ -57,11 +73,12 @@ inline at::Tensor sum_of_products(
 } // namespace reference
 
 /// (scale·Σᵢ aᵢ·bᵢ)⊙column_scale `[rows, columns]` of matrices aᵢ `[rows, depthᵢ]` and bᵢ `[depthᵢ, columns]`: what one
-/// product of the a side by side and the b above each other gives, without either copy. y = W·x + B·Ŝ is
+/// product of the a side by side and the b above each other gives, without making either. y = W·x + B·Ŝ is
 /// sum_of_products({x, Ŝ}, {Wᵀ, Bᵀ}).
 ///
 /// All a have one dtype; a b of another is rounded to it. The result is of `dtype`, or of that of a; with a kernel, sums are
-/// fp32 (fp64 for fp64) to the end and are rounded once. Throws for lists that are no pairs, and for sizes that do not fit.
+/// fp32 (fp64 for fp64) to the end and are rounded once. It has no derivative. Throws for lists that are no pairs, for sizes
+/// that do not fit and, where gradients are on, for tensors that require them.
 inline at::Tensor sum_of_products(
     at::TensorList a,
     at::TensorList b,
@@ -71,7 +88,7 @@ inline at::Tensor sum_of_products(
   return detail::call_operation<reference::sum_of_products>("rora::sum_of_products", a, b, scale, column_scale, dtype);
 }
 
-/// The same written into y `[rows, columns]`, or added to it.
+/// The same written into y `[rows, columns]`, or added to it; y shares no memory with the others.
 inline void sum_of_products_(
     at::Tensor& y, at::TensorList a, at::TensorList b, double scale = 1.0, bool accumulate = true) {
   detail::call_operation<reference::sum_of_products_>("rora::sum_of_products_", y, a, b, scale, accumulate);

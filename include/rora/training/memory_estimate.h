@@ -20,7 +20,7 @@ BatchShape largest_batch(const std::vector<Example>& examples, const BatchOption
 
 /// What the layers keep of one kind for their backward.
 struct KeptForBackward {
-  const char* what;
+  const char* what = "";
   int64_t bytes = 0; ///< a token, of all layers
 };
 

@@ -71,7 +71,7 @@ bool leads_products(Type type) {
     return false;
 #endif
   }();
-  return kernels().leads_products && !(type == Type::kBFloat16 && has_matrix_units);
+  return kernels().product != nullptr && !(type == Type::kBFloat16 && has_matrix_units);
 }
 
 const Kernels* const* all_kernels(int64_t& count) {

@@ -2,8 +2,10 @@
 
 #include "attention.h"
 #include "dropout.h"
-#include "product.h"
 #include "rows.h"
+#if defined(__AVX512BF16__)
+#include "product.h"
+#endif
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
 namespace {
@@ -31,7 +33,9 @@ RORA_BY_TYPE(attention_backward, AttentionParameters)
 RORA_BY_TYPE(cross_entropy, CrossEntropyParameters)
 RORA_BY_TYPE(dropout, DropoutParameters)
 RORA_BY_TYPE(column_sum, ColumnSumParameters)
+#if defined(__AVX512BF16__)
 RORA_BY_TYPE(product, ProductParameters)
+#endif
 
 #undef RORA_BY_TYPE
 
@@ -53,8 +57,11 @@ const Kernels table{
     cross_entropy_by_type,
     dropout_by_type,
     column_sum_by_type,
+#if defined(__AVX512BF16__)
     product_by_type,
     kPanelColumns<float>,
-    /*leads_products=*/kVectorBytes == 64};
+    kProductRows<1>,
+#endif
+};
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -102,10 +102,11 @@ struct ColumnSumParameters {
   void* sums = nullptr; ///< `[columns]`, wide: written
 };
 
-/// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. Products of bfloat16 take
-/// their depth in pairs: depths are even there, and so are the strides of an A or B of bfloat16 whose rows run along it.
+/// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. bfloat16 is
+/// multiplied in twos, neighbours along the depth: depths are even there, and where rows of bfloat16 run along the depth
+/// they begin at multiples of 4 bytes.
 struct ProductParameters {
-  static constexpr int64_t kMaxPairs = 8;
+  static constexpr int64_t kMaxPairs = 16;
   static constexpr int64_t kDepthBytes = 8192; ///< of a column of B that is packed at once
   struct Matrix {
     Rows rows;
@@ -142,16 +143,17 @@ struct Kernels {
   void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
   void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end); ///< items are kBlock elements
   void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
-  void (*product)(const ProductParameters&, int64_t begin, int64_t end); ///< items are blocks of rows of panels
-  int64_t panel_columns; ///< columns of a product's panel, in float; half of it in double
-  bool leads_products; ///< whether `product` is faster than LibTorch's
+  /// Items are blocks of rows of panels. Null where LibTorch's products are better.
+  void (*product)(const ProductParameters&, int64_t begin, int64_t end) = nullptr;
+  int64_t panel_columns = 0; ///< columns of a product's panel, in float; half of it in double
+  int64_t tile_rows = 0; ///< rows that all of its tiles divide
 };
 
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
 /// in the environment asks for a lesser one.
 const Kernels& kernels();
 
-/// Whether `product` is the better one for `type` here: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
+/// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
 bool leads_products(Type type);
 
 /// All that can run here, the best first: for tests.

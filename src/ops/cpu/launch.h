@@ -36,6 +36,13 @@ inline kernels::Rows kernel_rows(const at::Tensor& rows) {
   return {rows.data_ptr(), rows.stride(0)};
 }
 
+/// Tells autograd that a kernel has written into `y`.
+inline void mark_changed(const at::Tensor& y) {
+  if (!y.is_inference()) {
+    y.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
 /// f over [0, count) in stretches of at least `grain`, on LibTorch's threads.
 void parallel_for(int64_t count, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> f);
 

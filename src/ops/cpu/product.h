@@ -7,31 +7,29 @@
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
 
+static_assert(kHasPairs, "bfloat16 is multiplied in pairs here");
+
 constexpr int kPanelVectors = 3;
 template <class T>
-constexpr int64_t kPanelColumns = kPanelVectors* kLanes<wide_t<T>>;
+constexpr int64_t kPanelColumns = kPanelVectors * kLanes<wide_t<T>>;
 
 /// Rows of a tile N registers wide: its sums fill the registers that N columns and a broadcast leave.
 template <int N>
-constexpr int kProductRows = kTileRows* kTileVectors / N;
+constexpr int kProductRows = (kTileRows * kTileVectors) / N;
 
-/// What elements of type T are multiplied as.
+/// What elements of type T are multiplied as: bfloat16 in twos, neighbours along the depth.
 template <class T>
-using Factor = std::conditional_t<kHasPairs && std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
-/// What the right side is packed as.
-template <class T>
-using Packed = std::conditional_t<kHasPairs && std::is_same_v<T, BFloat16>, BFloat16Pair, wide_t<T>>;
+using Factor = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
 template <class T>
 constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
-
 /// Factors in a line of the cache.
 template <class T>
 constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
 
-/// A stretch of depth of one pair of matrices, counted in factors of T.
+/// A stretch of depth of one A, counted in factors.
 template <class T>
 struct DepthPiece {
-  const Factor<T>* a;  ///< of the block's first row
+  const Factor<T>* a; ///< of the block's first row
   int64_t row_stride;
   int64_t depth_stride;
   int64_t depth;
@@ -43,25 +41,34 @@ struct DepthPieces {
   int64_t count = 0;
 };
 
-/// Columns [column, column + columns) of C: those of one tile.
+/// Columns [column, column + columns) of a matrix, packed as rows of registers: those of B under a tile, or A's rows where
+/// they are columns of its transpose.
 template <class T>
 struct Panel {
-  int64_t column, columns, n_registers;
-  Packed<T>* packed;  ///< its part of B
+  int64_t column, columns;
+  Factor<T>* packed;
+
+  int64_t n_registers() const {
+    return (columns + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>;
+  }
+  int64_t stride() const {
+    return n_registers() * kLanes<wide_t<T>>;
+  }
 };
 
 /// Where the sums of a tile come from and go to.
 template <class T>
 struct TileTarget {
   const ProductParameters& p;
-  int64_t row_begin;   ///< of the block of rows
-  wide_t<T>* partial;  ///< of the block's first row
-  bool first;          ///< nothing is in `partial` yet
-  bool last;           ///< sums go to C, not to `partial`
+  int64_t row_begin; ///< of the block of rows
+  wide_t<T>* partial; ///< of the block's first row
+  bool first; ///< nothing is in `partial` yet
+  bool last; ///< sums go to C, not to `partial`
 };
 
 template <class T, class C>
-RORA_INLINE void store_as(const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
+RORA_INLINE void store_as(
+    const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
   if (p.c.transposed) {
     C* c = static_cast<C*>(p.c.rows.data) + column * p.c.rows.stride + row;
     for (int64_t i = 0; i < count; ++i, c += p.c.rows.stride) {
@@ -98,13 +105,13 @@ RORA_INLINE void product_tile(
     const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row) {
   using W = wide_t<T>;
   Vector<W> sums[Rows][N] = {};
-  const Packed<T>* b = panel.packed;
+  const Factor<T>* b = panel.packed;
   for (int64_t i = 0; i < pieces.count; ++i) {
     const DepthPiece<T>& piece = pieces.piece[i];
     const Factor<T>* a = piece.a + row * piece.row_stride;
     for (int64_t k = 0; k < piece.depth;) {
       // The next tile's rows: they are too short for the processor to foresee.
-      for (int r = 0; r < Rows; ++r) {
+      for (int r = 0; piece.depth_stride == 1 && r < Rows; ++r) {
         __builtin_prefetch(a + (Rows + r) * piece.row_stride);
       }
       const int64_t stop = k + kFactorsOfLine<T> < piece.depth ? k + kFactorsOfLine<T> : piece.depth;
@@ -145,7 +152,7 @@ void product_rows(
   }
 }
 
-/// `count` elements as upper halves of words.
+/// `count` elements as lower halves of words.
 RORA_INLINE Words half_words(const BFloat16* p, int64_t count) {
   BFloat16 buffer[kFloatLanes] = {};
   const BFloat16* from = p;
@@ -161,8 +168,7 @@ RORA_INLINE Words half_words(const float* p, int64_t count) {
   return __builtin_convertvector(round_to_bfloat16(load(p, count)), Words);
 }
 
-#if defined(__AVX512BF16__)
-/// The pairs of two rows, 2·kFloatLanes of them.
+/// The twos of two rows, 2·kFloatLanes of them.
 RORA_INLINE void interleave_rows(const BFloat16* first, const BFloat16* second, BFloat16Pair* out) {
   typedef uint16_t Elements __attribute__((vector_size(kVectorBytes)));
   using Sequence = std::make_integer_sequence<int, 2 * static_cast<int>(kFloatLanes)>;
@@ -173,30 +179,27 @@ RORA_INLINE void interleave_rows(const BFloat16* first, const BFloat16* second, 
   __builtin_memcpy(out, &low, sizeof(low));
   __builtin_memcpy(out + kFloatLanes, &high, sizeof(high));
 }
-#endif
 
-/// Packs a panel of B `[depth, columns]`, whose columns are dense, into rows of its registers; columns it lacks are 0.
+/// Packs a panel of X `[depth, columns]`, whose columns are dense, into rows of its registers; columns it lacks are 0.
 /// depth counts elements.
-template <class T, class B>
-void pack_rows(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel) {
+template <class T, class X>
+void pack_rows(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel) {
   using W = wide_t<T>;
-  Packed<T>* out = panel.packed;
-  for (int64_t k = 0; k < depth; k += kElementsOfFactor<T>, out += panel.n_registers * kLanes<W>) {
-    const B* row = b + k * ldb;
+  Factor<T>* out = panel.packed;
+  for (int64_t k = 0; k < depth; k += kElementsOfFactor<T>, out += panel.stride()) {
+    const X* row = x + k * ldx;
     int64_t column = 0;
-#if defined(__AVX512BF16__)
-    if constexpr (std::is_same_v<B, BFloat16> && std::is_same_v<T, BFloat16>) {
+    if constexpr (std::is_same_v<X, BFloat16> && std::is_same_v<T, BFloat16>) {
       for (; column + 2 * kLanes<W> <= panel.columns; column += 2 * kLanes<W>) {
-        interleave_rows(row + column, row + ldb + column, out + column);
+        interleave_rows(row + column, row + ldx + column, out + column);
       }
     }
-#endif
     for (; column < panel.columns; column += kLanes<W>) {
       const int64_t left = panel.columns - column;
       const int64_t count = left < kLanes<W> ? left : kLanes<W>;
-      if constexpr (std::is_same_v<Packed<T>, BFloat16Pair>) {
-        const Words pair = half_words(row + column, count) | (half_words(row + ldb + column, count) << 16);
-        __builtin_memcpy(out + column, &pair, sizeof(pair));
+      if constexpr (std::is_same_v<T, BFloat16>) {
+        const Words two = half_words(row + column, count) | (half_words(row + ldx + column, count) << 16);
+        __builtin_memcpy(out + column, &two, sizeof(two));
       } else {
         store(out + column, load(row + column, count));
       }
@@ -204,47 +207,41 @@ void pack_rows(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel) {
   }
 }
 
-/// The same of B given as its transpose `[columns, depth]`; `scratch` holds kLanes<W>·depth factors.
-template <class T, class B>
-void pack_columns(const B* b, int64_t ldb, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
+/// The same of X given as its transpose `[columns, depth]`; `scratch` holds kLanes<W>·depth elements.
+template <class T, class X>
+void pack_columns(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
   using W = wide_t<T>;
-  constexpr bool kPairs = std::is_same_v<Packed<T>, BFloat16Pair>;
-  constexpr bool kStoredAsMultiplied = std::is_same_v<B, std::conditional_t<kPairs, T, W>>;
   const int64_t factors = depth / kElementsOfFactor<T>;
-  for (int64_t n = 0; n < panel.n_registers; ++n) {
-    const B* first = b + n * kLanes<W> * ldb;
+  for (int64_t n = 0; n < panel.n_registers(); ++n) {
+    const X* first = x + n * kLanes<W> * ldx;
     const int64_t left = panel.columns - n * kLanes<W>;
     const void* square = first;
-    int64_t stride = ldb / kElementsOfFactor<T>;
-    if (!kStoredAsMultiplied || left < kLanes<W>) {
-      using Element = std::conditional_t<kPairs, T, W>;
-      Element* to = reinterpret_cast<Element*>(scratch);
+    int64_t stride = ldx / kElementsOfFactor<T>;
+    if (!std::is_same_v<X, T> || left < kLanes<W>) {
+      T* to = reinterpret_cast<T*>(scratch);
       for (int64_t column = 0; column < kLanes<W>; ++column, to += depth) {
         if (column >= left) {
-          __builtin_memset(to, 0, static_cast<size_t>(depth) * sizeof(Element));
+          __builtin_memset(to, 0, static_cast<size_t>(depth) * sizeof(T));
           continue;
         }
-        for_registers<W>(
-            depth, [&](int64_t k, int64_t count) { store(to + k, load(first + column * ldb + k, count), count); });
+        const X* from = first + column * ldx;
+        for_registers<W>(depth, [&](int64_t k, int64_t count) { store(to + k, load(from + k, count), count); });
       }
       square = scratch;
       stride = factors;
     }
-    // Pairs are moved as the floats whose bits they are.
+    // Twos are moved as the floats whose bits they are.
     transpose(
-        static_cast<const W*>(square),
-        stride,
-        reinterpret_cast<W*>(panel.packed) + n * kLanes<W>,
-        panel.n_registers * kLanes<W>,
-        kLanes<W>,
-        factors);
+        static_cast<const W*>(square), stride, reinterpret_cast<W*>(panel.packed) + n * kLanes<W>, panel.stride(),
+        kLanes<W>, factors);
   }
 }
 
-/// Packs a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
-template <class T, class B>
-void pack_as(const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Packed<T>* scratch) {
-  const B* data = static_cast<const B*>(rows.data);
+/// Packs depth [k, k + depth) of a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
+template <class T, class X>
+void pack_as(
+    const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
+  const X* data = static_cast<const X*>(rows.data);
   if (along_depth) {
     pack_columns<T>(data + panel.column * rows.stride + k, rows.stride, depth, panel, scratch);
   } else {
@@ -254,12 +251,8 @@ void pack_as(const Rows& rows, bool along_depth, int64_t k, int64_t depth, const
 
 template <class T>
 void pack(
-    const ProductParameters::Matrix& matrix,
-    bool along_depth,
-    int64_t k,
-    int64_t depth,
-    const Panel<T>& panel,
-    Packed<T>* scratch) {
+    const ProductParameters::Matrix& matrix, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel,
+    Factor<T>* scratch) {
   if constexpr (std::is_same_v<T, double>) {
     pack_as<T, double>(matrix.rows, along_depth, k, depth, panel, scratch);
   } else if (matrix.type == Type::kFloat) {
@@ -269,63 +262,15 @@ void pack(
   }
 }
 
-/// A place in the depth of all pairs.
-struct DepthPosition {
-  int64_t pair = 0, k = 0;
-};
-
-/// The next `block_depth` elements of depth from `position` on, which moves past them. B is packed where asked, and
-/// where asked the rows [row_begin, row_end) of an A whose rows do not run along the depth, into `packed_a`.
-template <class T>
-DepthPieces<T> next_block(
-    const ProductParameters& p,
-    Panel<T> panel,
-    int64_t row_begin,
-    int64_t row_end,
-    DepthPosition& position,
-    int64_t block_depth,
-    bool packs_b,
-    bool packs_a,
-    Packed<T>* scratch,
-    Packed<T>* packed_a) {
-  DepthPieces<T> pieces;
-  const int64_t a_registers = (row_end - row_begin + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>;
-  while (position.pair < p.pair_count && block_depth > 0) {
-    const ProductParameters::Pair& pair = p.pairs[position.pair];
-    const int64_t left = pair.depth - position.k;
-    const int64_t depth = left < block_depth ? left : block_depth;
-    const int64_t factors = depth / kElementsOfFactor<T>;
-    DepthPiece<T>& piece = pieces.piece[pieces.count++];
-    if (pair.a.transposed) {
-      if (packs_a) {
-        const Panel<T> rows{row_begin, row_end - row_begin, a_registers, packed_a};
-        pack(pair.a, /*along_depth=*/false, position.k, depth, rows, scratch);
-      }
-      piece = {reinterpret_cast<const Factor<T>*>(packed_a), 1, a_registers * kLanes<wide_t<T>>, factors};
-      packed_a += a_registers * kLanes<wide_t<T>> * factors;
-    } else {
-      const T* a = static_cast<const T*>(pair.a.rows.data) + row_begin * pair.a.rows.stride + position.k;
-      piece = {reinterpret_cast<const Factor<T>*>(a), pair.a.rows.stride / kElementsOfFactor<T>, 1, factors};
-    }
-    if (packs_b) {
-      pack(pair.b, pair.b.transposed, position.k, depth, panel, scratch);
-      panel.packed += panel.n_registers * kLanes<wide_t<T>> * factors;
-    }
-    block_depth -= depth;
-    position = depth == left ? DepthPosition{position.pair + 1, 0} : DepthPosition{position.pair, position.k + depth};
-  }
-  return pieces;
-}
-
 /// How the depth is cut, and the memory that a thread needs.
 template <class T>
 struct ProductPlan {
   using W = wide_t<T>;
   int64_t blocks, block_depth;
-  Packed<T>* packed_b;
-  Packed<T>* packed_a;
-  Packed<T>* scratch;
-  W* partial;  ///< `[row_block, kPanelColumns]`
+  Factor<T>* packed_b;
+  Factor<T>* packed_a;
+  Factor<T>* scratch;
+  W* partial; ///< `[row_block, kPanelColumns]`
 
   ProductPlan(const ProductParameters& p, Workspace& workspace) {
     constexpr int64_t kMostDepth = ProductParameters::kDepthBytes / static_cast<int64_t>(sizeof(T));
@@ -336,64 +281,107 @@ struct ProductPlan {
       packs_a = packs_a || p.pairs[i].a.transposed;
     }
     blocks = (depth + kMostDepth - 1) / kMostDepth;
-    block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32;  // all about as deep
-    const int64_t column_bytes = block_depth / kElementsOfFactor<T> * static_cast<int64_t>(sizeof(Packed<T>));
+    block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32; // all about as deep
+    const int64_t column_bytes = block_depth * static_cast<int64_t>(sizeof(T));
     const int64_t b_bytes = kPanelColumns<T> * column_bytes;
-    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>)*column_bytes : 0;
+    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>) * column_bytes : 0;
     const int64_t scratch_bytes = kLanes<W> * column_bytes;
-    const int64_t partial_bytes = blocks > 1 ? p.row_block * kPanelColumns<T> * static_cast<int64_t>(sizeof(W)) : 0;
-    char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + partial_bytes);
-    packed_b = reinterpret_cast<Packed<T>*>(memory);
-    packed_a = reinterpret_cast<Packed<T>*>(memory + b_bytes);
-    scratch = reinterpret_cast<Packed<T>*>(memory + b_bytes + a_bytes);
+    const int64_t row_bytes = kPanelColumns<T> * static_cast<int64_t>(sizeof(W));
+    char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + (blocks > 1 ? p.row_block * row_bytes : 0));
+    packed_b = reinterpret_cast<Factor<T>*>(memory);
+    packed_a = reinterpret_cast<Factor<T>*>(memory + b_bytes);
+    scratch = reinterpret_cast<Factor<T>*>(memory + b_bytes + a_bytes);
     partial = reinterpret_cast<W*>(memory + b_bytes + a_bytes + scratch_bytes);
   }
+};
+
+/// A block of rows of a panel of C, on its way through the depth of all pairs, a block at a time.
+template <class T>
+class ProductItem {
+ public:
+  ProductItem(const ProductParameters& p, const ProductPlan<T>& plan, int64_t row_begin, int64_t column)
+      : p_(p), plan_(plan), row_begin_(row_begin) {
+    rows_ = row_begin + p.row_block < p.rows ? p.row_block : p.rows - row_begin;
+    panel_ = {
+        column, column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column, plan.packed_b};
+  }
+
+  /// The whole item. What an item before it has packed alike is not packed again.
+  void run(bool packs_a, bool packs_b) {
+    for (int64_t block = 0; block < plan_.blocks; ++block) {
+      const DepthPieces<T> pieces = next_block(packs_a, packs_b);
+      const TileTarget<T> target{p_, row_begin_, plan_.partial, block == 0, block + 1 == plan_.blocks};
+      switch (panel_.n_registers()) {
+        case 1:
+          product_rows<kProductRows<1>, 1>(pieces, panel_, target, 0, rows_);
+          break;
+        case 2:
+          product_rows<kProductRows<2>, 2>(pieces, panel_, target, 0, rows_);
+          break;
+        default:
+          product_rows<kProductRows<3>, 3>(pieces, panel_, target, 0, rows_);
+      }
+    }
+  }
+
+ private:
+  DepthPieces<T> next_block(bool packs_a, bool packs_b) {
+    DepthPieces<T> pieces;
+    Panel<T> b = panel_;
+    Panel<T> a{row_begin_, rows_, plan_.packed_a};
+    for (int64_t left = plan_.block_depth; pair_ < p_.pair_count && left > 0;) {
+      const ProductParameters::Pair& pair = p_.pairs[pair_];
+      const int64_t depth = pair.depth - k_ < left ? pair.depth - k_ : left;
+      const int64_t factors = depth / kElementsOfFactor<T>;
+      if (packs_b) {
+        pack(pair.b, pair.b.transposed, k_, depth, b, plan_.scratch);
+      }
+      b.packed += b.stride() * factors;
+      if (pair.a.transposed) {
+        if (packs_a) {
+          pack(pair.a, /*along_depth=*/false, k_, depth, a, plan_.scratch);
+        }
+        pieces.piece[pieces.count++] = {a.packed, 1, a.stride(), factors};
+        a.packed += a.stride() * factors;
+      } else {
+        const T* rows = static_cast<const T*>(pair.a.rows.data) + row_begin_ * pair.a.rows.stride + k_;
+        pieces.piece[pieces.count++] = {
+            reinterpret_cast<const Factor<T>*>(rows), pair.a.rows.stride / kElementsOfFactor<T>, 1, factors};
+      }
+      left -= depth;
+      k_ += depth;
+      if (k_ == pair.depth) {
+        ++pair_;
+        k_ = 0;
+      }
+    }
+    return pieces;
+  }
+
+  const ProductParameters& p_;
+  const ProductPlan<T>& plan_;
+  int64_t row_begin_, rows_;
+  Panel<T> panel_;
+  int64_t pair_ = 0, k_ = 0; ///< where the next block of depth begins
 };
 
 /// Blocks of rows of panels, each over the whole depth. Neighbours of one panel, or of one block of rows, share what is
 /// packed, where all of the depth is packed at once.
 template <class T>
 void product(const ProductParameters& p, int64_t begin, int64_t end) {
-  using W = wide_t<T>;
   static thread_local Workspace workspace;
   const ProductPlan<T> plan(p, workspace);
   const int64_t panels = (p.columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
   const int64_t row_blocks = (p.rows + p.row_block - 1) / p.row_block;
   int64_t packed_panel = -1, packed_rows = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t index = p.rows_first ? item % panels : item / row_blocks;
-    const int64_t row_begin = (p.rows_first ? item / panels : item % row_blocks) * p.row_block;
-    const int64_t rows = row_begin + p.row_block < p.rows ? p.row_block : p.rows - row_begin;
-    const int64_t column = index * kPanelColumns<T>;
-    const int64_t columns = column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column;
-    const Panel<T> panel{column, columns, (columns + kLanes<W> - 1) / kLanes<W>, plan.packed_b};
-    DepthPosition position;
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      const bool packs_b = plan.blocks > 1 || packed_panel != index;
-      const bool packs_a = plan.blocks > 1 || packed_rows != row_begin;
-      const DepthPieces<T> pieces = next_block(
-          p,
-          panel,
-          row_begin,
-          row_begin + rows,
-          position,
-          plan.block_depth,
-          packs_b,
-          packs_a,
-          plan.scratch,
-          plan.packed_a);
-      const TileTarget<T> target{p, row_begin, plan.partial, block == 0, block + 1 == plan.blocks};
-      if (panel.n_registers == 1) {
-        product_rows<kProductRows<1>, 1>(pieces, panel, target, 0, rows);
-      } else if (panel.n_registers == 2) {
-        product_rows<kProductRows<2>, 2>(pieces, panel, target, 0, rows);
-      } else {
-        product_rows<kProductRows<3>, 3>(pieces, panel, target, 0, rows);
-      }
-    }
-    packed_panel = index;
-    packed_rows = row_begin;
+    const int64_t panel = p.rows_first ? item % panels : item / row_blocks;
+    const int64_t rows = p.rows_first ? item / panels : item % row_blocks;
+    ProductItem<T>(p, plan, rows * p.row_block, panel * kPanelColumns<T>)
+        .run(plan.blocks > 1 || rows != packed_rows, plan.blocks > 1 || panel != packed_panel);
+    packed_panel = panel;
+    packed_rows = rows;
   }
 }
 
-}  // namespace rora::kernels::RORA_CPU_CAPABILITY
+} // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -66,13 +66,16 @@ RORA_INLINE float widen(BFloat16 x) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16);
 }
 
-/// One number rounded to T.
+/// One number rounded to T; NaN stays NaN.
 template <class T>
 RORA_INLINE T rounded(wide_t<T> x) {
   if constexpr (sizeof(T) == sizeof(wide_t<T>)) {
     return x;
   } else {
     const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+    if (x != x) {
+      return {0x7fc0u};
+    }
     return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
   }
 }
