@@ -24,10 +24,8 @@ struct KeptForBackward {
   int64_t bytes = 0; ///< a token, of all layers
 };
 
-/// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, and
-/// pages that the C library's allocator does not give back. Fine-tuning SmolLM2-135M in float32 at 4×256 tokens is
-/// estimated at 1729 MiB; its peak was 2659 MiB, of which LibTorch had 370, and 2189 with
-/// MALLOC_MMAP_THRESHOLD_=1048576, which gives pages back at 14% more processor time.
+/// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, some
+/// 370 MiB, and pages that the C library's allocator does not give back, most where batches have many lengths.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, mapped from the file or not
   int64_t trained = 0;      ///< trained parameters
