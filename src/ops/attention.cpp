@@ -180,7 +180,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("attention", attention);
 }
 
-}  // namespace
+} // namespace
 
 at::Tensor visible_keys(const Sequence& sequence, int64_t queries, int64_t keys, at::Device device) {
   const at::Tensor key_place = at::arange(keys, at::TensorOptions().dtype(at::kLong).device(device));
@@ -221,4 +221,4 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
       q, k, v, visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt, /*enable_gqa=*/q.size(1) != k.size(1));
 }
 
-}  // namespace rora::ops
+} // namespace rora::ops

@@ -67,9 +67,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
   at::Tensor dhidden = mask[0] ? at::empty_like(hidden) : at::Tensor();
   at::Tensor dweight = mask[1] ? at::zeros(weight.sizes(), weight.options().dtype(wide)) : at::Tensor();
   // Rows an odd number of cache lines apart, else a column's elements would share a few places of the cache.
-  constexpr int64_t kLine = 32;
-  const int64_t lines = (weight.size(0) + kLine - 1) / kLine;
-  at::Tensor logits = at::empty({std::min(chunk, tokens), (lines + 1 - lines % 2) * kLine}, hidden.options())
+  constexpr int64_t kLineBytes = 64;
+  const int64_t line = kLineBytes / hidden.element_size();
+  const int64_t lines = (weight.size(0) + line - 1) / line;
+  at::Tensor logits = at::empty({std::min(chunk, tokens), (lines + 1 - lines % 2) * line}, hidden.options())
                           .narrow(1, 0, weight.size(0));
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t length = std::min(chunk, tokens - begin);
@@ -130,7 +131,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("token_cross_entropy", token_cross_entropy);
 }
 
-}  // namespace
+} // namespace
 
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
   constexpr int64_t kLogitsBytes = int64_t{32} << 20;
@@ -158,4 +159,4 @@ at::Tensor token_cross_entropy(
   return TokenCrossEntropyFunction::apply(hidden, weight, targets, chunk, mask);
 }
 
-}  // namespace rora::ops
+} // namespace rora::ops

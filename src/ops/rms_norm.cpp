@@ -123,10 +123,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rms_norm", rms_norm);
 }
 
-}  // namespace
+} // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RMSNormFunction::apply(x, weight, eps);
 }
 
-}  // namespace rora::ops
+} // namespace rora::ops

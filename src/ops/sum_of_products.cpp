@@ -177,5 +177,5 @@ TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("sum_of_products_", sum_of_products_cpu_);
 }
 
-}  // namespace
-}  // namespace rora::ops
+} // namespace
+} // namespace rora::ops

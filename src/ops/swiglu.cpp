@@ -87,10 +87,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("swiglu", swiglu);
 }
 
-}  // namespace
+} // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   return SwiGLUFunction::apply(gate, up);
 }
 
-}  // namespace rora::ops
+} // namespace rora::ops

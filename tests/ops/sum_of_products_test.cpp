@@ -219,5 +219,5 @@ TEST(ParallelFor, RunsOnSeveralThreads) {
   at::set_num_threads(threads);
 }
 
-}  // namespace
-}  // namespace rora::ops
+} // namespace
+} // namespace rora::ops

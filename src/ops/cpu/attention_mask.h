@@ -100,4 +100,4 @@ class AttentionMask {
   const int64_t* sequence_;
 };
 
-}  // namespace rora::kernels::RORA_CPU_CAPABILITY
+} // namespace rora::kernels::RORA_CPU_CAPABILITY
