@@ -173,7 +173,7 @@ TEST_P(PeftGolden, AdamWLossesAgree) {
 
 TEST_P(PeftGolden, AdamWLossesUnderOtherOptionsAgree) {
   if (!answers.contains("other_adamw_losses")) {
-    GTEST_SKIP() << "not stored";
+    GTEST_SKIP() << "this folder of golden answers has no AdamW losses under other options";
   }
   const at::Tensor stored = answers.tensor("other_adamw_options");
   const double* option = stored.data_ptr<double>();
@@ -197,7 +197,7 @@ TEST_P(PeftGolden, TrainingKeepsTheBytesOfTheFrozenWeights) {
 TEST_P(PeftGolden, MergedWeightsAgreeAndOthersKeepTheirBytes) {
   const auto is_merged = [](const std::string& name) { return name.starts_with("merged."); };
   if (std::none_of(answers.names().begin(), answers.names().end(), is_merged)) {
-    GTEST_SKIP() << "not stored";
+    GTEST_SKIP() << "this folder of golden answers has no merged weights";
   }
   merge_adapters(*run.model);
   for (const auto& [name, weight] : frozen()) {
