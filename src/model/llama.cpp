@@ -52,6 +52,14 @@ LlamaModelImpl::LlamaModelImpl(const LlamaOptions& options) : options(options) {
 }
 
 at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache) {
+  return run(input, cache, /*chosen=*/{});
+}
+
+at::Tensor LlamaModelImpl::states(const LlamaInput& input, const at::Tensor& chosen) {
+  return run(input, /*cache=*/nullptr, chosen).squeeze(0);
+}
+
+at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, const at::Tensor& chosen) {
   const int64_t cached = cache != nullptr ? cache->size() : 0;
   check_input(input, cached);
   const int64_t seq = input.input_ids.size(1);
@@ -66,6 +74,9 @@ at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache
 
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
+    if (module == *(layers->end() - 1)) {
+      context.chosen = chosen;
+    }
     const auto run = [layer, context](const at::Tensor& x) {
       return layer->forward(x, context);
     };
@@ -100,12 +111,10 @@ LossSum LlamaForCausalLMImpl::loss(const LlamaInput& input, const at::Tensor& la
   TORCH_CHECK_VALUE(
       labels.sizes() == input.input_ids.sizes(),
       "labels ", labels.sizes(), " are not as long as input_ids ", input.input_ids.sizes());
-  const at::Tensor hidden = model->forward(input);
-  const int64_t width = hidden.size(2);
   // The state of position t−1 predicts the label of position t.
-  const at::Tensor targets = labels.slice(1, 1).reshape({-1});
+  const at::Tensor targets = at::constant_pad_nd(labels.slice(1, 1), {0, 1}, kIgnoredLabel).reshape({-1});
   const at::Tensor labelled = (targets != kIgnoredLabel).nonzero().squeeze(1);
-  const at::Tensor states = hidden.slice(1, 0, -1).reshape({-1, width}).index_select(0, labelled);
+  const at::Tensor states = model->states(input, labelled);
   const at::Tensor chosen = targets.index_select(0, labelled);
   LossSum loss{{}, labelled.size(0)};
   if (!lm_head.is_empty() && lm_head->active_adapter() != nullptr) {

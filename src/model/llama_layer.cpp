@@ -34,7 +34,7 @@ at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x, const LayerContext& 
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
   const at::Tensor mixed = ops::attention(q, k, v, context.sequence);
-  return o_proj->forward(mixed.transpose(1, 2).reshape({batch, seq, -1}));
+  return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 
 LlamaMLPImpl::LlamaMLPImpl(const LlamaOptions& options, int64_t layer) {
@@ -64,9 +64,9 @@ LlamaDecoderLayerImpl::LlamaDecoderLayerImpl(const LlamaOptions& options, int64_
 }
 
 at::Tensor LlamaDecoderLayerImpl::forward(const at::Tensor& x, const LayerContext& context) {
-  at::Tensor hidden = x;
+  at::Tensor hidden = context.of_chosen(x);
   if (!self_attn.is_empty()) {
-    hidden = hidden + self_attn->forward(input_layernorm->forward(hidden), context);
+    hidden = hidden + self_attn->forward(input_layernorm->forward(x), context);
   }
   if (!mlp.is_empty()) {
     hidden = hidden + mlp->forward(post_attention_layernorm->forward(hidden));

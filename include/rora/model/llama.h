@@ -31,12 +31,19 @@ class LlamaModelImpl : public torch::nn::Module {
   /// The normed hidden states, `[batch, seq, hidden]`.
   at::Tensor forward(const LlamaInput& input, KeyValueCache* cache = nullptr);
 
+  /// Those of the tokens `chosen` alone, int64 positions in batch·seq: `[chosen, hidden]`. Behind its attention, the last
+  /// layer computes no others.
+  at::Tensor states(const LlamaInput& input, const at::Tensor& chosen);
+
   LlamaOptions options;
   torch::nn::Embedding embed_tokens{nullptr};
   torch::nn::ModuleList layers{nullptr};
   RMSNorm norm{nullptr};
   /// Layers recompute their activations in backward instead of keeping them.
   bool activation_checkpointing = false;
+
+ private:
+  at::Tensor run(const LlamaInput& input, KeyValueCache* cache, const at::Tensor& chosen);
 };
 TORCH_MODULE(LlamaModel);
 

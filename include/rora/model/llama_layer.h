@@ -15,6 +15,13 @@ struct LayerContext {
   at::Tensor sin; ///< the same
   at::Tensor sequence; ///< `LlamaInput::attention_mask`
   KeyValueCache* cache = nullptr;
+  /// int64 `[chosen]`, of batch·seq: the only tokens whose states are wanted behind attention. Undefined: all.
+  at::Tensor chosen;
+
+  /// x `[batch, seq, size]`, or its chosen tokens `[1, chosen, size]`.
+  at::Tensor of_chosen(const at::Tensor& x) const {
+    return chosen.defined() ? x.flatten(0, 1).index_select(0, chosen).unsqueeze(0) : x;
+  }
 };
 
 /// Grouped-query attention with rotary positions (transformers' `LlamaAttention`).
@@ -22,7 +29,7 @@ class LlamaAttentionImpl : public torch::nn::Module {
  public:
   LlamaAttentionImpl(const LlamaOptions& options, int64_t layer);
 
-  /// x `[batch, seq, hidden]` → the same shape.
+  /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(const at::Tensor& x, const LayerContext& context);
 
   Projection q_proj{nullptr};
@@ -55,7 +62,7 @@ class LlamaDecoderLayerImpl : public torch::nn::Module {
  public:
   LlamaDecoderLayerImpl(const LlamaOptions& options, int64_t layer);
 
-  /// x `[batch, seq, hidden]` → the same shape.
+  /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(const at::Tensor& x, const LayerContext& context);
 
   RMSNorm input_layernorm{nullptr};
