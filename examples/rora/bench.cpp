@@ -162,6 +162,7 @@ Run add_bench(Flags& flags) {
   flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label");
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
+  arguments->model.add_pack_weights(flags);
   return [arguments, &flags] { return bench(*arguments, flags); };
 }
 

@@ -71,6 +71,7 @@ Run add_finetune(Flags& flags) {
   arguments->model.add_dtype(flags);
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
+  arguments->model.add_pack_weights(flags);
   arguments->model.add_tokenizer(flags);
   return [arguments, &flags] { return finetune(*arguments, flags); };
 }

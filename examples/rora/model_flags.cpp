@@ -2,6 +2,8 @@
 
 #include <rora/adapters/peft_folder.h>
 #include <rora/model/checkpoint.h>
+#include <rora/model/packed_weights.h>
+#include <rora/ops/packed_weight.h>
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -43,6 +45,14 @@ Flag ModelFlags::add_threads(Flags& flags) {
   return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core").in_range(0, 1025);
 }
 
+Flag ModelFlags::add_pack_weights(Flags& flags) {
+  return flags.add(
+      "pack-weights",
+      pack_weights,
+      "Keep frozen weights in the layout of the CPU's products too: steps are a little faster and the layers' weights take "
+      "three times their memory (default: off)");
+}
+
 Flag ModelFlags::add_tokenizer(Flags& flags) {
   return flags.choice<TokenizerKind>(
       "tokenizer",
@@ -67,12 +77,18 @@ at::Device ModelFlags::open_device() const {
 LlamaForCausalLM ModelFlags::load() const {
   use_threads();
   const at::Device target = open_device();
+  if (pack_weights && !(target.is_cpu() && dtype && ops::can_pack_weights(*dtype))) {
+    throw UsageError("--pack-weights: weights of this dtype are not packed on this processor");
+  }
   LlamaForCausalLM loaded = load_llama(model, dtype);
   if (target.is_cuda()) {
     loaded->to(target);
   }
   if (adapter) {
     load_adapter(*loaded, *adapter);
+  }
+  if (pack_weights) {
+    rora::pack_weights(*loaded->model);
   }
   loaded->eval();
   return loaded;

@@ -21,6 +21,7 @@ struct ModelFlags {
   std::optional<at::ScalarType> dtype = at::kFloat;  ///< empty: as stored
   std::string device = "cpu";
   int64_t threads = 0;
+  bool pack_weights = false;
   TokenizerKind tokenizer = TokenizerKind::kAuto;
 
   Flag add_model(Flags& flags);
@@ -30,6 +31,7 @@ struct ModelFlags {
   Flag add_dtype_or_stored(Flags& flags);
   Flag add_device(Flags& flags);
   Flag add_threads(Flags& flags);
+  Flag add_pack_weights(Flags& flags);
   Flag add_tokenizer(Flags& flags);
 
   /// Sets the number of threads, if one was asked for.

@@ -159,6 +159,7 @@ void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const T
     std::cout << line;
   };
   row("frozen weights", estimate.weights);
+  row("packed weights", estimate.packed);
   row("trained parameters", estimate.trained);
   row("gradients", estimate.gradients);
   row("optimiser state", estimate.optimizer);

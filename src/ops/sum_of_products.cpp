@@ -2,6 +2,7 @@
 
 #include "cpu/launch.h"
 #include "dtype.h"
+#include "packed_matrix.h"
 
 #include <ATen/ATen.h>
 #include <ATen/MemoryOverlap.h>
@@ -73,6 +74,14 @@ ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool in_two
 
 void add_pair(ProductParameters& p, const at::Tensor& a, const at::Tensor& b, std::vector<at::Tensor>& kept) {
   const bool in_twos = a.scalar_type() == at::kBFloat16;
+  if (const detail::PackedMatrix* packed = detail::packed_matrix(b)) {
+    if (packed->matrix.scalar_type() == a.scalar_type()) {
+      p.pairs[p.pair_count++] = {matrix_of(a, 1, in_twos, kept), {}, a.size(1), packed->panels.const_data_ptr()};
+    } else {
+      add_pair(p, a, packed->matrix, kept);
+    }
+    return;
+  }
   const int64_t whole = in_twos ? a.size(1) - a.size(1) % 2 : a.size(1);
   if (whole > 0) {
     p.pairs[p.pair_count++] = {
@@ -134,16 +143,28 @@ void sum_into(
   detail::launch(kernels::kernels().product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
 }
 
+/// Right sides for the reference, which takes none that are packed.
+std::vector<at::Tensor> unpacked(at::TensorList b) {
+  std::vector<at::Tensor> matrices;
+  for (const at::Tensor& each : b) {
+    const detail::PackedMatrix* packed = detail::packed_matrix(each);
+    matrices.push_back(packed != nullptr ? packed->matrix : each);
+  }
+  return matrices;
+}
+
 at::Tensor& sum_of_products_cpu_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
   detail::check_result(y, a, b);
   if ((y.stride(0) != 1 && y.stride(1) != 1) || !can_run(a, b, y.size(0), y.size(1), y.scalar_type())) {
-    return reference::sum_of_products_(y, a, b, scale, accumulate);
+    return reference::sum_of_products_(y, a, unpacked(b), scale, accumulate);
   }
   at::assert_no_internal_overlap(y);
   for (size_t i = 0; i < a.size(); ++i) {
     at::assert_no_overlap(y, a[i]);
-    at::assert_no_overlap(y, b[i]);
+    if (b[i].has_storage()) {
+      at::assert_no_overlap(y, b[i]);
+    }
   }
   sum_into(y, a, b, scale, at::Tensor(), accumulate);
   detail::mark_changed(y);
@@ -159,7 +180,7 @@ at::Tensor sum_of_products_cpu(
   detail::check_products(a, b, column_scale);
   const at::ScalarType result = dtype.value_or(a[0].scalar_type());
   if (!can_run(a, b, a[0].size(0), b[0].size(1), result)) {
-    return reference::sum_of_products(a, b, scale, column_scale, dtype);
+    return reference::sum_of_products(a, unpacked(b), scale, column_scale, dtype);
   }
   at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options().dtype(result));
   const at::Tensor columns =

@@ -64,7 +64,7 @@ int64_t kept_by_dora(const ProjectionImpl& projection, bool output_kept) {
   return directed || !output_kept ? projection.out_features() : 0;
 }
 
-LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
+LayerNumbers count_attention(const LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
   LayerNumbers numbers;
   numbers.backward = 3 * hidden;  // the residual stream's gradient, a branch's, and the norm's
   if (!layer.self_attn.is_empty()) {
@@ -78,6 +78,11 @@ LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t h
     numbers.statistics += 1 + q.out_features() / head_dim;
     numbers.backward += 2 * q.out_features();
   }
+  return numbers;
+}
+
+LayerNumbers count_mlp(const LlamaDecoderLayerImpl& layer, int64_t hidden) {
+  LayerNumbers numbers;
   if (!layer.mlp.is_empty()) {
     const LlamaMLPImpl& mlp = *layer.mlp;
     const auto &gate = *mlp.gate_proj, &up = *mlp.up_proj, &down = *mlp.down_proj;
@@ -88,10 +93,18 @@ LayerNumbers count_layer(LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t h
     numbers.gate_and_up += 2 * inner;
     numbers.dora += kept_by_dora(gate, true) + kept_by_dora(up, true) + kept_by_dora(down, false);
     numbers.statistics += 1;
-    // The product's gradient, and gate's and up's, while the product itself is done with. All that the MLP kept is done
-    // with when attention's turn comes.
-    numbers.backward = std::max(numbers.backward - 3 * inner - 2 * hidden, 3 * hidden + 2 * inner);
+    // The product's gradient, and gate's and up's, while the product itself is done with.
+    numbers.backward = 3 * hidden + 2 * inner;
   }
+  return numbers;
+}
+
+LayerNumbers count_layer(const LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
+  LayerNumbers numbers = count_attention(layer, hidden, head_dim);
+  const LayerNumbers mlp = count_mlp(layer, hidden);
+  // All that the MLP kept is done with when attention's turn comes.
+  numbers.backward -= mlp.gate_and_up / 2 * 3 + (mlp.gate_and_up > 0 ? 2 * hidden : 0);
+  numbers += mlp;
   return numbers;
 }
 
@@ -133,6 +146,11 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
     estimate.trained += bytes;
     largest_weight = std::max(largest_weight, bytes);
   }
+  for (const auto& module : model->modules()) {
+    if (const auto* projection = module->as<ProjectionImpl>()) {
+      estimate.packed += projection->base().packed_bytes();
+    }
+  }
   estimate.gradients = estimate.trained + largest_weight;
   estimate.optimizer = 2 * estimate.trained;
   estimate.best = validation ? estimate.trained : 0;
@@ -143,11 +161,13 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   const int64_t hidden = options.hidden_size();
   LayerNumbers all;
   int64_t most_kept = 0;  // bytes a token, of one layer
+  int64_t behind_attention = 0;  // bytes a token, of the last layer: for labelled tokens only
   for (const auto& module : *model->model->layers) {
     const LayerNumbers layer = count_layer(
         *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
     all += layer;
     most_kept = std::max(most_kept, layer.kept_bytes(element));
+    behind_attention = count_mlp(*module->as<LlamaDecoderLayerImpl>(), hidden).kept_bytes(element);
   }
   int64_t most_backward = all.backward * element;
   if (model->model->activation_checkpointing) {
@@ -168,9 +188,12 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   for (const KeptForBackward& each : estimate.kept) {
     kept += each.bytes;
   }
-  // The last norm's input, and the gradients of the labelled tokens' states, which are formed with the loss.
-  const int64_t kept_behind_layers = (tokens + batch.labelled_tokens) * hidden * element;
+  // Of labelled tokens alone: the last norm's input, and the gradients of the states, which are formed with the loss.
+  const int64_t kept_behind_layers = 2 * batch.labelled_tokens * hidden * element;
   estimate.activations = tokens * kept + kept_behind_layers;
+  if (!model->model->activation_checkpointing) {
+    estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
+  }
 
   // A chunk's logits, which become their gradient in place; the states that they come from.
   const int64_t vocab = options.vocab_size();

@@ -1,5 +1,7 @@
 #include "examples/support.h"
 
+#include <rora/ops/packed_weight.h>
+
 #include <gtest/gtest.h>
 
 namespace rora::testing {
@@ -51,6 +53,21 @@ TEST(Bench, FrozenTrainsNothingAndStillGoesBackward) {
   EXPECT_EQ(line["mode"], "frozen");
   EXPECT_EQ(line["trainable"], 0);
   EXPECT_EQ(line["dtype"], "bfloat16");
+}
+
+TEST(Bench, PacksWeightsWhereTheProcessorReadsThemSo) {
+  const Workplace place;
+  const std::vector<std::string> flags{"bench", "--model", place.path("model"), "--batch", "2", "--seq", "16"};
+  std::vector<std::string> packed = flags;
+  packed.push_back("--pack-weights");
+  const Outcome outcome = run_rora(packed);
+  if (ops::can_pack_weights(at::kFloat)) {
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(Json::parse(outcome.out)["loss"], Json::parse(run_rora(flags).out)["loss"]);
+  } else {
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_NE(outcome.err.find("--pack-weights"), std::string::npos) << outcome.err;
+  }
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/checkpoint.h>
+#include <rora/model/packed_weights.h>
+#include <rora/ops/packed_weight.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -11,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 namespace rora {
 namespace {
@@ -147,6 +150,68 @@ TEST_F(Llama, PackedSequencesDoNotSeeEachOther) {
   EXPECT_EQ(loss.tokens, tokens_apart);
   EXPECT_NEAR(loss.sum.item<double>(), loss_apart.item<double>(), 1e-5 * loss_apart.item<double>());
   EXPECT_GT(relative_error(forward(model, {row, {}, {}}), at::cat(apart, 1)), 1e-3) << "the test could not fail";
+}
+
+/// The gradient of the inputs' embeddings.
+at::Tensor input_gradient(LlamaForCausalLM& model, LlamaInput input, const std::function<at::Tensor(const LlamaInput&)>& loss) {
+  input.inputs_embeds = model->model->embed_tokens->forward(input.input_ids).detach().set_requires_grad(true);
+  loss(input).backward();
+  return input.inputs_embeds.grad();
+}
+
+TEST_F(Llama, LossOfFewLabelsIsThatOfAllLogits) {
+  const SafetensorsFile answers(test_data("golden/inputs/padded_amid.safetensors"));
+  const LlamaInput input{ids, answers.tensor("attention_mask"), {}};
+  at::Tensor labels = at::full_like(ids, -100);
+  labels.slice(1, 5, 7).copy_(ids.slice(1, 5, 7));
+  labels.select(1, 0).fill_(3); // predicted by nothing
+  const auto of_all_logits = [&](const LlamaInput& each) {
+    const at::Tensor logits = model->forward(each).slice(1, 0, -1).flatten(0, 1);
+    return at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum);
+  };
+  const auto of_states = [&](const LlamaInput& each) {
+    return model->loss(each, labels).sum;
+  };
+  auto* last = model->model->layers->ptr<LlamaDecoderLayerImpl>(model->model->layers->size() - 1).get();
+  LlamaAttention attention = last->self_attn;
+  LlamaMLP mlp = last->mlp;
+  for (const char* lacks : {"nothing", "attention", "mlp"}) { // as a pruned layer does
+    last->self_attn = std::string(lacks) == "attention" ? LlamaAttention(nullptr) : attention;
+    last->mlp = std::string(lacks) == "mlp" ? LlamaMLP(nullptr) : mlp;
+    EXPECT_NEAR(of_states(input).item<double>() / of_all_logits(input).item<double>(), 1.0, 1e-6) << lacks;
+    EXPECT_LT(relative_error(input_gradient(model, input, of_states), input_gradient(model, input, of_all_logits)), 1e-5)
+        << lacks;
+  }
+}
+
+TEST_F(Llama, LossWithoutLabelsIsZero) {
+  const LossSum loss = model->loss({ids, {}, {}}, at::full_like(ids, -100));
+  EXPECT_EQ(loss.tokens, 0);
+  EXPECT_EQ(loss.sum.item<double>(), 0.0);
+}
+
+TEST_F(Llama, PackedWeightsGiveTheSameBits) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    model->to(dtype);
+    if (!ops::can_pack_weights(dtype)) {
+      EXPECT_THROW(pack_weights(*model->model), c10::ValueError);
+      continue;
+    }
+    const LlamaInput input{ids, {}, {}};
+    const auto loss = [&](const LlamaInput& each) {
+      return model->loss(each, ids).sum;
+    };
+    const at::Tensor before = input_gradient(model, input, loss);
+    EXPECT_GT(pack_weights(*model->model), 0);
+    EXPECT_GT(model->model->layers->ptr<LlamaDecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
+    EXPECT_TRUE(at::equal(input_gradient(model, input, loss), before)) << dtype;
+  }
+}
+
+TEST_F(Llama, PackedWeightsAreNotTrained) {
+  model->model->layers->ptr<LlamaDecoderLayerImpl>(1)->mlp->up_proj->weight.set_requires_grad(true);
+  EXPECT_THROW(pack_weights(*model->model), c10::ValueError);
+  EXPECT_EQ(model->model->layers->ptr<LlamaDecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
 }
 
 } // namespace

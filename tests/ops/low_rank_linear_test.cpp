@@ -34,7 +34,10 @@ struct Case {
 class HiddenWeight : public DenseWeight {
  public:
   using DenseWeight::DenseWeight;
-  at::Tensor matrix() const override {
+  at::Tensor forward_matrix() const override {
+    return {};
+  }
+  at::Tensor backward_matrix() const override {
     return {};
   }
 };

@@ -1,3 +1,4 @@
+#include <rora/ops/packed_weight.h>
 #include <rora/ops/sum_of_products.h>
 
 #include <ops/cpu/kernels.h>
@@ -194,6 +195,53 @@ TEST(SumOfProducts, GivesTheSameBitsInEveryRunOnAnyNumberOfThreads) {
     }
   }
   at::set_num_threads(threads);
+}
+
+TEST(PackedWeight, GivesTheDenseWeightsBits) {
+  at::manual_seed(10);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    if (!can_pack_weights(dtype)) {
+      GTEST_SKIP() << "no kernel reads packed weights here";
+    }
+    for (const auto& [out, in] : {std::pair<int64_t, int64_t>{96, 64}, {50, 34}, {130, 9002}, {33, 48}, {64, 1}}) {
+      const at::Tensor w = at::randn({out, in}).to(dtype), b = at::randn({7, out}), a = at::randn({7, in});
+      const DenseWeight dense(w);
+      const auto packed = pack_weight(w);
+      EXPECT_EQ(packed->packed_bytes() > 0, out % 2 == 0 || in % 2 == 0);
+      for (const int64_t rows : {1, 9, 77}) { // fewer rows than the kernel takes: the dense weight itself
+        const at::Tensor x = at::randn({rows, in}).to(dtype), dy = at::randn({rows, out}).to(dtype);
+        const at::Tensor thin = at::randn({rows, 7}).to(dtype);
+        EXPECT_TRUE(at::equal(packed->forward(x), dense.forward(x))) << w.sizes() << rows;
+        EXPECT_TRUE(at::equal(packed->backward(dy), dense.backward(dy))) << w.sizes() << rows;
+        EXPECT_TRUE(at::equal(
+            sum_of_products({x, thin}, {packed->forward_matrix(), b}),
+            sum_of_products({x, thin}, {dense.forward_matrix(), b})));
+        EXPECT_TRUE(at::equal(
+            sum_of_products({thin, dy}, {a, packed->backward_matrix()}),
+            sum_of_products({thin, dy}, {a, dense.backward_matrix()})));
+        EXPECT_TRUE(at::equal(packed->forward_wide(x.to(at::kFloat)), dense.forward_wide(x.to(at::kFloat))));
+      }
+    }
+  }
+}
+
+TEST(PackedWeight, IsUsedAsItIsOnceItHasChanged) {
+  if (!can_pack_weights(at::kFloat)) {
+    GTEST_SKIP() << "no kernel reads packed weights here";
+  }
+  at::Tensor w = at::ones({32, 32});
+  const auto packed = pack_weight(w);
+  const at::Tensor x = at::ones({16, 32});
+  w.fill_(2.0);
+  EXPECT_TRUE(at::equal(packed->forward(x), at::full({16, 32}, 64.0)));
+  w.set_data(at::full({32, 32}, 3.0));
+  EXPECT_TRUE(at::equal(packed->backward(x), at::full({16, 32}, 96.0)));
+}
+
+TEST(PackedWeight, RefusesWhatItCannotHold) {
+  EXPECT_THROW(pack_weight(at::ones({4, 4}, at::kLong)), c10::ValueError);
+  EXPECT_THROW(pack_weight(at::ones({4})), c10::ValueError);
+  EXPECT_THROW(pack_weight(at::ones({4, 4}).set_requires_grad(true)), c10::ValueError);
 }
 
 TEST(SumOfProducts, TellsAutogradThatItWrote) {

@@ -14,8 +14,12 @@ class LinearWeight : public c10::intrusive_ptr_target {
   virtual int64_t in_features() const = 0;
   virtual int64_t out_features() const = 0;
 
-  /// W itself where it is stored as a dense matrix, else undefined: other products may then be added up with its own.
-  virtual at::Tensor matrix() const {
+  /// Wᵀ `[in, out]` and W `[out, in]` as right sides of `sum_of_products`, which may then add other products to theirs;
+  /// undefined where W's storage is none that it takes.
+  virtual at::Tensor forward_matrix() const {
+    return {};
+  }
+  virtual at::Tensor backward_matrix() const {
     return {};
   }
 
@@ -32,6 +36,11 @@ class LinearWeight : public c10::intrusive_ptr_target {
 
   /// W as a dense tensor; dequantised where it is quantised.
   virtual at::Tensor dense() const = 0;
+
+  /// Bytes that other layouts of W take beside it.
+  virtual int64_t packed_bytes() const {
+    return 0;
+  }
 };
 
 /// A weight that is an ordinary tensor. It shares the tensor it is given: a change of the tensor is seen here.
@@ -45,7 +54,10 @@ class DenseWeight : public LinearWeight {
   int64_t out_features() const override {
     return weight_.size(0);
   }
-  at::Tensor matrix() const override {
+  at::Tensor forward_matrix() const override {
+    return weight_.t();
+  }
+  at::Tensor backward_matrix() const override {
     return weight_;
   }
   at::Tensor forward(const at::Tensor& x) const override {

@@ -67,8 +67,8 @@ struct SavedTerm {
 /// (W·x + B·Ŝ)⊙column_scale.
 inline at::Tensor adapted_product(
     const LowRankTerm& term, const at::Tensor& x, const at::Tensor& shrunk, const std::optional<at::Tensor>& column_scale) {
-  if (const at::Tensor w = term.weight->matrix(); w.defined()) {
-    return sum_of_products({x, shrunk}, {w.t(), term.b.t()}, 1.0, column_scale);
+  if (const at::Tensor w = term.weight->forward_matrix(); w.defined()) {
+    return sum_of_products({x, shrunk}, {w, term.b.t()}, 1.0, column_scale);
   }
   at::Tensor y = term.weight->forward(x);
   sum_of_products_(y, {shrunk}, {term.b.t()});
@@ -138,7 +138,7 @@ class InputGradient {
   }
   /// dy·W.
   void add(const LinearWeight& weight, const at::Tensor& dy) {
-    if (const at::Tensor w = weight.matrix(); !w.defined()) {
+    if (const at::Tensor w = weight.backward_matrix(); !w.defined()) {
       add(weight.backward(dy));
     } else {
       add(dy, w);

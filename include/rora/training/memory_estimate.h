@@ -21,13 +21,14 @@ BatchShape largest_batch(const std::vector<Example>& examples, const BatchOption
 /// What the layers keep of one kind for their backward.
 struct KeptForBackward {
   const char* what = "";
-  int64_t bytes = 0; ///< a token, of all layers
+  int64_t bytes = 0; ///< a labelled token, of all layers; the last one's MLP keeps nothing of the others
 };
 
 /// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, some
 /// 370 MiB, and pages that the C library's allocator does not give back, most where batches have many lengths.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, mapped from the file or not
+  int64_t packed = 0;       ///< frozen weights once more, as the CPU's products read them
   int64_t trained = 0;      ///< trained parameters
   int64_t gradients = 0;    ///< as large, and the largest trained weight's once more while it is formed
   int64_t optimizer = 0;    ///< AdamW's two moments
@@ -38,7 +39,7 @@ struct MemoryEstimate {
   int64_t temporaries = 0;
 
   int64_t total() const {
-    return weights + trained + gradients + optimizer + best + activations + temporaries;
+    return weights + packed + trained + gradients + optimizer + best + activations + temporaries;
   }
 };
 

@@ -35,6 +35,7 @@ RORA_BY_TYPE(dropout, DropoutParameters)
 RORA_BY_TYPE(column_sum, ColumnSumParameters)
 #if defined(__AVX512BF16__)
 RORA_BY_TYPE(product, ProductParameters)
+RORA_BY_TYPE(pack_panels, PackParameters)
 #endif
 
 #undef RORA_BY_TYPE
@@ -59,6 +60,7 @@ const Kernels table{
     column_sum_by_type,
 #if defined(__AVX512BF16__)
     product_by_type,
+    pack_panels_by_type,
     kPanelColumns<float>,
     kProductRows<1>,
 #endif

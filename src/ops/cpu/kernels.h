@@ -117,6 +117,7 @@ struct ProductParameters {
     Matrix a; ///< read; of `type`
     Matrix b; ///< read; float and bfloat16 are taken for each other
     int64_t depth = 0;
+    const void* packed_b = nullptr; ///< b's panels as `pack_panels` wrote them; null: packed as they are needed
   };
   Type type{}; ///< in which A and B are multiplied
   int64_t rows = 0, columns = 0;
@@ -128,6 +129,15 @@ struct ProductParameters {
   int64_t pair_count = 0;
   bool accumulate = false; ///< C is added to
   Matrix c; ///< written; of `type` or the wide one
+};
+
+/// The panels of a product's right side, packed once for many products: `depth` rows of each, panel after panel, as many
+/// elements as the columns rounded up to whole registers have.
+struct PackParameters {
+  Type type{}; ///< in which it will be multiplied
+  int64_t depth = 0, columns = 0;
+  ProductParameters::Matrix matrix; ///< read
+  void* packed = nullptr; ///< written
 };
 
 /// The kernels as one instruction set gives them.
@@ -145,6 +155,7 @@ struct Kernels {
   void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
   /// Items are blocks of rows of panels. Null where LibTorch's products are better.
   void (*product)(const ProductParameters&, int64_t begin, int64_t end) = nullptr;
+  void (*pack_panels)(const PackParameters&, int64_t begin, int64_t end) = nullptr; ///< items are panels
   int64_t panel_columns = 0; ///< columns of a product's panel, in float; half of it in double
   int64_t tile_rows = 0; ///< rows that all of its tiles divide
 };

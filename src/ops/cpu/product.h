@@ -26,9 +26,10 @@ constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / s
 template <class T>
 constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
 
-/// A stretch of depth of one A, counted in factors.
+/// A stretch of depth of one pair, counted in factors.
 template <class T>
 struct DepthPiece {
+  const Factor<T>* b; ///< packed, of the tile's panel
   const Factor<T>* a; ///< of the block's first row
   int64_t row_stride;
   int64_t depth_stride;
@@ -105,10 +106,10 @@ RORA_INLINE void product_tile(
     const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row) {
   using W = wide_t<T>;
   Vector<W> sums[Rows][N] = {};
-  const Factor<T>* b = panel.packed;
   for (int64_t i = 0; i < pieces.count; ++i) {
     const DepthPiece<T>& piece = pieces.piece[i];
     const Factor<T>* a = piece.a + row * piece.row_stride;
+    const Factor<T>* b = piece.b;
     for (int64_t k = 0; k < piece.depth;) {
       // The next tile's rows: they are too short for the processor to foresee.
       for (int r = 0; piece.depth_stride == 1 && r < Rows; ++r) {
@@ -333,20 +334,26 @@ class ProductItem {
       const ProductParameters::Pair& pair = p_.pairs[pair_];
       const int64_t depth = pair.depth - k_ < left ? pair.depth - k_ : left;
       const int64_t factors = depth / kElementsOfFactor<T>;
-      if (packs_b) {
-        pack(pair.b, pair.b.transposed, k_, depth, b, plan_.scratch);
+      const Factor<T>* panel = b.packed;
+      if (pair.packed_b != nullptr) {
+        panel = static_cast<const Factor<T>*>(pair.packed_b) +
+            (panel_.column * pair.depth + panel_.stride() * k_) / kElementsOfFactor<T>;
+      } else {
+        if (packs_b) {
+          pack(pair.b, pair.b.transposed, k_, depth, b, plan_.scratch);
+        }
+        b.packed += b.stride() * factors;
       }
-      b.packed += b.stride() * factors;
       if (pair.a.transposed) {
         if (packs_a) {
           pack(pair.a, /*along_depth=*/false, k_, depth, a, plan_.scratch);
         }
-        pieces.piece[pieces.count++] = {a.packed, 1, a.stride(), factors};
+        pieces.piece[pieces.count++] = {panel, a.packed, 1, a.stride(), factors};
         a.packed += a.stride() * factors;
       } else {
         const T* rows = static_cast<const T*>(pair.a.rows.data) + row_begin_ * pair.a.rows.stride + k_;
         pieces.piece[pieces.count++] = {
-            reinterpret_cast<const Factor<T>*>(rows), pair.a.rows.stride / kElementsOfFactor<T>, 1, factors};
+            panel, reinterpret_cast<const Factor<T>*>(rows), pair.a.rows.stride / kElementsOfFactor<T>, 1, factors};
       }
       left -= depth;
       k_ += depth;
@@ -381,6 +388,19 @@ void product(const ProductParameters& p, int64_t begin, int64_t end) {
         .run(plan.blocks > 1 || rows != packed_rows, plan.blocks > 1 || panel != packed_panel);
     packed_panel = panel;
     packed_rows = rows;
+  }
+}
+
+template <class T>
+void pack_panels(const PackParameters& p, int64_t begin, int64_t end) {
+  static thread_local Workspace workspace;
+  auto* scratch = reinterpret_cast<Factor<T>*>(
+      workspace.reserve(kLanes<wide_t<T>> * p.depth * static_cast<int64_t>(sizeof(T))));
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t column = item * kPanelColumns<T>;
+    const int64_t columns = column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column;
+    Factor<T>* packed = static_cast<Factor<T>*>(p.packed) + column * p.depth / kElementsOfFactor<T>;
+    pack(p.matrix, p.matrix.transposed, 0, p.depth, Panel<T>{column, columns, packed}, scratch);
   }
 }
 

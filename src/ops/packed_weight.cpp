@@ -1,0 +1,70 @@
+#include <rora/ops/packed_weight.h>
+
+#include "cpu/kernels.h"
+#include "packed_matrix.h"
+
+namespace rora::ops {
+namespace {
+
+class PackedWeight : public DenseWeight {
+ public:
+  explicit PackedWeight(const at::Tensor& weight)
+      : DenseWeight(weight), at_(weight.const_data_ptr()), version_(version(weight)) {
+    const at::Tensor matrix = weight.detach();
+    if (detail::can_pack(matrix.t())) {
+      forward_ = detail::pack_matrix(matrix.t());
+    }
+    if (detail::can_pack(matrix)) {
+      backward_ = detail::pack_matrix(matrix);
+    }
+  }
+
+  at::Tensor forward_matrix() const override {
+    return is_current() && forward_.defined() ? forward_ : DenseWeight::forward_matrix();
+  }
+  at::Tensor backward_matrix() const override {
+    return is_current() && backward_.defined() ? backward_ : DenseWeight::backward_matrix();
+  }
+  at::Tensor forward(const at::Tensor& x) const override {
+    return sum_of_products({x}, {forward_matrix()});
+  }
+  at::Tensor backward(const at::Tensor& dy) const override {
+    return sum_of_products({dy}, {backward_matrix()});
+  }
+  int64_t packed_bytes() const override {
+    int64_t bytes = 0;
+    for (const at::Tensor& each : {forward_, backward_}) {
+      bytes += each.defined() ? static_cast<int64_t>(detail::packed_matrix(each)->panels.nbytes()) : 0;
+    }
+    return bytes;
+  }
+
+ private:
+  static uint32_t version(const at::Tensor& weight) {
+    return weight.is_inference() ? 0 : weight._version();
+  }
+  bool is_current() const {
+    const at::Tensor weight = dense();
+    return weight.const_data_ptr() == at_ && version(weight) == version_;
+  }
+
+  at::Tensor forward_, backward_;
+  const void* at_;
+  uint32_t version_;
+};
+
+} // namespace
+
+bool can_pack_weights(at::ScalarType dtype) {
+  return detail::can_pack(at::empty({2, 2}, dtype));
+}
+
+c10::intrusive_ptr<LinearWeight> pack_weight(const at::Tensor& weight) {
+  TORCH_CHECK_VALUE(
+      weight.dim() == 2 && weight.device().is_cpu() && can_pack_weights(weight.scalar_type()), "a weight ",
+      weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device(), " is not packed on this processor");
+  TORCH_CHECK_VALUE(!weight.requires_grad(), "a weight that is trained changes and is not packed");
+  return c10::make_intrusive<PackedWeight>(weight);
+}
+
+} // namespace rora::ops
