@@ -32,7 +32,9 @@ endif()
 # precompiled header is valid for both.
 function(rora_set_compile_options target)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-  target_compile_options(${target} PRIVATE -fPIC -Wall -Wextra -Wno-unused-parameter)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:-fPIC;-Wall;-Wextra;-Wno-unused-parameter>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fPIC,-Wall,-Wextra>")
 endfunction()
 
 # rora_add_executable(NAME SOURCE...): an executable that links rora and uses the library's precompiled header.

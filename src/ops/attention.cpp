@@ -1,8 +1,8 @@
 #include <rora/ops/attention.h>
 #include <rora/ops/operation.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -121,7 +121,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(
   auto p = describe(own_q, own_k, own_v, ids);
   p.out = kernel_tensor(out);
   p.normaliser = normaliser.data_ptr();
-  detail::launch(kernels::kernels().attention, p, p.batch * p.kv_heads, p.queries * p.keys);
+  detail::launch(q, &kernels::Kernels::attention, p, p.batch * p.kv_heads, p.queries * p.keys);
   return {out, normaliser};
 }
 
@@ -146,7 +146,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
   p.dq = kernel_tensor(dq);
   p.dk = kernel_tensor(dk);
   p.dv = kernel_tensor(dv);
-  detail::launch(kernels::kernels().attention_backward, p, p.batch * p.kv_heads, p.queries * p.keys);
+  detail::launch(q, &kernels::Kernels::attention_backward, p, p.batch * p.kv_heads, p.queries * p.keys);
   return {dq, dk, dv};
 }
 

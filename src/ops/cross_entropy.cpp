@@ -2,8 +2,8 @@
 #include <rora/ops/operation.h>
 #include <rora/ops/sum_of_products.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -34,7 +34,7 @@ at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gr
   return losses;
 }
 
-at::Tensor rows_cpu(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
+at::Tensor rows_kernel(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
   if (!detail::has_kernel(logits) || logits.stride(1) != 1) {
     return rows_reference(logits, targets, gradient);
   }
@@ -47,7 +47,7 @@ at::Tensor rows_cpu(at::Tensor& logits, const at::Tensor& targets, bool gradient
   p.targets = index.const_data_ptr<int64_t>();
   p.losses = losses.data_ptr();
   p.gradient = gradient;
-  detail::launch(kernels::kernels().cross_entropy, p, logits.size(0), p.vocab);
+  detail::launch(logits, &kernels::Kernels::cross_entropy, p, logits.size(0), p.vocab);
   if (gradient) {
     detail::mark_changed(logits);
   }
@@ -125,7 +125,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("token_cross_entropy_forward", forward_composite);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
-  m.impl("cross_entropy_rows_", rows_cpu);
+  m.impl("cross_entropy_rows_", rows_kernel);
+}
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("cross_entropy_rows_", rows_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("token_cross_entropy", token_cross_entropy);

@@ -1,8 +1,8 @@
 #include <rora/ops/dora_norm.h>
 #include <rora/ops/low_rank_linear.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -10,7 +10,7 @@
 namespace rora::ops {
 namespace {
 
-at::Tensor dropout_cpu(const at::Tensor& x, double p, int64_t seed) {
+at::Tensor dropout_kernel(const at::Tensor& x, double p, int64_t seed) {
   if (!detail::has_kernel(x)) {
     return reference::dropout(x, p, seed);
   }
@@ -24,11 +24,11 @@ at::Tensor dropout_cpu(const at::Tensor& x, double p, int64_t seed) {
   parameters.x = dense.data_ptr();
   parameters.y = y.data_ptr();
   constexpr int64_t kBlock = kernels::DropoutParameters::kBlock;
-  detail::launch(kernels::kernels().dropout, parameters, (x.numel() + kBlock - 1) / kBlock, kBlock);
+  detail::launch(x, &kernels::Kernels::dropout, parameters, (x.numel() + kBlock - 1) / kBlock, kBlock);
   return y;
 }
 
-at::Tensor magnitude_gradient_cpu(const at::Tensor& dy, const at::Tensor& z) {
+at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) {
   if (!detail::has_kernel(dy) || z.scalar_type() != dy.scalar_type() || dy.dim() != 2 || dy.stride(1) != 1 ||
       z.stride(1) != 1) {
     return reference::magnitude_gradient(dy, z);
@@ -42,7 +42,7 @@ at::Tensor magnitude_gradient_cpu(const at::Tensor& dy, const at::Tensor& z) {
   parameters.a = detail::kernel_rows(dy);
   parameters.b = detail::kernel_rows(z);
   parameters.sums = sums.data_ptr();
-  detail::launch(kernels::kernels().column_sum, parameters, (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
+  detail::launch(dy, &kernels::Kernels::column_sum, parameters, (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
   return sums;
 }
 
@@ -81,8 +81,12 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("magnitude_gradient", reference::magnitude_gradient);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
-  m.impl("dropout", dropout_cpu);
-  m.impl("magnitude_gradient", magnitude_gradient_cpu);
+  m.impl("dropout", dropout_kernel);
+  m.impl("magnitude_gradient", magnitude_gradient_kernel);
+}
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("dropout", dropout_kernel);
+  m.impl("magnitude_gradient", magnitude_gradient_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("low_rank_linear", low_rank_linear_operator);

@@ -1,6 +1,6 @@
 #include "packed_matrix.h"
 
-#include "cpu/launch.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <ATen/OpaqueTensorImpl.h>
@@ -35,7 +35,8 @@ at::Tensor pack_matrix(const at::Tensor& matrix) {
   at::Tensor panels = at::empty({columns * p.depth}, matrix.options());
   p.packed = panels.mutable_data_ptr();
   const kernels::Kernels& table = kernels::kernels();
-  launch(table.pack_panels, p, (p.columns + table.panel_columns - 1) / table.panel_columns, table.panel_columns * p.depth);
+  launch(
+      matrix, &kernels::Kernels::pack_panels, p, (p.columns + table.panel_columns - 1) / table.panel_columns, table.panel_columns * p.depth);
   return at::detail::make_tensor<PackedTensor>(
       c10::DispatchKeySet(c10::DispatchKey::CPU), matrix.dtype(), matrix.device(),
       PackedMatrix{matrix, std::move(panels)}, matrix.sizes());

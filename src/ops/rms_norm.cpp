@@ -1,8 +1,8 @@
 #include <rora/ops/operation.h>
 #include <rora/ops/rms_norm.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -24,7 +24,7 @@ std::tuple<at::Tensor, at::Tensor> forward_reference(const at::Tensor& x, const 
   return {(wide * rstd.unsqueeze(-1)).to(x.scalar_type()) * weight, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& x, const at::Tensor& weight, double eps) {
+std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps) {
   if (!detail::has_kernel(x) || weight.scalar_type() != x.scalar_type()) {
     return forward_reference(x, weight, eps);
   }
@@ -40,7 +40,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& x, const at::Te
   p.weight = scale.data_ptr();
   p.y = {y.data_ptr(), p.size};
   p.rstd = rstd.data_ptr();
-  detail::launch(kernels::kernels().rms_norm, p, rows.size(0), p.size);
+  detail::launch(x, &kernels::Kernels::rms_norm, p, rows.size(0), p.size);
   return {y, rstd};
 }
 
@@ -67,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_cpu(
+std::tuple<at::Tensor, at::Tensor> backward_kernel(
     const at::Tensor& dy,
     const at::Tensor& x,
     const at::Tensor& weight,
@@ -89,7 +89,7 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(
     p.rstd = rstd.data_ptr();
     p.dy = detail::kernel_rows(dy_rows);
     p.dx = {dx.data_ptr(), p.size};
-    detail::launch(kernels::kernels().rms_norm_backward, p, rows.size(0), p.size);
+    detail::launch(x, &kernels::Kernels::rms_norm_backward, p, rows.size(0), p.size);
   }
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }
@@ -116,8 +116,12 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("rms_norm_backward", backward_reference);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
-  m.impl("rms_norm_forward", forward_cpu);
-  m.impl("rms_norm_backward", backward_cpu);
+  m.impl("rms_norm_forward", forward_kernel);
+  m.impl("rms_norm_backward", backward_kernel);
+}
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("rms_norm_forward", forward_kernel);
+  m.impl("rms_norm_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rms_norm", rms_norm);

@@ -1,8 +1,8 @@
 #include <rora/ops/rotary_embedding.h>
 #include <rora/ops/operation.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -22,7 +22,7 @@ at::Tensor forward_reference(const at::Tensor& x, const at::Tensor& cos, const a
   return inverse ? kept - products : kept + products;
 }
 
-at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
+at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
   if (!detail::has_kernel(x) || x.size(-1) % 2 != 0) {
     return forward_reference(x, cos, sin, inverse);
   }
@@ -45,7 +45,7 @@ at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& cos, const at::Ten
   p.sin = dense_sin.data_ptr();
   p.table_batch_stride = dense_cos.size(0) == 1 ? 0 : dense_cos.stride(0);
   p.inverse = inverse;
-  detail::launch(kernels::kernels().rotary, p, x.size(0) * x.size(2), p.heads * p.head_dim);
+  detail::launch(x, &kernels::Kernels::rotary, p, x.size(0) * x.size(2), p.heads * p.head_dim);
   return y;
 }
 
@@ -71,7 +71,10 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("rotary_embedding_forward", forward_reference);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
-  m.impl("rotary_embedding_forward", forward_cpu);
+  m.impl("rotary_embedding_forward", forward_kernel);
+}
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("rotary_embedding_forward", forward_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rotary_embedding", rotary_embedding);

@@ -1,7 +1,7 @@
 #include <rora/ops/sum_of_products.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 #include "packed_matrix.h"
 
 #include <ATen/ATen.h>
@@ -140,7 +140,7 @@ void sum_into(
   }
   const int64_t items = divide(p);
   constexpr int64_t kProductsOfElement = 64; // as long as `launch` takes for one
-  detail::launch(kernels::kernels().product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
+  detail::launch(y, &kernels::Kernels::product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
 }
 
 /// Right sides for the reference, which takes none that are packed.

@@ -1,8 +1,8 @@
 #include <rora/ops/operation.h>
 #include <rora/ops/swiglu.h>
 
-#include "cpu/launch.h"
 #include "dtype.h"
+#include "launch.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -20,7 +20,7 @@ at::Tensor forward_reference(const at::Tensor& gate, const at::Tensor& up) {
   return at::silu(gate).mul(up);
 }
 
-at::Tensor forward_cpu(const at::Tensor& gate, const at::Tensor& up) {
+at::Tensor forward_kernel(const at::Tensor& gate, const at::Tensor& up) {
   if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || up.sizes() != gate.sizes()) {
     return forward_reference(gate, up);
   }
@@ -32,7 +32,7 @@ at::Tensor forward_cpu(const at::Tensor& gate, const at::Tensor& up) {
   p.gate = detail::kernel_rows(gate_rows);
   p.up = detail::kernel_rows(up_rows);
   p.y = {y.data_ptr(), p.size};
-  detail::launch(kernels::kernels().swiglu, p, gate_rows.size(0), p.size);
+  detail::launch(gate, &kernels::Kernels::swiglu, p, gate_rows.size(0), p.size);
   return y;
 }
 
@@ -41,7 +41,7 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
   return {at::silu_backward(dy * up, gate), at::silu(gate).mul(dy)};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
+std::tuple<at::Tensor, at::Tensor> backward_kernel(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
   if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || dy.scalar_type() != gate.scalar_type() ||
       up.sizes() != gate.sizes()) {
     return backward_reference(dy, gate, up);
@@ -56,7 +56,7 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& dy, const at::
   p.dy = detail::kernel_rows(dy_rows);
   p.dgate = {dgate.data_ptr(), p.size};
   p.dup = {dup.data_ptr(), p.size};
-  detail::launch(kernels::kernels().swiglu_backward, p, gate_rows.size(0), p.size);
+  detail::launch(gate, &kernels::Kernels::swiglu_backward, p, gate_rows.size(0), p.size);
   return {dgate, dup};
 }
 
@@ -80,8 +80,12 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("swiglu_backward", backward_reference);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
-  m.impl("swiglu_forward", forward_cpu);
-  m.impl("swiglu_backward", backward_cpu);
+  m.impl("swiglu_forward", forward_kernel);
+  m.impl("swiglu_backward", backward_kernel);
+}
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("swiglu_forward", forward_kernel);
+  m.impl("swiglu_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("swiglu", swiglu);

@@ -2,7 +2,7 @@
 #include <rora/ops/sum_of_products.h>
 
 #include <ops/cpu/kernels.h>
-#include <ops/cpu/launch.h>
+#include <ops/launch.h>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

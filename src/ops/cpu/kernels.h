@@ -3,55 +3,11 @@
 // The CPU's loops behind the ops: plain parameters, no ATen. Each works on items [begin, end) and may run on several
 // threads at once; results do not depend on how the items are divided.
 
+#include <kernels/parameters.h>
+
 #include <cstdint>
 
 namespace rora::kernels {
-
-/// Storage types of activations. Sums are formed in float, for double in double.
-enum class Type { kFloat, kDouble, kBFloat16 };
-
-/// Rows of `size` numbers, `stride` elements apart.
-struct Rows {
-  void* data = nullptr;
-  int64_t stride = 0;
-};
-
-struct RMSNormParameters {
-  Type type{};
-  int64_t size = 0; ///< of a row
-  double eps = 0.0;
-  Rows x; ///< read
-  const void* weight = nullptr; ///< `[size]`, read
-  Rows y; ///< written
-  void* rstd = nullptr; ///< `[rows]` in the wide type: written by forward, read by backward
-  Rows dy; ///< read by backward
-  Rows dx; ///< written by backward
-};
-
-struct SwiGLUParameters {
-  Type type{};
-  int64_t size = 0;
-  Rows gate; ///< read
-  Rows up; ///< read
-  Rows y; ///< written by forward
-  Rows dy; ///< read by backward
-  Rows dgate; ///< written by backward
-  Rows dup; ///< written by backward
-};
-
-/// x `[batch, heads, seq, head_dim]` of any strides, its last dimension dense.
-struct RotaryParameters {
-  Type type{};
-  int64_t heads = 0, seq = 0, head_dim = 0;
-  const void* x = nullptr; ///< read; may be y
-  int64_t x_stride[3] = {}; ///< of batch, heads and seq
-  void* y = nullptr; ///< written
-  int64_t y_stride[3] = {};
-  const void* cos = nullptr; ///< `[batch or 1, seq, head_dim]`, dense, in x's type; read
-  const void* sin = nullptr;
-  int64_t table_batch_stride = 0; ///< 0 where all rows share the tables
-  bool inverse = false; ///< turns the other way
-};
 
 /// Attention of heads that share keys; q, k, v, out and their gradients `[batch, heads, tokens, head_dim]` of any strides,
 /// the last dimension dense.
@@ -69,37 +25,6 @@ struct AttentionParameters {
   void* normaliser = nullptr; ///< `[batch, heads, queries]`, wide: log Σ e^score; null: not wanted
   Tensor dout; ///< read by backward
   Tensor dq, dk, dv; ///< written by backward
-};
-
-/// Rows of logits, each turned into its gradient softmax − onehot where asked.
-struct CrossEntropyParameters {
-  Type type{};
-  int64_t vocab = 0;
-  Rows logits; ///< read, and written where `gradient` is set
-  const int64_t* targets = nullptr; ///< `[rows]`
-  void* losses = nullptr; ///< `[rows]`, wide: written
-  bool gradient = false;
-};
-
-/// y = x with elements dropped or divided by 1 − p, as `ops::Dropout` says of the flattened tensor.
-struct DropoutParameters {
-  static constexpr int64_t kBlock = 4096; ///< elements of an item
-  Type type{};
-  int64_t count = 0;
-  double p = 0.0;
-  uint64_t seed = 0;
-  const void* x = nullptr; ///< read
-  void* y = nullptr; ///< written
-};
-
-/// Σ over rows of a⊙b, by column.
-struct ColumnSumParameters {
-  static constexpr int64_t kColumns = 64; ///< columns of an item
-  Type type{};
-  int64_t rows = 0, columns = 0;
-  Rows a; ///< read
-  Rows b; ///< read
-  void* sums = nullptr; ///< `[columns]`, wide: written
 };
 
 /// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. bfloat16 is
@@ -163,6 +88,9 @@ struct Kernels {
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
 /// in the environment asks for a lesser one.
 const Kernels& kernels();
+
+/// Those of a GPU, which begin at 0 and go to the current stream of the current device; null in a build without CUDA.
+const Kernels* cuda_kernels();
 
 /// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
 bool leads_products(Type type);

@@ -1,8 +1,9 @@
 #pragma once
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/util/FunctionRef.h>
 
 #include <algorithm>
@@ -10,9 +11,13 @@
 
 namespace rora::ops::detail {
 
-/// Whether the CPU's kernels have this dtype; other dtypes and devices take the reference.
+/// Whether the kernels of x's device have its dtype; other dtypes and devices take the reference.
 inline bool has_kernel(const at::Tensor& x) {
-  return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kDouble;
+  const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  if (x.is_cuda()) {
+    return known && kernels::cuda_kernels() != nullptr;
+  }
+  return x.is_cpu() && (known || x.scalar_type() == at::kDouble);
 }
 
 inline kernels::Type kernel_type(const at::Tensor& x) {
@@ -46,13 +51,25 @@ inline void mark_changed(const at::Tensor& y) {
 /// f over [0, count) in stretches of at least `grain`, on LibTorch's threads.
 void parallel_for(int64_t count, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> f);
 
-/// Runs `kernel` over `count` items of about `cost` elements each.
+/// Runs a kernel of the device of `on` over `count` items of about `cost` elements each: on LibTorch's threads, or on the
+/// GPU's current stream.
 template <class Parameters>
 void launch(
-    void (*kernel)(const Parameters&, int64_t, int64_t), const Parameters& parameters, int64_t count, int64_t cost) {
+    const at::Tensor& on,
+    void (*kernels::Kernels::*kernel)(const Parameters&, int64_t, int64_t),
+    const Parameters& parameters,
+    int64_t count,
+    int64_t cost) {
+  if (on.is_cuda()) {
+    const c10::DeviceGuard guard(on.device());
+    (kernels::cuda_kernels()->*kernel)(parameters, 0, count);
+    return;
+  }
   constexpr int64_t kElementsOfThread = 16384;
   const int64_t grain = std::max<int64_t>(1, kElementsOfThread / std::max<int64_t>(1, cost));
-  parallel_for(count, grain, [&](int64_t begin, int64_t end) { kernel(parameters, begin, end); });
+  parallel_for(count, grain, [&](int64_t begin, int64_t end) {
+    (kernels::kernels().*kernel)(parameters, begin, end);
+  });
 }
 
 } // namespace rora::ops::detail

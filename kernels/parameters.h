@@ -1,0 +1,86 @@
+#pragma once
+
+// What the ops' loops read and write, on the CPU (src/ops/cpu) and on a GPU (here): plain pointers, no ATen.
+
+#include <cstdint>
+
+namespace rora::kernels {
+
+/// Storage types of activations. Sums are formed in float, for double in double.
+enum class Type { kFloat, kDouble, kBFloat16 };
+
+/// Rows of `size` numbers, `stride` elements apart.
+struct Rows {
+  void* data = nullptr;
+  int64_t stride = 0;
+};
+
+struct RMSNormParameters {
+  Type type{};
+  int64_t size = 0; ///< of a row
+  double eps = 0.0;
+  Rows x; ///< read
+  const void* weight = nullptr; ///< `[size]`, read
+  Rows y; ///< written
+  void* rstd = nullptr; ///< `[rows]` in the wide type: written by forward, read by backward
+  Rows dy; ///< read by backward
+  Rows dx; ///< written by backward
+};
+
+struct SwiGLUParameters {
+  Type type{};
+  int64_t size = 0;
+  Rows gate; ///< read
+  Rows up; ///< read
+  Rows y; ///< written by forward
+  Rows dy; ///< read by backward
+  Rows dgate; ///< written by backward
+  Rows dup; ///< written by backward
+};
+
+/// x `[batch, heads, seq, head_dim]` of any strides, its last dimension dense.
+struct RotaryParameters {
+  Type type{};
+  int64_t heads = 0, seq = 0, head_dim = 0;
+  const void* x = nullptr; ///< read; may be y
+  int64_t x_stride[3] = {}; ///< of batch, heads and seq
+  void* y = nullptr; ///< written
+  int64_t y_stride[3] = {};
+  const void* cos = nullptr; ///< `[batch or 1, seq, head_dim]`, dense, in x's type; read
+  const void* sin = nullptr;
+  int64_t table_batch_stride = 0; ///< 0 where all rows share the tables
+  bool inverse = false; ///< turns the other way
+};
+
+/// Rows of logits, each turned into its gradient softmax − onehot where asked.
+struct CrossEntropyParameters {
+  Type type{};
+  int64_t vocab = 0;
+  Rows logits; ///< read, and written where `gradient` is set
+  const int64_t* targets = nullptr; ///< `[rows]`
+  void* losses = nullptr; ///< `[rows]`, wide: written
+  bool gradient = false;
+};
+
+/// y = x with elements dropped or divided by 1 − p, as `ops::Dropout` says of the flattened tensor.
+struct DropoutParameters {
+  static constexpr int64_t kBlock = 4096; ///< elements of an item
+  Type type{};
+  int64_t count = 0;
+  double p = 0.0;
+  uint64_t seed = 0;
+  const void* x = nullptr; ///< read
+  void* y = nullptr; ///< written
+};
+
+/// Σ over rows of a⊙b, by column.
+struct ColumnSumParameters {
+  static constexpr int64_t kColumns = 64; ///< columns of an item
+  Type type{};
+  int64_t rows = 0, columns = 0;
+  Rows a; ///< read
+  Rows b; ///< read
+  void* sums = nullptr; ///< `[columns]`, wide: written
+};
+
+} // namespace rora::kernels

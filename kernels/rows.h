@@ -1,0 +1,62 @@
+#pragma once
+
+#include "device.h"
+
+namespace rora::kernels::cuda {
+
+/// How many numbers f of `for_row` is given.
+template <int N>
+struct Count {
+  static constexpr int kCount = N;
+};
+
+/// Calls f(Count, first) for the stretches of a row of `size` numbers that fall to this thread of `Threads`: packets of T
+/// where `packets`, else one number at a time.
+template <class T, int Threads, class F>
+RORA_DEVICE void for_row(int64_t size, bool packets, F f) {
+  constexpr int kCount = Packet<T>::kCount;
+  if (packets) {
+    for (int64_t i = int64_t{thread_index()} * kCount; i < size; i += int64_t{Threads} * kCount) {
+      f(Count<kCount>{}, i);
+    }
+  } else {
+    for (int64_t i = thread_index(); i < size; i += Threads) {
+      f(Count<1>{}, i);
+    }
+  }
+}
+
+/// N numbers from `from` on, a packet or a single one.
+template <int N, class T>
+RORA_DEVICE void load(const T* from, float (&to)[N]) {
+  if constexpr (N == 1) {
+    to[0] = widen(*from);
+  } else {
+    const Packet<T> packet = *reinterpret_cast<const Packet<T>*>(from);
+    RORA_UNROLL
+    for (int i = 0; i < N; ++i) {
+      to[i] = widen(packet.value[i]);
+    }
+  }
+}
+template <int N, class T>
+RORA_DEVICE void store(const float (&from)[N], T* to) {
+  if constexpr (N == 1) {
+    *to = rounded<T>(from[0]);
+  } else {
+    Packet<T> packet;
+    RORA_UNROLL
+    for (int i = 0; i < N; ++i) {
+      packet.value[i] = rounded<T>(from[i]);
+    }
+    *reinterpret_cast<Packet<T>*>(to) = packet;
+  }
+}
+
+/// Whether a row of `size` numbers is whole packets in each of these.
+template <class T, class... Each>
+inline bool whole_packets(int64_t size, const Each&... rows) {
+  return size % Packet<T>::kCount == 0 && (fits_packets<T>(rows.data, rows.stride) && ...);
+}
+
+} // namespace rora::kernels::cuda
