@@ -158,6 +158,16 @@ RORA_HOST_OR_DEVICE BFloat16 rounded<BFloat16>(float x) {
 #endif
 }
 
+/// Two numbers as bfloat16 in the order that memory has them, rounded as above by one instruction.
+RORA_HOST_OR_DEVICE uint32_t rounded_pair(float first, float second) {
+#if defined(__CUDA_ARCH__)
+  const __nv_bfloat162_raw pair = __floats2bfloat162_rn(first, second);
+  return static_cast<uint32_t>(pair.y) << 16 | pair.x;
+#else
+  return static_cast<uint32_t>(rounded<BFloat16>(second).bits) << 16 | rounded<BFloat16>(first).bits;
+#endif
+}
+
 RORA_DEVICE float exponential(float x) {
 #if defined(__CUDACC__)
   return expf(x);
@@ -191,6 +201,31 @@ struct alignas(16) Packet {
   static constexpr int kCount = 16 / static_cast<int>(sizeof(T));
   T value[kCount];
 };
+
+/// 16 bytes at a 16-byte boundary of the GPU's memory (not of a block's) as one access: nvcc may split an assignment.
+template <class To>
+RORA_DEVICE To load_16_bytes(const void* from) {
+  static_assert(sizeof(To) == 16);
+  To to;
+#if defined(__CUDACC__)
+  const uint4 words = *static_cast<const uint4*>(from);
+  memcpy(&to, &words, sizeof(to));
+#else
+  memcpy(&to, from, sizeof(to));
+#endif
+  return to;
+}
+template <class From>
+RORA_DEVICE void store_16_bytes(const From& from, void* to) {
+  static_assert(sizeof(From) == 16);
+#if defined(__CUDACC__)
+  uint4 words;
+  memcpy(&words, &from, sizeof(words));
+  __stwb(static_cast<uint4*>(to), words);
+#else
+  memcpy(to, &from, sizeof(from));
+#endif
+}
 
 /// Whether rows of T that begin at `data`, `stride` elements apart, may be read and written by packets.
 template <class T>

@@ -32,7 +32,7 @@ RORA_DEVICE void load(const T* from, float (&to)[N]) {
   if constexpr (N == 1) {
     to[0] = widen(*from);
   } else {
-    const Packet<T> packet = *reinterpret_cast<const Packet<T>*>(from);
+    const auto packet = load_16_bytes<Packet<T>>(from);
     RORA_UNROLL
     for (int i = 0; i < N; ++i) {
       to[i] = widen(packet.value[i]);
@@ -44,12 +44,16 @@ RORA_DEVICE void store(const float (&from)[N], T* to) {
   if constexpr (N == 1) {
     *to = rounded<T>(from[0]);
   } else {
-    Packet<T> packet;
+    uint32_t words[4];
     RORA_UNROLL
-    for (int i = 0; i < N; ++i) {
-      packet.value[i] = rounded<T>(from[i]);
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (sizeof(T) == sizeof(BFloat16)) {
+        words[i] = rounded_pair(from[2 * i], from[2 * i + 1]);
+      } else {
+        words[i] = float_to_bits(from[i]);
+      }
     }
-    *reinterpret_cast<Packet<T>*>(to) = packet;
+    store_16_bytes(words, to);
   }
 }
 

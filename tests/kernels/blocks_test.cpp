@@ -108,6 +108,7 @@ TEST(BFloat16Numbers, RoundToTheNearestAndTiesToEven) {
   EXPECT_EQ(rounded<BFloat16>(bits_to_float(0x3F808001u)).bits, 0x3F81);
   EXPECT_EQ(rounded<BFloat16>(bits_to_float(0x7F7FFFFFu)).bits, 0x7F80); // beyond the largest
   EXPECT_TRUE(std::isnan(widen(rounded<BFloat16>(std::nanf("")))));
+  EXPECT_EQ(rounded_pair(1.0f, bits_to_float(0x3F818000u)), 0x3F823F80u); // the first in the lower half
 }
 
 } // namespace
