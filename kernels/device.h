@@ -189,6 +189,14 @@ RORA_DEVICE float reciprocal_root(float x) {
   return 1.0f / std::sqrt(x);
 #endif
 }
+/// 1 / (1 + e^−x), all but a few of a float's last bits of it: a GPU has fast approximations of both parts.
+RORA_DEVICE float sigmoid(float x) {
+#if defined(__CUDACC__)
+  return __fdividef(1.0f, 1.0f + __expf(-x));
+#else
+  return 1.0f / (1.0f + std::exp(-x));
+#endif
+}
 RORA_DEVICE float larger(float a, float b) {
   return a > b ? a : b;
 }

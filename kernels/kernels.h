@@ -11,5 +11,11 @@ namespace rora::kernels::cuda {
 
 cudaError_t rms_norm(const RMSNormParameters& p, int64_t rows, cudaStream_t stream);
 cudaError_t rms_norm_backward(const RMSNormParameters& p, int64_t rows, cudaStream_t stream);
+cudaError_t swiglu(const SwiGLUParameters& p, int64_t rows, cudaStream_t stream);
+cudaError_t swiglu_backward(const SwiGLUParameters& p, int64_t rows, cudaStream_t stream);
+cudaError_t rotary(const RotaryParameters& p, int64_t items, cudaStream_t stream);
+cudaError_t cross_entropy(const CrossEntropyParameters& p, int64_t rows, cudaStream_t stream);
+cudaError_t dropout(const DropoutParameters& p, int64_t items, cudaStream_t stream);
+cudaError_t column_sum(const ColumnSumParameters& p, int64_t items, cudaStream_t stream);
 
 } // namespace rora::kernels::cuda

@@ -76,11 +76,16 @@ struct DropoutParameters {
 /// Σ over rows of a⊙b, by column.
 struct ColumnSumParameters {
   static constexpr int64_t kColumns = 64; ///< columns of an item
+  static constexpr int64_t kRowsOfPart = 128; ///< whose sums a GPU forms at once
+  static int64_t parts(int64_t rows) {
+    return (rows + kRowsOfPart - 1) / kRowsOfPart;
+  }
   Type type{};
   int64_t rows = 0, columns = 0;
   Rows a; ///< read
   Rows b; ///< read
   void* sums = nullptr; ///< `[columns]`, wide: written
+  float* part_sums = nullptr; ///< `[parts(rows), columns]`, a GPU's workspace: may be null for one part or none
 };
 
 } // namespace rora::kernels

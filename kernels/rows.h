@@ -26,6 +26,43 @@ RORA_DEVICE void for_row(int64_t size, bool packets, F f) {
   }
 }
 
+/// Calls f(Count, row, i) for what falls to this thread of a grid of `blocks_of_rows` blocks: one packet of T, or one number
+/// where not `packets`, at i of one of the `rows` of `size` numbers.
+template <class T, int Threads, class F>
+RORA_DEVICE void for_place_in_rows(int64_t rows, int64_t size, bool packets, F f) {
+  constexpr int kCount = Packet<T>::kCount;
+  const int64_t place = block_x() * Threads + thread_index();
+  const int64_t places_of_row = packets ? size / kCount : size;
+  const int64_t row = place / places_of_row;
+  if (row >= rows) {
+    return;
+  }
+  const int64_t i = place - row * places_of_row;
+  if (packets) {
+    f(Count<kCount>{}, row, i * kCount);
+  } else {
+    f(Count<1>{}, row, i);
+  }
+}
+template <class T, int Threads>
+inline int64_t blocks_of_rows(int64_t rows, int64_t size, bool packets) {
+  return divide_up(rows * (packets ? size / Packet<T>::kCount : size), Threads);
+}
+
+/// N numbers as they are stored, a packet or a single one: for what is fetched well before it is needed.
+template <class T, int N>
+struct Stretch {
+  T value[N];
+};
+template <int N, class T>
+RORA_DEVICE Stretch<T, N> fetch(const T* from) {
+  if constexpr (N == 1) {
+    return {{*from}};
+  } else {
+    return load_16_bytes<Stretch<T, N>>(from);
+  }
+}
+
 /// N numbers from `from` on, a packet or a single one.
 template <int N, class T>
 RORA_DEVICE void load(const T* from, float (&to)[N]) {

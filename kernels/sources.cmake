@@ -1,3 +1,8 @@
 # The CUDA sources, relative to this folder. While the list is empty, no build enables the CUDA language.
 set(RORA_KERNEL_SOURCES
-  rms_norm.cu)
+  column_sum.cu
+  cross_entropy.cu
+  dropout.cu
+  rms_norm.cu
+  rotary.cu
+  swiglu.cu)

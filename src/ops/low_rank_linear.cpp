@@ -42,6 +42,11 @@ at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) 
   parameters.a = detail::kernel_rows(dy);
   parameters.b = detail::kernel_rows(z);
   parameters.sums = sums.data_ptr();
+  at::Tensor part_sums;
+  if (dy.is_cuda()) {
+    part_sums = at::empty({kernels::ColumnSumParameters::parts(dy.size(0)), dy.size(1)}, sums.options());
+    parameters.part_sums = part_sums.data_ptr<float>();
+  }
   detail::launch(dy, &kernels::Kernels::column_sum, parameters, (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
   return sums;
 }

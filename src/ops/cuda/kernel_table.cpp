@@ -23,6 +23,12 @@ Kernels make_table() {
   table.name = "cuda";
   table.rms_norm = on_current_stream<RMSNormParameters, cuda::rms_norm>;
   table.rms_norm_backward = on_current_stream<RMSNormParameters, cuda::rms_norm_backward>;
+  table.swiglu = on_current_stream<SwiGLUParameters, cuda::swiglu>;
+  table.swiglu_backward = on_current_stream<SwiGLUParameters, cuda::swiglu_backward>;
+  table.rotary = on_current_stream<RotaryParameters, cuda::rotary>;
+  table.cross_entropy = on_current_stream<CrossEntropyParameters, cuda::cross_entropy>;
+  table.dropout = on_current_stream<DropoutParameters, cuda::dropout>;
+  table.column_sum = on_current_stream<ColumnSumParameters, cuda::column_sum>;
   return table;
 }
 

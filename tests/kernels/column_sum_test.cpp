@@ -1,0 +1,74 @@
+#include "kernels/support.h"
+
+#include <kernels/column_sum.h>
+#include <ops/cpu/kernels.h>
+
+#include <limits>
+
+namespace rora::testing {
+namespace {
+
+using kernels::ColumnSumParameters;
+
+class ColumnSumKernel : public ::testing::TestWithParam<at::ScalarType> {};
+
+template <class T>
+void expect_the_sums(int64_t rows, int64_t columns, int64_t apart, at::ScalarType dtype) {
+  const at::Tensor a = at::randn({rows, columns + apart}).to(dtype).narrow(1, 0, columns);
+  const at::Tensor b = at::randn({rows, columns}).to(dtype);
+  const at::Tensor sums = at::full({columns}, 7.0f);
+  const at::Tensor part_sums =
+      at::full({ColumnSumParameters::parts(rows), columns}, std::numeric_limits<float>::quiet_NaN());
+  ColumnSumParameters p;
+  p.type = kernel_type(a);
+  p.rows = rows;
+  p.columns = columns;
+  p.a = rows_of(a);
+  p.b = rows_of(b);
+  p.sums = sums.data_ptr();
+  p.part_sums = part_sums.numel() > columns ? part_sums.data_ptr<float>() : nullptr;
+  run_kernel(kernels::cuda::ColumnSum<T>(p), {sums, part_sums});
+  run_kernel(kernels::cuda::ColumnSumOfParts(p), {sums});
+  const at::Tensor products = a.to(at::kDouble) * b.to(at::kDouble);
+  const at::Tensor bound = products.abs().sum(0) * 1e-6; // of sums in float
+  EXPECT_TRUE(((sums - products.sum(0)).abs() <= bound).all().item<bool>()) << rows << " rows of " << columns;
+
+  const at::Tensor of_cpu = at::empty({columns});
+  p.sums = of_cpu.data_ptr();
+  kernels::kernels().column_sum(
+      p, 0, (columns + ColumnSumParameters::kColumns - 1) / ColumnSumParameters::kColumns);
+  EXPECT_TRUE(((sums - of_cpu).abs() <= 2 * bound).all().item<bool>()) << rows << " rows of " << columns;
+}
+
+TEST_P(ColumnSumKernel, IsTheSumAtAnySize) {
+  at::manual_seed(6);
+  for (const int64_t rows : {0, 1, 9, 128, 129, 1300}) {
+    for (const int64_t columns : {1, 45, 264}) {
+      for (const int64_t apart : {0, 8, 3}) {
+        GetParam() == at::kFloat ? expect_the_sums<float>(rows, columns, apart, GetParam())
+                                 : expect_the_sums<kernels::cuda::BFloat16>(rows, columns, apart, GetParam());
+      }
+    }
+  }
+}
+
+TEST(ColumnSumGrid, SplitsManyRowsOverTheGPU) {
+  ColumnSumParameters p;
+  p.rows = 8192;
+  p.columns = 4096;
+  p.a.stride = p.b.stride = 4096;
+  const auto geometry = kernels::cuda::ColumnSum<kernels::cuda::BFloat16>(p).geometry();
+  EXPECT_EQ(geometry.blocks_x, 64);
+  EXPECT_EQ(geometry.blocks_x, ColumnSumParameters::parts(8192));
+  EXPECT_EQ(geometry.blocks_y, 16);
+  EXPECT_EQ(kernels::cuda::ColumnSumOfParts(p).geometry().blocks_x, 128);
+  p.rows = 128;
+  EXPECT_EQ(kernels::cuda::ColumnSumOfParts(p).geometry().blocks_x, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(, ColumnSumKernel, ::testing::Values(at::kFloat, at::kBFloat16), [](const auto& info) {
+  return c10::toString(info.param);
+});
+
+} // namespace
+} // namespace rora::testing
