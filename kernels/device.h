@@ -182,6 +182,13 @@ RORA_DEVICE float logarithm(float x) {
   return std::log(x);
 #endif
 }
+RORA_DEVICE float square_root(float x) {
+#if defined(__CUDACC__)
+  return sqrtf(x);
+#else
+  return std::sqrt(x);
+#endif
+}
 RORA_DEVICE float reciprocal_root(float x) {
 #if defined(__CUDACC__)
   return rsqrtf(x);

@@ -16,6 +16,7 @@ cudaError_t swiglu_backward(const SwiGLUParameters& p, int64_t rows, cudaStream_
 cudaError_t rotary(const RotaryParameters& p, int64_t items, cudaStream_t stream);
 cudaError_t cross_entropy(const CrossEntropyParameters& p, int64_t rows, cudaStream_t stream);
 cudaError_t dropout(const DropoutParameters& p, int64_t items, cudaStream_t stream);
+cudaError_t dora_norm(const DoRANormParameters& p, int64_t rows, cudaStream_t stream);
 cudaError_t column_sum(const ColumnSumParameters& p, int64_t items, cudaStream_t stream);
 
 } // namespace rora::kernels::cuda

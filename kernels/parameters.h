@@ -88,4 +88,17 @@ struct ColumnSumParameters {
   float* part_sums = nullptr; ///< `[parts(rows), columns]`, a GPU's workspace: may be null for one part or none
 };
 
+/// ‖W + s·B·A‖ of rows, as `ops::dora_norm` expands it. No kernel of the CPU.
+struct DoRANormParameters {
+  Type type{}; ///< of B
+  int64_t rank = 0;
+  double scale = 1.0;
+  const float* weight_norm_squared = nullptr; ///< `[rows]`, read
+  const float* product = nullptr; ///< W·Aᵀ `[rows, rank]`, read
+  int64_t product_stride[2] = {};
+  Rows b; ///< `[rows, rank]`, read
+  const float* gram = nullptr; ///< A·Aᵀ `[rank, rank]`, dense, read
+  float* norm = nullptr; ///< `[rows]`, written
+};
+
 } // namespace rora::kernels

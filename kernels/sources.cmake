@@ -2,6 +2,7 @@
 set(RORA_KERNEL_SOURCES
   column_sum.cu
   cross_entropy.cu
+  dora_norm.cu
   dropout.cu
   rms_norm.cu
   rotary.cu

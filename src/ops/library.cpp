@@ -44,5 +44,7 @@ TORCH_LIBRARY(rora, m) {
   m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
+  m.def(
+      "dora_norm_rows(Tensor weight_norm_squared, Tensor product, Tensor b, Tensor gram, float scale) -> Tensor norm");
   m.def("dropout(Tensor x, float p, int seed) -> Tensor");
 }

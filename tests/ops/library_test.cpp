@@ -16,8 +16,7 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "rotary_embedding", "rotary_embedding_forward", "attention", "attention_forward", "attention_backward",
         "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
         "low_rank_shrink", "sum_of_products", "sum_of_products_", "low_rank_gradient_b", "low_rank_gradient_a",
-        "low_rank_gradient_x_",
-        "magnitude_gradient", "dropout"}) {
+        "low_rank_gradient_x_", "magnitude_gradient", "dora_norm_rows", "dropout"}) {
     const auto schema = dispatcher.findSchema({std::string("rora::") + name, ""});
     ASSERT_TRUE(schema.has_value()) << name;
     EXPECT_TRUE(schema->hasComputedKernelForDispatchKey(c10::DispatchKey::CPU)) << name;

@@ -1,10 +1,38 @@
 #pragma once
 
 #include <rora/ops/linear_weight.h>
+#include <rora/ops/operation.h>
 
 #include <ATen/ATen.h>
 
 namespace rora::ops {
+
+namespace reference {
+
+inline at::Tensor dora_norm_rows(
+    const at::Tensor& weight_norm_squared,
+    const at::Tensor& product,
+    const at::Tensor& b,
+    const at::Tensor& gram,
+    double scale) {
+  const at::Tensor wide_b = b.to(weight_norm_squared.scalar_type());
+  const at::Tensor squared = weight_norm_squared + 2.0 * scale * (wide_b * product).sum(1) +
+      scale * scale * (wide_b.mm(gram) * wide_b).sum(1);
+  return squared.clamp_min(0.0).sqrt();
+}
+
+} // namespace reference
+
+/// The last step of `dora_norm`: from ‖W‖² `[out]`, W·Aᵀ `[out, rank]`, B `[out, rank]` and A·Aᵀ `[rank, rank]`.
+inline at::Tensor dora_norm_rows(
+    const at::Tensor& weight_norm_squared,
+    const at::Tensor& product,
+    const at::Tensor& b,
+    const at::Tensor& gram,
+    double scale) {
+  return detail::call_operation<reference::dora_norm_rows>(
+      "rora::dora_norm_rows", weight_norm_squared, product, b, gram, scale);
+}
 
 /// ‖W + s·B·A‖ of each row `[out]`, in fp32 (fp64 where B is): the exact expansion
 /// n² = ‖W‖² + 2s·rowsum(B⊙(W·Aᵀ)) + s²·rowsum((B·A·Aᵀ)⊙B), which forms neither B·A nor a second W.
@@ -16,14 +44,9 @@ inline at::Tensor dora_norm(
     const at::Tensor& b,
     double scale) {
   at::NoGradGuard no_grad;
-  const auto wide = weight_norm_squared.scalar_type();
-  const at::Tensor wide_a = a.to(wide);
-  const at::Tensor wide_b = b.to(wide);
+  const at::Tensor wide_a = a.to(weight_norm_squared.scalar_type());
   const at::Tensor product = weight.forward_wide(wide_a).t(); // W·Aᵀ
-  const at::Tensor gram = wide_a.mm(wide_a.t());
-  const at::Tensor squared = weight_norm_squared + 2.0 * scale * (wide_b * product).sum(1) +
-      scale * scale * (wide_b.mm(gram) * wide_b).sum(1);
-  return squared.clamp_min(0.0).sqrt();
+  return dora_norm_rows(weight_norm_squared, product, b, wide_a.mm(wide_a.t()), scale);
 }
 
 /// ‖W‖² of each row `[out]`, in fp32 (fp64 where W is).

@@ -28,6 +28,7 @@ Kernels make_table() {
   table.rotary = on_current_stream<RotaryParameters, cuda::rotary>;
   table.cross_entropy = on_current_stream<CrossEntropyParameters, cuda::cross_entropy>;
   table.dropout = on_current_stream<DropoutParameters, cuda::dropout>;
+  table.dora_norm = on_current_stream<DoRANormParameters, cuda::dora_norm>;
   table.column_sum = on_current_stream<ColumnSumParameters, cuda::column_sum>;
   return table;
 }
