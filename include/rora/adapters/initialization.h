@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <cmath>
 
@@ -13,19 +14,24 @@ enum class Initialization {
   kGaussian, ///< A normal with deviation 1/rank (PEFT's "gaussian")
 };
 
-/// Fills A `[rank, in]` and B `[out, rank]`, drawing from LibTorch's default generator.
+/// Fills A `[rank, in]` and B `[out, rank]`, drawing from LibTorch's default generator of the CPU whatever their
+/// device: a seed gives the same adapter everywhere.
 inline void initialize_low_rank(Initialization initialization, at::Tensor& a, at::Tensor& b) {
   at::NoGradGuard no_grad;
+  at::Tensor drawn = a.is_cpu() ? a : at::empty(a.sizes(), a.options().device(at::kCPU));
   switch (initialization) {
     case Initialization::kKaimingUniform: {
       // Kaiming with slope √5 has the bound √(6 / (1 + 5) / in).
       const double bound = 1.0 / std::sqrt(static_cast<double>(a.size(1)));
-      a.uniform_(-bound, bound);
+      drawn.uniform_(-bound, bound);
       break;
     }
     case Initialization::kGaussian:
-      a.normal_(0.0, 1.0 / static_cast<double>(a.size(0)));
+      drawn.normal_(0.0, 1.0 / static_cast<double>(a.size(0)));
       break;
+  }
+  if (!a.is_cpu()) {
+    a.copy_(drawn);
   }
   b.zero_();
 }
