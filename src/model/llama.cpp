@@ -1,5 +1,7 @@
 #include <rora/model/llama.h>
 
+#include "../ops/targets.h"
+#include "../ops/to_device.h"
 #include "layer_checkpointing.h"
 #include "rotary_frequencies.h"
 
@@ -11,14 +13,17 @@
 namespace rora {
 namespace {
 
+using ops::detail::to_device;
+
 constexpr int64_t kIgnoredLabel = -100;
 
+/// On the mask's device, or on the CPU: which positions are in use can then be seen without waiting for a GPU.
 at::Tensor default_positions(const LlamaInput& input, int64_t cached) {
   const int64_t seq = input.input_ids.size(1);
   if (input.attention_mask.defined()) {
     return ops::positions_in_sequence(input.attention_mask).slice(1, cached);
   }
-  return at::arange(cached, cached + seq, input.input_ids.options()).unsqueeze(0);
+  return at::arange(cached, cached + seq, at::kLong).unsqueeze(0);
 }
 
 void check_input(const LlamaInput& input, int64_t cached) {
@@ -65,17 +70,19 @@ at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, co
   const int64_t seq = input.input_ids.size(1);
   LayerContext context;
   const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
-  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
-  const auto [cos, sin] = detail::rotary_tables(options, positions);
+  const at::Device device = embed_tokens->weight.device();
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds
+                                                    : embed_tokens->forward(to_device(input.input_ids, device));
+  const auto [cos, sin] = detail::rotary_tables(options, positions, device);
   context.cos = cos.to(hidden.scalar_type());
   context.sin = sin.to(hidden.scalar_type());
-  context.sequence = input.attention_mask;
+  context.sequence = input.attention_mask.defined() ? to_device(input.attention_mask, device) : at::Tensor();
   context.cache = cache;
 
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
     if (module == *(layers->end() - 1)) {
-      context.chosen = chosen;
+      context.chosen = chosen.defined() ? to_device(chosen, device) : at::Tensor();
     }
     const auto run = [layer, context](const at::Tensor& x) {
       return layer->forward(x, context);
@@ -111,15 +118,17 @@ LossSum LlamaForCausalLMImpl::loss(const LlamaInput& input, const at::Tensor& la
   TORCH_CHECK_VALUE(
       labels.sizes() == input.input_ids.sizes(),
       "labels ", labels.sizes(), " are not as long as input_ids ", input.input_ids.sizes());
-  // The state of position t−1 predicts the label of position t.
-  const at::Tensor targets = at::constant_pad_nd(labels.slice(1, 1), {0, 1}, kIgnoredLabel).reshape({-1});
+  // On the CPU, so that finding the labelled tokens waits for no GPU. The state of position t−1 predicts the label of
+  // position t.
+  const at::Tensor targets = at::constant_pad_nd(labels.cpu().slice(1, 1), {0, 1}, kIgnoredLabel).reshape({-1});
   const at::Tensor labelled = (targets != kIgnoredLabel).nonzero().squeeze(1);
   const at::Tensor states = model->states(input, labelled);
   const at::Tensor chosen = targets.index_select(0, labelled);
   LossSum loss{{}, labelled.size(0)};
   if (!lm_head.is_empty() && lm_head->active_adapter() != nullptr) {
     const auto wide = states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    loss.sum = at::cross_entropy_loss(lm_head->forward(states).to(wide), chosen, {}, at::Reduction::Sum);
+    const at::Tensor own = ops::detail::checked_targets(chosen, options.vocab_size(), states.device());
+    loss.sum = at::cross_entropy_loss(lm_head->forward(states).to(wide), own, {}, at::Reduction::Sum);
   } else {
     loss.sum = ops::token_cross_entropy(states, head_weight(), chosen);
   }

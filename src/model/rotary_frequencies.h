@@ -3,6 +3,7 @@
 #include <rora/model/llama_options.h>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <utility>
 
@@ -12,7 +13,9 @@ namespace rora::detail {
 /// dynamic scaling follows once it exceeds the trained length.
 at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length);
 
-/// cos and sin of `position_ids` `[batch, seq]`, fp32 `[batch, seq, head_dim]`.
-std::pair<at::Tensor, at::Tensor> rotary_tables(const LlamaOptions& options, const at::Tensor& position_ids);
+/// cos and sin of `position_ids` `[batch, seq]`, fp32 `[batch, seq, head_dim]` on `device`. Dynamic scaling looks at
+/// the positions where they lie.
+std::pair<at::Tensor, at::Tensor> rotary_tables(
+    const LlamaOptions& options, const at::Tensor& position_ids, at::Device device);
 
 } // namespace rora::detail

@@ -4,6 +4,8 @@
 
 #include "dtype.h"
 #include "launch.h"
+#include "targets.h"
+#include "to_device.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -136,14 +138,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 
 } // namespace
 
-int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size) {
-  constexpr int64_t kLogitsBytes = int64_t{32} << 20;
-  return std::max<int64_t>(1, kLogitsBytes / (element_size * vocab));
-}
-
-at::Tensor token_cross_entropy(
-    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk) {
-  const int64_t vocab = weight.size(0);
+at::Tensor detail::checked_targets(const at::Tensor& targets, int64_t vocab, at::Device device) {
   if (targets.numel() > 0 && !targets.is_meta()) {
     const int64_t least = targets.min().item<int64_t>();
     const int64_t greatest = targets.max().item<int64_t>();
@@ -153,13 +148,25 @@ at::Tensor token_cross_entropy(
           std::to_string(vocab));
     }
   }
+  return to_device(targets, device);
+}
+
+int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size, at::Device device) {
+  constexpr int64_t kLogitsBytes = int64_t{32} << 20;
+  constexpr int64_t kLogitsBytesOfGpu = int64_t{512} << 20; // a few hundred rows would leave much of it idle
+  return std::max<int64_t>(1, (device.is_cuda() ? kLogitsBytesOfGpu : kLogitsBytes) / (element_size * vocab));
+}
+
+at::Tensor token_cross_entropy(
+    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk) {
+  const at::Tensor own = detail::checked_targets(targets, weight.size(0), hidden.device());
   if (chunk <= 0) {
-    chunk = cross_entropy_chunk(vocab, hidden.element_size());
+    chunk = cross_entropy_chunk(weight.size(0), hidden.element_size(), hidden.device());
   }
   // Asked here, as inside the node's forward gradients are always off.
   const bool recording = at::GradMode::is_enabled();
   const std::array<bool, 2> mask{recording && hidden.requires_grad(), recording && weight.requires_grad()};
-  return TokenCrossEntropyFunction::apply(hidden, weight, targets, chunk, mask);
+  return TokenCrossEntropyFunction::apply(hidden, weight, own, chunk, mask);
 }
 
 } // namespace rora::ops

@@ -5,15 +5,12 @@
 
 namespace rora::detail {
 
-/// The model's loss on a batch, brought to the model's device.
+/// The model's loss on a batch, which may stay on the CPU.
 inline LossSum batch_loss(LlamaForCausalLM& model, const Batch& batch) {
-  const at::Device device = model->head_weight().device();
   LlamaInput input;
-  input.input_ids = batch.input_ids.to(device);
-  if (batch.attention_mask.defined()) {
-    input.attention_mask = batch.attention_mask.to(device);
-  }
-  return model->loss(input, batch.labels.to(device));
+  input.input_ids = batch.input_ids;
+  input.attention_mask = batch.attention_mask;
+  return model->loss(input, batch.labels);
 }
 
 } // namespace rora::detail

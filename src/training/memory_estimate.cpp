@@ -197,7 +197,8 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
 
   // A chunk's logits, which become their gradient in place; the states that they come from.
   const int64_t vocab = options.vocab_size();
-  const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element));
+  const at::Device device = model->head_weight().device();
+  const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element, device));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
   int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
   if (model->head_weight().requires_grad()) {

@@ -11,7 +11,7 @@
 
 namespace rora {
 
-/// What a forward pass reads. All tensors but `inputs_embeds` are int64.
+/// What a forward pass reads. All tensors but `inputs_embeds` are int64, and lie on the model's device or on the CPU.
 struct LlamaInput {
   at::Tensor input_ids; ///< `[batch, seq]`
   /// `[batch, seq]`, or `[batch, cached + seq]` with a cache: 0 on padding, k ≥ 1 on the tokens of a row's k-th
@@ -63,7 +63,8 @@ class LlamaForCausalLMImpl : public torch::nn::Module {
 
   /// The cross-entropy of each labelled token from the tokens before it, summed in fp32. `labels` is int64
   /// `[batch, seq]`, unshifted, `kIgnoreIndex` (−100) where no loss is taken; logits exist for labelled tokens alone,
-  /// a chunk at a time; all of them at once where an adapter of lm_head is active.
+  /// a chunk at a time; all of them at once where an adapter of lm_head is active. With labels on the CPU the program
+  /// does not wait for a GPU. Throws `std::out_of_range` for a label outside the vocabulary.
   LossSum loss(const LlamaInput& input, const at::Tensor& labels);
 
   /// The head's projection of hidden states `[..., hidden]`.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 
@@ -10,14 +11,15 @@ namespace rora::ops {
 ///
 /// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, all of them counted. Logits exist for
 /// `chunk` tokens at a time (0: `cross_entropy_chunk`), in hidden's dtype; gradients of `hidden`, and of `weight` where it is
-/// trained, are formed in the same pass. Throws `std::out_of_range` for a target outside the vocabulary.
+/// trained, are formed in the same pass. Throws `std::out_of_range` for a target outside the vocabulary; `targets` may
+/// lie on the CPU whatever hidden's device, and finding that out then waits for no GPU.
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden,
     const at::Tensor& weight,
     const at::Tensor& targets,
     int64_t chunk = 0);
 
-/// How many tokens' logits exist at a time by default: as many as take 32 MiB.
-int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size);
+/// How many tokens' logits exist at a time by default: as many as take 32 MiB, or 512 MiB on a GPU.
+int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size, at::Device device = at::kCPU);
 
 } // namespace rora::ops
