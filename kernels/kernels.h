@@ -18,5 +18,6 @@ cudaError_t cross_entropy(const CrossEntropyParameters& p, int64_t rows, cudaStr
 cudaError_t dropout(const DropoutParameters& p, int64_t items, cudaStream_t stream);
 cudaError_t dora_norm(const DoRANormParameters& p, int64_t rows, cudaStream_t stream);
 cudaError_t column_sum(const ColumnSumParameters& p, int64_t items, cudaStream_t stream);
+cudaError_t zero_magnitude(const ZeroMagnitudeParameters& p, int64_t columns, cudaStream_t stream);
 
 } // namespace rora::kernels::cuda

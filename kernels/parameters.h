@@ -101,4 +101,18 @@ struct DoRANormParameters {
   float* norm = nullptr; ///< `[rows]`, written
 };
 
+/// The gradient of DoRA's magnitude, of those outputs whose magnitude is 0. No kernel of the CPU.
+struct ZeroMagnitudeParameters {
+  Type type{};
+  int64_t rows = 0, depth = 0, rank = 0;
+  Rows dy; ///< `[rows, columns]`, read
+  Rows x; ///< `[rows, depth]`, read
+  Rows weight; ///< `[columns, depth]`, read
+  Rows shrunk; ///< `[rows, rank]`, read
+  Rows b; ///< `[columns, rank]` in float, read
+  const float* magnitude = nullptr; ///< `[columns]`, read
+  const float* norm = nullptr; ///< `[columns]`, read
+  float* gradient = nullptr; ///< `[columns]`, written where the magnitude is 0
+};
+
 } // namespace rora::kernels

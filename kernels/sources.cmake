@@ -6,4 +6,5 @@ set(RORA_KERNEL_SOURCES
   dropout.cu
   rms_norm.cu
   rotary.cu
-  swiglu.cu)
+  swiglu.cu
+  zero_magnitude.cu)

@@ -46,5 +46,8 @@ TORCH_LIBRARY(rora, m) {
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
   m.def(
       "dora_norm_rows(Tensor weight_norm_squared, Tensor product, Tensor b, Tensor gram, float scale) -> Tensor norm");
+  m.def(
+      "zero_magnitude_gradient_(Tensor(a!) gradient, Tensor dy, Tensor x, Tensor weight, Tensor shrunk, Tensor b,"
+      " Tensor magnitude, Tensor norm) -> Tensor(a!)");
   m.def("dropout(Tensor x, float p, int seed) -> Tensor");
 }

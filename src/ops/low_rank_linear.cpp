@@ -51,6 +51,42 @@ at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) 
   return sums;
 }
 
+/// Of a GPU alone: on the CPU the magnitude is looked at first.
+at::Tensor& zero_magnitude_gradient_kernel_(
+    at::Tensor& gradient,
+    const at::Tensor& dy,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    const at::Tensor& magnitude,
+    const at::Tensor& norm) {
+  const at::ScalarType dtype = dy.scalar_type();
+  if (!detail::has_kernel(dy) || x.scalar_type() != dtype || weight.scalar_type() != dtype ||
+      shrunk.scalar_type() != dtype || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous()) {
+    return reference::zero_magnitude_gradient_(gradient, dy, x, weight, shrunk, b, magnitude, norm);
+  }
+  const at::Tensor dy_rows = detail::as_rows(dy), x_rows = detail::as_rows(x), weight_rows = detail::as_rows(weight);
+  const at::Tensor shrunk_rows = detail::as_rows(shrunk), b_rows = detail::as_rows(b.to(at::kFloat));
+  const at::Tensor magnitudes = magnitude.to(at::kFloat).contiguous(), norms = norm.to(at::kFloat).contiguous();
+  kernels::ZeroMagnitudeParameters parameters;
+  parameters.type = detail::kernel_type(dy);
+  parameters.rows = dy.size(0);
+  parameters.depth = x.size(1);
+  parameters.rank = shrunk.size(1);
+  parameters.dy = detail::kernel_rows(dy_rows);
+  parameters.x = detail::kernel_rows(x_rows);
+  parameters.weight = detail::kernel_rows(weight_rows);
+  parameters.shrunk = detail::kernel_rows(shrunk_rows);
+  parameters.b = detail::kernel_rows(b_rows);
+  parameters.magnitude = magnitudes.const_data_ptr<float>();
+  parameters.norm = norms.const_data_ptr<float>();
+  parameters.gradient = gradient.mutable_data_ptr<float>();
+  detail::launch(dy, &kernels::Kernels::zero_magnitude, parameters, dy.size(1), 1);
+  detail::mark_changed(gradient);
+  return gradient;
+}
+
 /// One projection, for callers of the dispatcher: y of x, W and the adapter, with its gradients.
 at::Tensor low_rank_linear_operator(
     const at::Tensor& x,
@@ -84,6 +120,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
   m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);
   m.impl("magnitude_gradient", reference::magnitude_gradient);
+  m.impl("zero_magnitude_gradient_", reference::zero_magnitude_gradient_);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("dropout", dropout_kernel);
@@ -92,6 +129,7 @@ TORCH_LIBRARY_IMPL(rora, CPU, m) {
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("dropout", dropout_kernel);
   m.impl("magnitude_gradient", magnitude_gradient_kernel);
+  m.impl("zero_magnitude_gradient_", zero_magnitude_gradient_kernel_);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("low_rank_linear", low_rank_linear_operator);

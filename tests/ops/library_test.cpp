@@ -16,7 +16,8 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "rotary_embedding", "rotary_embedding_forward", "attention", "attention_forward", "attention_backward",
         "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
         "low_rank_shrink", "sum_of_products", "sum_of_products_", "low_rank_gradient_b", "low_rank_gradient_a",
-        "low_rank_gradient_x_", "magnitude_gradient", "dora_norm_rows", "dropout"}) {
+        "low_rank_gradient_x_", "magnitude_gradient", "dora_norm_rows", "zero_magnitude_gradient_",
+        "dropout"}) {
     const auto schema = dispatcher.findSchema({std::string("rora::") + name, ""});
     ASSERT_TRUE(schema.has_value()) << name;
     EXPECT_TRUE(schema->hasComputedKernelForDispatchKey(c10::DispatchKey::CPU)) << name;
@@ -42,6 +43,24 @@ TEST(Library, MagnitudeGradientIsTheReferences) {
     const at::Tensor dy = at::randn({37, columns}), z = at::randn({37, columns});
     EXPECT_TRUE(at::allclose(magnitude_gradient(dy, z), reference::magnitude_gradient(dy, z), 1e-5, 1e-5));
   }
+}
+
+// What a GPU does, which cannot look at the magnitude without waiting.
+TEST(Library, GradientsOfZeroMagnitudesDoNotComeFromTheOutput) {
+  at::manual_seed(5);
+  const at::Tensor dy = at::randn({9, 6}, at::kDouble), x = at::randn({9, 5}, at::kDouble);
+  const at::Tensor weight = at::randn({6, 5}, at::kDouble), shrunk = at::randn({9, 2}, at::kDouble);
+  const at::Tensor b = at::randn({6, 2}, at::kDouble);
+  const at::Tensor z = x.mm(weight.t()) + shrunk.mm(b.t());
+  at::Tensor magnitude = at::rand({6}, at::kDouble) + 0.5, norm = at::rand({6}, at::kDouble) + 0.5;
+  magnitude[1] = 0.0;
+  magnitude[4] = 0.0;
+  norm[4] = 0.0;
+  const at::Tensor y = z * at::where(norm > 0, magnitude / norm, 0.0);
+  at::Tensor gradient = magnitude_gradient(dy, y) / magnitude;
+  zero_magnitude_gradient_(gradient, dy, x, weight, shrunk, b, magnitude, norm);
+  const at::Tensor expected = at::where(norm > 0, (dy * z).sum(0) / norm, 0.0);
+  EXPECT_TRUE(at::allclose(gradient, expected, 1e-12, 1e-12));
 }
 
 } // namespace

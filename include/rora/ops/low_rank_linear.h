@@ -114,12 +114,18 @@ inline at::Tensor direction_gradient(
     const at::Tensor& x,
     const at::Tensor& y,
     const SavedTerm& saved) {
-  if (!saved.directed.defined() && !(term.magnitude == 0).any().item<bool>()) {
+  const bool on_cpu = x.is_cpu(); // elsewhere, looking at the magnitude would wait for the device
+  if (!saved.directed.defined() && !(on_cpu && (term.magnitude == 0).any().item<bool>())) {
     at::Tensor sum = magnitude_gradient(dy, y);
     if (term.bias.defined()) {
       sum = sum - dy.sum(0, /*keepdim=*/false, sum.scalar_type()) * term.bias.to(sum.scalar_type());
     }
-    return sum / term.magnitude;
+    at::Tensor gradient = sum / term.magnitude;
+    if (!on_cpu) {
+      zero_magnitude_gradient_(
+          gradient, dy, x, term.weight->dense(), saved.shrunk, term.b, term.magnitude, term.norm);
+    }
+    return gradient;
   }
   at::Tensor z = saved.directed;
   if (!z.defined()) {

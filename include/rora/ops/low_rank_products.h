@@ -64,6 +64,20 @@ inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) 
   return (dy * z).sum(0, /*keepdim=*/false, dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
+inline at::Tensor& zero_magnitude_gradient_(
+    at::Tensor& gradient,
+    const at::Tensor& dy,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    const at::Tensor& magnitude,
+    const at::Tensor& norm) {
+  const at::Tensor z = ops::sum_of_products({x, shrunk}, {weight.t(), b.t()});
+  const at::Tensor anew = at::where(norm > 0, magnitude_gradient(dy, z) / norm, 0.0);
+  return gradient.copy_(at::where(magnitude == 0, anew, gradient));
+}
+
 } // namespace reference
 
 /// Ŝ = s·x·Aᵀ `[tokens, rank]`: with s folded in once, y = W·x + B·Ŝ and dB = dyᵀ·Ŝ.
@@ -91,6 +105,21 @@ inline void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, cons
 /// colsum(dy⊙z) `[out]` in fp32 (fp64 for fp64).
 inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) {
   return detail::call_operation<reference::magnitude_gradient>("rora::magnitude_gradient", dy, z);
+}
+
+/// Puts colsum(dy⊙z)/norm, z = x·Wᵀ + Ŝ·Bᵀ, into the elements of the magnitude's gradient `[out]` whose magnitude is 0,
+/// and 0 where the norm is, too. Whether there are any is found out on the device; nothing waits for the answer.
+inline void zero_magnitude_gradient_(
+    at::Tensor& gradient,
+    const at::Tensor& dy,
+    const at::Tensor& x,
+    const at::Tensor& weight,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    const at::Tensor& magnitude,
+    const at::Tensor& norm) {
+  detail::call_operation<reference::zero_magnitude_gradient_>(
+      "rora::zero_magnitude_gradient_", gradient, dy, x, weight, shrunk, b, magnitude, norm);
 }
 
 } // namespace rora::ops

@@ -84,6 +84,7 @@ struct Kernels {
   int64_t panel_columns = 0; ///< columns of a product's panel, in float; half of it in double
   int64_t tile_rows = 0; ///< rows that all of its tiles divide
   void (*dora_norm)(const DoRANormParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows; a GPU's alone
+  void (*zero_magnitude)(const ZeroMagnitudeParameters&, int64_t begin, int64_t end) = nullptr; ///< items are columns
 };
 
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512

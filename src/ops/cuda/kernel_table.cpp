@@ -30,6 +30,7 @@ Kernels make_table() {
   table.dropout = on_current_stream<DropoutParameters, cuda::dropout>;
   table.dora_norm = on_current_stream<DoRANormParameters, cuda::dora_norm>;
   table.column_sum = on_current_stream<ColumnSumParameters, cuda::column_sum>;
+  table.zero_magnitude = on_current_stream<ZeroMagnitudeParameters, cuda::zero_magnitude>;
   return table;
 }
 
