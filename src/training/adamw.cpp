@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
 namespace rora {
 
 AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
@@ -11,7 +13,7 @@ AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
       options_(options) {
 }
 
-void AdamW::step(double learning_rate) {
+void AdamW::step(double learning_rate, const at::Tensor& left_out) {
   at::NoGradGuard no_grad;
   // The kernel corrects the bias by the count of this update, which it does not advance itself. On a GPU it reads the
   // count there.
@@ -30,7 +32,9 @@ void AdamW::step(double learning_rate) {
       options_.weight_decay(),
       options_.eps(),
       /*amsgrad=*/false,
-      /*maximize=*/false);
+      /*maximize=*/false,
+      /*grad_scale=*/std::nullopt,
+      /*found_inf=*/left_out.defined() ? std::optional<at::Tensor>(left_out) : std::nullopt);
   parameters_.mark_changed();
 }
 

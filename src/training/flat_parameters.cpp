@@ -40,11 +40,20 @@ void FlatParameters::mark_changed() {
   }
 }
 
-double FlatParameters::clip_gradients(double max_norm) {
-  const double norm = gradients_.norm().item<double>();
-  if (max_norm > 0.0 && norm > max_norm) {
-    gradients_.mul_(max_norm / (norm + 1e-6));
+at::Tensor FlatParameters::clip_gradients(double max_norm) {
+  constexpr double kAddend = 1e-6;
+  const at::Tensor norm = gradients_.norm();
+  if (max_norm <= 0.0) {
+    return norm;
   }
+  if (gradients_.is_cpu()) { // where a look at the norm may save the pass over the gradients
+    if (const double value = norm.item<double>(); value > max_norm) {
+      gradients_.mul_(max_norm / (value + kAddend));
+    }
+    return norm;
+  }
+  const at::Tensor factor = at::where(norm > max_norm, max_norm / (norm.to(at::kDouble) + kAddend), 1.0);
+  gradients_.mul_(factor.to(gradients_.scalar_type()));
   return norm;
 }
 

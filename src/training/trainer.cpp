@@ -9,8 +9,6 @@
 #include <ATen/ATen.h>
 #include <torch/utils.h>
 
-#include <sys/resource.h>
-
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -32,12 +30,6 @@ std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
 }
 
 }  // namespace
-
-int64_t peak_rss_mib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss / 1024;
-}
 
 void TrainerOptions::validate() const {
   const auto require = [](bool holds, const std::string& message) {
@@ -80,54 +72,93 @@ struct Trainer::State {
     }
   }
 
-  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the
-  /// gradient is that of one big batch.
-  StepMetrics accumulate(const detail::StepPlan::Step& step) {
-    StepMetrics metrics;
+  /// A step's batches on the CPU.
+  struct StepBatches {
+    int64_t number = -1;
+    int64_t epoch = 0;
+    bool ends_epoch = false;
     std::vector<Batch> batches;
-    for (const auto& rows : step.batches) {
-      batches.push_back(make_batch(examples, rows));
-      metrics.tokens += batches.back().tokens;
-      metrics.labelled_tokens += batches.back().labelled_tokens;
+    int64_t tokens = 0;
+    int64_t labelled_tokens = 0;
+  };
+
+  StepBatches make_step(int64_t number) {
+    const auto planned = plan.step(number);
+    StepBatches step;
+    step.number = number;
+    step.epoch = planned.epoch;
+    step.ends_epoch = planned.ends_epoch;
+    for (const auto& rows : planned.batches) {
+      step.batches.push_back(make_batch(examples, rows));
+      step.tokens += step.batches.back().tokens;
+      step.labelled_tokens += step.batches.back().labelled_tokens;
     }
+    return step;
+  }
+
+  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the
+  /// gradient is that of one big batch. Returns the batches' sums of losses.
+  std::vector<at::Tensor> accumulate(const StepBatches& step) {
+    std::vector<at::Tensor> sums;
     parameters.zero_grad();
     uint64_t place = 0;
-    for (const Batch& batch : batches) {
+    for (const Batch& batch : step.batches) {
       if (batch.labelled_tokens > 0) {
-        const auto number = static_cast<uint64_t>(progress.step);
+        const auto number = static_cast<uint64_t>(step.number);
         torch::manual_seed(mix(mix(options.batches().seed) ^ mix(number * 0x10001 + place)));
         const LossSum loss = detail::batch_loss(model, batch);
-        (loss.sum / static_cast<double>(metrics.labelled_tokens)).backward();
-        metrics.loss += loss.sum.item<double>() / static_cast<double>(metrics.labelled_tokens);
+        (loss.sum / static_cast<double>(step.labelled_tokens)).backward();
+        sums.push_back(loss.sum.detach().to(at::kDouble));
       }
       ++place;
     }
-    return metrics;
+    return sums;
   }
 
   StepMetrics take_step() {
     const auto begin = std::chrono::steady_clock::now();
-    const auto step = plan.step(progress.step);
-    StepMetrics metrics = accumulate(step);
-    metrics.grad_norm = parameters.clip_gradients(options.clip());
-    if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
-      throw std::runtime_error(
-          "the loss or its gradient is not finite at step " + std::to_string(progress.step + 1) +
-          ": a lower learning rate or float32 may help");
-    }
+    const StepBatches step = next.number == progress.step ? std::move(next) : make_step(progress.step);
+    // All of the step is queued before a GPU is waited for: the update leaves itself out where it would do harm, and
+    // the next batches are made meanwhile.
+    std::vector<at::Tensor> figures = accumulate(step);
+    figures.push_back(parameters.clip_gradients(options.clip()).to(at::kDouble));
+    const at::Tensor queued = at::stack(figures);
+    StepMetrics metrics;
     metrics.lr = learning_rate(options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
-    optimizer.step(metrics.lr);
+    optimizer.step(metrics.lr, queued.isfinite().logical_not().any().to(at::kFloat));
+    next = progress.step + 1 < total_steps ? make_step(progress.step + 1) : StepBatches();
+    read_figures(queued, step, metrics);
     metrics.step = ++progress.step;
     metrics.total_steps = total_steps;
     metrics.epoch = step.epoch;
+    metrics.tokens = step.tokens;
+    metrics.labelled_tokens = step.labelled_tokens;
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds.count();
     metrics.peak_rss_mib = peak_rss_mib();
+    metrics.peak_cuda_mib = peak_cuda_mib(parameters.values().device());
     const bool due = options.eval_every() > 0 ? progress.step % options.eval_every() == 0 : step.ends_epoch;
     if (!validation.empty() && (due || progress.step == total_steps)) {
       metrics.eval_loss = validate();
     }
     return metrics;
+  }
+
+  /// Waits for the step. `queued` holds the batches' sums of losses and, last, the gradient's norm.
+  void read_figures(const at::Tensor& queued, const StepBatches& step, StepMetrics& metrics) {
+    const at::Tensor figures = queued.cpu();
+    const auto* values = figures.const_data_ptr<double>();
+    const int64_t sums = figures.numel() - 1;
+    for (int64_t i = 0; i < sums; ++i) {
+      metrics.loss += values[i] / static_cast<double>(step.labelled_tokens);
+    }
+    metrics.grad_norm = values[sums];
+    if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
+      --optimizer.steps; // the update was left out
+      throw std::runtime_error(
+          "the loss or its gradient is not finite at step " + std::to_string(step.number + 1) +
+          ": a lower learning rate or float32 may help");
+    }
   }
 
   double validate() {
@@ -155,6 +186,7 @@ struct Trainer::State {
   FlatParameters parameters;
   AdamW optimizer;
   detail::StepPlan plan;
+  StepBatches next;  ///< made ahead
   int64_t total_steps = 0;
   detail::RunFingerprint fingerprint;
   bool restored = false;

@@ -46,10 +46,10 @@ TEST(FlatParameters, ClipByTheirWholeNorm) {
   loss(own).backward();
   const at::Tensor before = flat.gradients().clone();
   const double norm = before.norm().item<double>();
-  EXPECT_DOUBLE_EQ(flat.clip_gradients(0.0), norm);
-  EXPECT_DOUBLE_EQ(flat.clip_gradients(2 * norm), norm);
+  EXPECT_DOUBLE_EQ(flat.clip_gradients(0.0).item<double>(), norm);
+  EXPECT_DOUBLE_EQ(flat.clip_gradients(2 * norm).item<double>(), norm);
   EXPECT_TRUE(at::equal(flat.gradients(), before));
-  EXPECT_DOUBLE_EQ(flat.clip_gradients(norm / 4), norm);
+  EXPECT_DOUBLE_EQ(flat.clip_gradients(norm / 4).item<double>(), norm);
   EXPECT_LT(rora::testing::relative_error(flat.gradients(), before * (norm / 4) / (norm + 1e-6)), 1e-14);
 }
 
@@ -98,6 +98,41 @@ TEST(AdamW, TakesTheSameStepsOnAGpu) {
     return flat.values().cpu();
   };
   EXPECT_LT(rora::testing::relative_error(run(at::kCUDA), run(at::kCPU)), 1e-12);
+}
+
+TEST(FlatParameters, ClipOnAGpuAsOnTheCpu) {
+  if (!at::hasCUDA()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  for (const double max_norm : {0.0, 0.5, 1e6}) {
+    const auto clipped = [&](at::Device device) {
+      auto own = parameters();
+      for (at::Tensor& each : own) {
+        each = each.detach().to(device).set_requires_grad(true);
+      }
+      FlatParameters flat(own);
+      loss(own).backward();
+      const double norm = flat.clip_gradients(max_norm).item<double>();
+      return at::cat({flat.gradients().cpu(), at::full({1}, norm, at::kDouble)});
+    };
+    EXPECT_LT(rora::testing::relative_error(clipped(at::kCUDA), clipped(at::kCPU)), 1e-12) << max_norm;
+  }
+}
+
+TEST(AdamW, AnUpdateThatIsLeftOutChangesNothing) {
+  auto own = parameters(at::kFloat);
+  FlatParameters flat(own);
+  AdamW optimizer(flat);
+  loss(own).backward();
+  optimizer.step(0.1, at::zeros({}));
+  const at::Tensor values = flat.values().clone(), average = optimizer.exp_avg.clone();
+  flat.gradients().fill_(std::numeric_limits<float>::quiet_NaN());
+  optimizer.step(0.1, at::ones({}));
+  EXPECT_TRUE(at::equal(flat.values(), values));
+  EXPECT_TRUE(at::equal(optimizer.exp_avg, average));
+  flat.gradients().fill_(1.0);
+  optimizer.step(0.1, at::zeros({}));
+  EXPECT_FALSE(at::equal(flat.values(), values));
 }
 
 TEST(AdamW, AChangedParameterHasANewVersion) {

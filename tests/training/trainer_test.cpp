@@ -366,6 +366,25 @@ TEST(Trainer, StopsAtALossThatIsNotFinite) {
   EXPECT_THROW(trainer.train(), std::runtime_error);
 }
 
+TEST(Trainer, ALossThatIsNotFiniteHarmsNoParameterAndSavesNothing) {
+  const TemporaryFolder folder;
+  auto model = adapted();
+  auto* head = model->head_weight().data_ptr<float>();
+  at::Tensor before;
+  Trainer trainer(model, counting(4), options().save_every(1).output(folder.path()));
+  trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, AdapterOptions(), path); });
+  trainer.set_callback([&](const StepMetrics& metrics) {
+    if (metrics.step == 2) {
+      before = flat(model);
+      head[0] = std::numeric_limits<float>::quiet_NaN();
+    }
+  });
+  EXPECT_THROW(trainer.train(), std::runtime_error);
+  EXPECT_TRUE(at::equal(flat(model), before));
+  EXPECT_TRUE(std::filesystem::exists(folder / "checkpoint-2"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "checkpoint-3"));
+}
+
 TEST(Trainer, RefusesWhatItCannotTrainOn) {
   EXPECT_THROW(Trainer(adapted(), {}, options()), std::invalid_argument);
   EXPECT_THROW(Trainer(tiny_llama(), counting(4), options()), std::invalid_argument) << "nothing requires gradients";

@@ -23,8 +23,9 @@ class AdamW {
  public:
   AdamW(FlatParameters& parameters, const AdamWOptions& options = {});
 
-  /// One update from the gradients in the buffer.
-  void step(double learning_rate);
+  /// One update from the gradients in the buffer. Where `left_out`, an fp32 scalar on the parameters' device, is 1,
+  /// nothing changes but the count of updates.
+  void step(double learning_rate, const at::Tensor& left_out = {});
 
   /// m and v, of the buffer's size, and how many updates were made: the whole state.
   at::Tensor exp_avg;

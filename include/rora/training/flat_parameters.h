@@ -29,8 +29,9 @@ class FlatParameters {
   void mark_changed();
 
   /// ‖gradients‖₂ before clipping; where it is over `max_norm` (0 is off) the gradients are scaled by
-  /// max_norm/(norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does.
-  double clip_gradients(double max_norm);
+  /// max_norm/(norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does. The norm is a scalar of the gradients' dtype and
+  /// device: nothing waits for a GPU.
+  at::Tensor clip_gradients(double max_norm);
 
  private:
   std::vector<at::Tensor> parameters_;

@@ -6,6 +6,7 @@
 #include <rora/training/adamw.h>
 #include <rora/training/learning_rate.h>
 
+#include <c10/core/Device.h>
 #include <torch/arg.h>
 
 #include <cstdint>
@@ -64,11 +65,15 @@ struct StepMetrics {
   int64_t labelled_tokens = 0;
   double tokens_per_s = 0.0; ///< of this step
   int64_t peak_rss_mib = 0;
+  std::optional<int64_t> peak_cuda_mib; ///< where the model is on a GPU
   std::optional<double> eval_loss; ///< where the step was followed by a validation
 };
 
 /// The most memory that this process has had, in MiB.
 int64_t peak_rss_mib();
+
+/// The most memory of a GPU that this process's tensors have had at once, in MiB; nothing for a device that is none.
+std::optional<int64_t> peak_cuda_mib(const at::Device& device);
 
 struct TrainingResult {
   int64_t steps = 0;
@@ -81,7 +86,8 @@ struct TrainingResult {
 /// Trains every parameter of a model that requires gradients.
 ///
 /// Data order and dropout follow from (seed, step) alone, so that a resumed run takes the same steps, bit for bit on a
-/// CPU; to this end LibTorch's default generator is seeded before each batch.
+/// CPU; to this end LibTorch's default generator is seeded before each batch. A step waits for a GPU once, to read its
+/// loss and norm, when all of its work has been queued.
 class Trainer {
  public:
   Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options);

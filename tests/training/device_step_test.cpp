@@ -1,0 +1,251 @@
+#include "support/tiny_llama.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/initialization.h>
+#include <rora/data/batch.h>
+#include <rora/training/adamw.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/stack.h>
+#include <gtest/gtest.h>
+#include <torch/library.h>
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace rora {
+namespace {
+
+using rora::testing::tiny_llama;
+using rora::testing::tiny_llama_options;
+
+/// For operators of one result that LibTorch has for Meta in Python alone: takes its shape from the CPU's kernel, given
+/// zeros.
+void shape_of_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  const size_t begin = stack->size() - arguments.size();
+  at::Tensor written;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    c10::IValue& value = (*stack)[begin + i];
+    if (value.isTensor() && value.toTensor().is_meta()) {
+      const at::Tensor x = value.toTensor();
+      value = at::zeros(x.sizes(), x.options().device(at::kCPU));
+      if (arguments[i].is_out()) {
+        written = x;
+      }
+    }
+  }
+  op.callBoxed(stack);
+  const at::Tensor result = torch::jit::pop(*stack).toTensor();
+  torch::jit::push(stack, written.defined() ? written.resize_(result.sizes()) : result.to(at::kMeta));
+}
+
+TORCH_LIBRARY_IMPL(aten, Meta, m) {
+  for (const char* name : {"abs.out", "embedding_dense_backward", "index_select", "where.self", "where.self_out"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&shape_of_cpu>());
+  }
+}
+
+std::vector<Example> examples() {
+  std::vector<Example> examples;
+  for (int64_t i = 0; i < 6; ++i) {
+    Example example;
+    for (int64_t place = 0; place < 4 + i; ++place) {
+      example.input_ids.push_back((5 * i + place) % 32);
+      example.labels.push_back(place < 2 ? kIgnoreIndex : example.input_ids.back());
+    }
+    examples.push_back(example);
+  }
+  return examples;
+}
+
+/// How a model differs from a tiny LLaMA with adapters of rank 4.
+struct Form {
+  std::string name;
+  LlamaOptions model = tiny_llama_options();
+  LowRankOptions adapter = LowRankOptions().rank(4).alpha(8);
+  std::vector<std::vector<int64_t>> rows{{0}, {1}, {2}};
+  at::ScalarType dtype = at::kFloat;
+  bool head = false;
+  bool activation_checkpointing = false;
+  bool pretraining = false;
+};
+
+std::vector<Form> forms() {
+  std::vector<Form> forms;
+  const auto add = [&](const char* name, const std::function<void(Form&)>& change) {
+    forms.emplace_back();
+    forms.back().name = name;
+    change(forms.back());
+  };
+  add("padded", [](Form&) {});
+  add("one_sequence_a_row", [](Form& form) { form.rows = {{2}}; });
+  add("packed", [](Form& form) { form.rows = {{0, 1, 2}, {3, 4}}; });
+  add("bfloat16", [](Form& form) { form.dtype = at::kBFloat16; });
+  add("dora", [](Form& form) { form.adapter.dora(true); });
+  add("dora_with_biases", [](Form& form) {
+    form.adapter.dora(true);
+    form.model.attention_bias(true).mlp_bias(true);
+  });
+  add("dropout", [](Form& form) { form.adapter.dropout(0.1); });
+  add("dora_with_dropout", [](Form& form) { form.adapter.dora(true).dropout(0.1); });
+  add("dora_with_low_rank_dropout", [](Form& form) {
+    form.adapter.dora(true).dropout(0.1).dora_dropout(ops::DoraDropout::kLowRank);
+  });
+  add("activation_checkpointing", [](Form& form) {
+    form.activation_checkpointing = true;
+    form.adapter.dropout(0.1);
+  });
+  add("adapted_head", [](Form& form) { form.head = true; });
+  add("dynamic_positions", [](Form& form) {
+    form.model.max_position_embeddings(4).rope(RopeOptions().scaling(RopeScaling::kDynamic).factor(2.0));
+  });
+  add("pretraining", [](Form& form) { form.pretraining = true; });
+  return forms;
+}
+
+/// The tensors of a model, where its modules read them.
+std::vector<at::Tensor*> tensors(LlamaForCausalLM& model) {
+  std::vector<at::Tensor*> tensors{&model->model->embed_tokens->weight};
+  for (const auto& module : model->modules()) {
+    if (auto* projection = module->as<ProjectionImpl>()) {
+      tensors.push_back(&projection->weight);
+    } else if (auto* norm = module->as<RMSNormImpl>()) {
+      tensors.push_back(&norm->weight);
+    }
+  }
+  return tensors;
+}
+
+/// Puts a model on Meta. `Module::to` cannot: it keeps tensors, whose kind would change.
+void put_on_meta(LlamaForCausalLM& model) {
+  const auto replace = [](torch::nn::Module& parent, const char* name, Projection& projection) {
+    const auto on_meta = [](const at::Tensor& x) { return x.defined() ? x.to(at::kMeta) : x; };
+    projection = parent.replace_module(name, Projection(on_meta(projection->weight), on_meta(projection->bias)));
+  };
+  for (const auto& module : model->modules()) {
+    if (auto* attention = module->as<LlamaAttentionImpl>()) {
+      replace(*attention, "q_proj", attention->q_proj);
+      replace(*attention, "k_proj", attention->k_proj);
+      replace(*attention, "v_proj", attention->v_proj);
+      replace(*attention, "o_proj", attention->o_proj);
+    } else if (auto* mlp = module->as<LlamaMLPImpl>()) {
+      replace(*mlp, "gate_proj", mlp->gate_proj);
+      replace(*mlp, "up_proj", mlp->up_proj);
+      replace(*mlp, "down_proj", mlp->down_proj);
+    }
+  }
+  replace(*model, "lm_head", model->lm_head);
+  for (at::Tensor* each : tensors(model)) {
+    *each = each->to(at::kMeta);
+  }
+}
+
+/// The model on `device`, which computes nothing there if that is Meta.
+LlamaForCausalLM make(const Form& form, at::Device device) {
+  LlamaForCausalLM model = tiny_llama(form.model);
+  model->to(form.dtype);
+  if (device.is_meta()) {
+    put_on_meta(model);
+  } else {
+    model->to(device);
+  }
+  if (form.pretraining) {
+    for (at::Tensor* each : tensors(model)) {
+      each->set_requires_grad(true);
+    }
+  } else {
+    auto targets = std::vector<std::string>{"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+    if (form.head) {
+      targets.emplace_back("lm_head");
+    }
+    attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
+  }
+  model->model->activation_checkpointing = form.activation_checkpointing;
+  model->train();
+  return model;
+}
+
+std::vector<at::Tensor> trained(LlamaForCausalLM& model, const Form& form) {
+  std::vector<at::Tensor> trained;
+  if (!form.pretraining) {
+    return adapter_parameters(*model);
+  }
+  for (const at::Tensor* each : tensors(model)) {
+    trained.push_back(*each);
+  }
+  return trained;
+}
+
+class DeviceStep : public ::testing::TestWithParam<Form> {};
+
+// A tensor on Meta has no elements: whatever looks at one (`item`, `nonzero`, a copy to the CPU) throws, where on a GPU
+// it would wait.
+TEST_P(DeviceStep, LooksAtNoElementOfTheDevice) {
+  LlamaForCausalLM model = make(GetParam(), at::kMeta);
+  FlatParameters parameters(trained(model, GetParam()));
+  const Batch batch = make_batch(examples(), GetParam().rows);
+  LossSum loss;
+  ASSERT_NO_THROW(loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels));
+  EXPECT_TRUE(loss.sum.is_meta());
+  EXPECT_EQ(loss.tokens, batch.labelled_tokens);
+  ASSERT_NO_THROW((loss.sum / static_cast<double>(loss.tokens)).backward());
+  at::Tensor norm;
+  ASSERT_NO_THROW(norm = parameters.clip_gradients(1.0));
+  EXPECT_TRUE(norm.is_meta());
+}
+
+TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {
+  if (!at::hasCUDA()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  const Batch batch = make_batch(examples(), GetParam().rows);
+  const auto gradients = [&](at::Device model_device, at::Device batch_device) {
+    LlamaForCausalLM model = make(GetParam(), model_device);
+    FlatParameters parameters(trained(model, GetParam()));
+    at::manual_seed(3);
+    const at::Tensor mask =
+        batch.attention_mask.defined() ? batch.attention_mask.to(batch_device) : batch.attention_mask;
+    const LossSum loss = model->loss({batch.input_ids.to(batch_device), mask}, batch.labels.to(batch_device));
+    loss.sum.backward();
+    return parameters.gradients().to(at::kCPU, at::kDouble);
+  };
+  const at::Tensor of_cpu = gradients(at::kCPU, at::kCPU);
+  const at::Tensor of_gpu = gradients(at::kCUDA, at::kCPU);
+  EXPECT_TRUE(at::equal(of_gpu, gradients(at::kCUDA, at::kCUDA)));
+  const double tolerance = GetParam().dtype == at::kBFloat16 ? 5e-2 : 1e-4;
+  EXPECT_LT(((of_gpu - of_cpu).norm() / of_cpu.norm()).item<double>(), tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(, DeviceStep, ::testing::ValuesIn(forms()), [](const auto& info) { return info.param.name; });
+
+TEST(DeviceModel, RefusesLabelsOutsideTheVocabularyAllTheSame) {
+  for (const bool head : {false, true}) {
+    for (const int64_t label : {int64_t{32}, int64_t{-1}}) {
+      for (const at::Device device : {at::Device(at::kCPU), at::Device(at::kMeta)}) {
+        Form form;
+        form.head = head;
+        LlamaForCausalLM model = make(form, device);
+        const Batch batch = make_batch(examples(), {{5}});
+        batch.labels[0][4] = label;
+        EXPECT_THROW(model->loss({batch.input_ids}, batch.labels), std::out_of_range) << label << " on " << device;
+      }
+    }
+  }
+}
+
+TEST(DeviceModel, AdaptersBeginAlikeOnEveryDevice) {
+  // The CPU's numbers are drawn whatever the adapter's device: what is drawn next follows from them.
+  const auto next = [](at::Device device) {
+    at::Tensor a = at::empty({4, 16}, device), b = at::empty({8, 4}, device);
+    at::manual_seed(4);
+    initialize_low_rank(Initialization::kKaimingUniform, a, b);
+    return at::rand({4});
+  };
+  EXPECT_TRUE(at::equal(next(at::kMeta), next(at::kCPU)));
+}
+
+} // namespace
+} // namespace rora
