@@ -8,6 +8,8 @@
 #include <rora/training/trainer.h>
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/utils.h>
 
 #include <algorithm>
@@ -61,6 +63,35 @@ struct Times {
   double loss = 0.0;
 };
 
+/// Measures from its making. A GPU works behind the program: what it took is read from events among its work.
+class Stopwatch {
+ public:
+  explicit Stopwatch(at::Device device) : device_(device) {
+    mark();
+  }
+
+  /// The end of a stretch.
+  void mark() {
+    times_.push_back(std::chrono::steady_clock::now());
+    if (device_.is_cuda()) {
+      events_.emplace_back(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
+      events_.back().record(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
+    }
+  }
+
+  /// From the making to the i-th mark, once all that was queued before the mark has been waited for.
+  double seconds(size_t i) const {
+    constexpr double kMilliseconds = 1e-3;
+    return events_.empty() ? std::chrono::duration<double>(times_[i] - times_[0]).count()
+                           : kMilliseconds * events_[0].elapsedTime(events_[i]);
+  }
+
+ private:
+  at::Device device_;
+  std::vector<std::chrono::steady_clock::time_point> times_;
+  std::vector<c10::Event> events_;
+};
+
 /// One step: forward, backward and, where something is trained, AdamW.
 Times take_step(
     LlamaForCausalLM& model,
@@ -68,27 +99,27 @@ Times take_step(
     const at::Tensor& labels,
     FlatParameters* parameters,
     AdamW* optimizer) {
-  using Clock = std::chrono::steady_clock;
-  const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
-  const auto begin = Clock::now();
+  Stopwatch stopwatch(model->head_weight().device());
   LlamaInput own = input;
   if (parameters == nullptr) {
     // The gradient reaches the inputs, as it would if an adapter stood below the first layer.
-    own.inputs_embeds = model->model->embed_tokens->forward(input.input_ids).detach().set_requires_grad(true);
+    own.inputs_embeds = model->model->embed_tokens->forward(input.input_ids.to(model->head_weight().device()))
+                            .detach()
+                            .set_requires_grad(true);
   }
   const LossSum loss = model->loss(own, labels);
   const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
-  const double value = mean.item<double>();
-  const auto middle = Clock::now();
+  stopwatch.mark();
   mean.backward();
   if (parameters != nullptr) {
     optimizer->step(kLearningRate);
     parameters->zero_grad();
   }
-  // A GPU works behind the program: reading an element of what was made last waits for it.
+  stopwatch.mark();
+  // Reading an element of what was made last waits for a GPU.
   const at::Tensor last = parameters != nullptr ? parameters->gradients() : own.inputs_embeds.grad();
   last.flatten()[0].item();
-  return {seconds(Clock::now() - begin), seconds(middle - begin), value};
+  return {stopwatch.seconds(2), stopwatch.seconds(1), mean.item<double>()};
 }
 
 int bench(Arguments& arguments, const Flags& flags) {
@@ -107,10 +138,8 @@ int bench(Arguments& arguments, const Flags& flags) {
     optimizer.emplace(*parameters);
   }
   model->train();
-  const at::Device device = arguments.model.open_device();
   LlamaInput input;
-  input.input_ids =
-      at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong).to(device);
+  input.input_ids = at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong);
   at::Tensor labels = input.input_ids.clone();
   const auto unlabelled = static_cast<int64_t>(static_cast<double>(arguments.seq) * (1.0 - arguments.labelled));
   labels.slice(1, 0, unlabelled).fill_(kIgnoreIndex);
@@ -136,6 +165,9 @@ int bench(Arguments& arguments, const Flags& flags) {
   json["forward_s"] = rounded(median(forwards), 4);
   json["tokens_per_s"] = rounded(static_cast<double>(arguments.batch * arguments.seq) / median(steps), 1);
   json["peak_rss_mib"] = peak_rss_mib();
+  if (const auto peak = peak_cuda_mib(model->head_weight().device())) {
+    json["peak_cuda_mib"] = *peak;
+  }
   json["trainable"] = parameters ? parameters->values().numel() : 0;
   json["loss"] = rounded(times.loss, 4);
   std::cout << json.dump() << "\n";

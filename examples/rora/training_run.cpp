@@ -79,6 +79,9 @@ Json metrics_line(const StepMetrics& metrics) {
   line["labelled_tokens"] = metrics.labelled_tokens;
   line["tokens_per_s"] = metrics.tokens_per_s;
   line["peak_rss_mib"] = metrics.peak_rss_mib;
+  if (metrics.peak_cuda_mib) {
+    line["peak_cuda_mib"] = *metrics.peak_cuda_mib;
+  }
   if (metrics.eval_loss) {
     line["eval_loss"] = *metrics.eval_loss;
   }
@@ -98,7 +101,11 @@ class TrainingProgress {
       bar_.update(metrics.step, detail);
     } else if (metrics.step % every_ == 0 || metrics.step == 1 || metrics.step == metrics.total_steps) {
       std::cout << "step " << metrics.step << "/" << metrics.total_steps << " " << detail << " lr "
-                << Json(metrics.lr).dump() << " peak " << metrics.peak_rss_mib << " MiB" << std::endl;
+                << Json(metrics.lr).dump() << " peak " << metrics.peak_rss_mib << " MiB";
+      if (metrics.peak_cuda_mib) {
+        std::cout << ", on the GPU " << *metrics.peak_cuda_mib << " MiB";
+      }
+      std::cout << std::endl;
     }
     if (metrics.eval_loss) {
       bar_.clear();
@@ -210,6 +217,9 @@ Json results_json(
   results["total_parameters"] = counts.total;
   results["trainable_percent"] = counts.share();
   results["peak_rss_mib"] = peak_rss_mib();
+  if (const auto peak = peak_cuda_mib(run.model->head_weight().device())) {
+    results["peak_cuda_mib"] = *peak;
+  }
   results["data"] = data_json(run.data.train);
   results["eval_data"] = run.training->eval_data.empty() ? Json(nullptr) : data_json(run.data.eval);
   return results;
