@@ -10,6 +10,10 @@
 #include <gtest/gtest.h>
 #include <torch/library.h>
 
+#if defined(RORA_HAS_CUDA)
+#include <c10/cuda/CUDAFunctions.h>
+#endif
+
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -219,7 +223,50 @@ TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {
   EXPECT_LT(((of_gpu - of_cpu).norm() / of_cpu.norm()).item<double>(), tolerance);
 }
 
+#if defined(RORA_HAS_CUDA)
+/// While it lives, LibTorch throws where the program would wait for the GPU.
+class NoWaiting {
+ public:
+  NoWaiting() {
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR);
+  }
+  ~NoWaiting() {
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
+  }
+  NoWaiting(const NoWaiting&) = delete;
+  NoWaiting& operator=(const NoWaiting&) = delete;
+};
+
+TEST_P(DeviceStep, WaitsForNoGpu) {
+  if (!at::hasCUDA()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  LlamaForCausalLM model = make(GetParam(), at::kCUDA);
+  FlatParameters parameters(trained(model, GetParam()));
+  AdamW optimizer(parameters);
+  const Batch batch = make_batch(examples(), GetParam().rows);
+  const auto step = [&] {
+    parameters.zero_grad();
+    const LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
+    (loss.sum / static_cast<double>(loss.tokens)).backward();
+    optimizer.step(1e-3, parameters.clip_gradients(1.0).isfinite().logical_not().to(at::kFloat));
+  };
+  step(); // libraries are loaded
+  const NoWaiting no_waiting;
+  EXPECT_THROW(parameters.values()[0].item(), c10::Error);
+  EXPECT_NO_THROW(step());
+}
+#endif
+
 INSTANTIATE_TEST_SUITE_P(, DeviceStep, ::testing::ValuesIn(forms()), [](const auto& info) { return info.param.name; });
+
+TEST(DeviceModel, OnMetaWhateverLooksAtAnElementThrows) {
+  const at::Tensor x = at::zeros({3}, at::kMeta);
+  EXPECT_THROW(x.max().item(), c10::Error);
+  EXPECT_THROW(x.nonzero(), c10::Error);
+  EXPECT_THROW(x.index({x > 0}), c10::Error);
+  EXPECT_THROW(x.cpu(), c10::Error);
+}
 
 TEST(DeviceModel, RefusesLabelsOutsideTheVocabularyAllTheSame) {
   for (const bool head : {false, true}) {

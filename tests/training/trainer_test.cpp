@@ -151,6 +151,7 @@ TEST(Trainer, ReportsEachStep) {
     EXPECT_EQ(metrics[i].step, static_cast<int64_t>(i) + 1);
     EXPECT_EQ(metrics[i].epoch, 0);
     EXPECT_GT(metrics[i].peak_rss_mib, 0);
+    EXPECT_FALSE(metrics[i].peak_cuda_mib.has_value());
     EXPECT_GT(metrics[i].tokens_per_s, 0.0);
   }
   int64_t expected = 0;
