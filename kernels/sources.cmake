@@ -1,9 +1,10 @@
-# The CUDA sources, relative to this folder. While the list is empty, no build enables the CUDA language.
+# The CUDA sources, and host sources that need CUDA, relative to this folder. While the list is empty, no build enables the CUDA language.
 set(RORA_KERNEL_SOURCES
   column_sum.cu
   cross_entropy.cu
   dora_norm.cu
   dropout.cu
+  gemm_lt.cpp
   rms_norm.cu
   rotary.cu
   swiglu.cu

@@ -1,0 +1,93 @@
+#pragma once
+
+#include "../launch.h"
+
+#include <kernels/gemm_layout.h>
+
+#include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
+#include <c10/util/FunctionRef.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace rora::ops::detail {
+
+/// Puts one product on the device; false where it cannot.
+using Gemm = c10::function_ref<bool(const kernels::cuda::GemmRequest&)>;
+
+/// Whether `sum_by_gemms` knows these dtypes.
+inline bool has_gemm(at::TensorList a, at::TensorList b, const at::Tensor& y) {
+  const auto dtype = a[0].scalar_type();
+  const auto is_beside_y = [&](const at::Tensor& x) { return x.device() == y.device(); };
+  return (dtype == at::kFloat || dtype == at::kBFloat16) && (y.scalar_type() == dtype || y.scalar_type() == at::kFloat) &&
+      std::all_of(a.begin(), a.end(), is_beside_y) && std::all_of(b.begin(), b.end(), is_beside_y);
+}
+
+inline std::optional<kernels::cuda::GemmMatrix> gemm_matrix(const at::Tensor& x) {
+  return kernels::cuda::gemm_matrix(x.const_data_ptr(), x.size(0), x.size(1), x.stride(0), x.stride(1));
+}
+
+/// One product, alpha·a·b + beta·y, by LibTorch.
+inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha, double beta) {
+  if (y.scalar_type() == a.scalar_type()) {
+    at::addmm_out(y, y, a, b, beta, alpha);
+  } else if (const at::Tensor product = at::mm(a, b); beta == 0.0) {
+    y.copy_(product).mul_(alpha);
+  } else {
+    y.mul_(beta).add_(product, alpha);
+  }
+}
+
+/// y = scale·Σᵢ aᵢ·bᵢ, or y + that, a GEMM for each pair: the thin products first and the deepest last, as what a product
+/// finds in a y of bfloat16 has been rounded. That of one pair, and any sum in a y of fp32, is fp32 to the end.
+///
+/// The arguments are those of `sum_of_products_`, with dtypes that `has_gemm` allows. y must be writable in place as rows
+/// or columns: false, and nothing is done, where it is not.
+inline bool sum_by_gemms(
+    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, bool tf32, Gemm gemm) {
+  const auto c = gemm_matrix(y);
+  if (!c) {
+    return false;
+  }
+  at::assert_no_internal_overlap(y);
+  std::vector<size_t> order(a.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(
+      order.begin(), order.end(), [&](size_t left, size_t right) { return a[left].size(1) < a[right].size(1); });
+  double beta = accumulate ? 1.0 : 0.0;
+  for (const size_t i : order) {
+    at::assert_no_overlap(y, a[i]);
+    at::assert_no_overlap(y, b[i]);
+    if (y.numel() == 0 || a[i].size(1) == 0) {
+      continue;
+    }
+    const at::Tensor left = gemm_matrix(a[i]) ? a[i] : a[i].contiguous();
+    const at::Tensor rounded = b[i].to(a[i].scalar_type());
+    const at::Tensor right = gemm_matrix(rounded) ? rounded : rounded.contiguous();
+    kernels::cuda::GemmRequest request;
+    request.type = kernel_type(left);
+    request.c_type = kernel_type(y);
+    request.tf32 = tf32;
+    request.rows = y.size(0);
+    request.columns = y.size(1);
+    request.depth = left.size(1);
+    request.a = *gemm_matrix(left);
+    request.b = *gemm_matrix(right);
+    request.c = *c;
+    request.alpha = static_cast<float>(scale);
+    request.beta = static_cast<float>(beta);
+    if (!gemm(request)) {
+      add_product(y, left, right, scale, beta);
+    }
+    beta = 1.0;
+  }
+  if (beta == 0.0) { // nothing was written: all depths are 0
+    y.zero_();
+  }
+  mark_changed(y);
+  return true;
+}
+
+} // namespace rora::ops::detail
