@@ -68,15 +68,19 @@ at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, co
   const int64_t cached = cache != nullptr ? cache->size() : 0;
   check_input(input, cached);
   const int64_t seq = input.input_ids.size(1);
-  LayerContext context;
-  const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
   const at::Device device = embed_tokens->weight.device();
   at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds
                                                     : embed_tokens->forward(to_device(input.input_ids, device));
+  LayerContext context;
+  if (input.attention_mask.defined()) {
+    // Boundaries serve rows that are there as a whole; single tokens behind a cache need no copy to find them.
+    context.sequences = cached == 0 && seq > 1 ? ops::read_sequences(input.attention_mask, device)
+                                               : ops::Sequences{to_device(input.attention_mask, device)};
+  }
+  const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
   const auto [cos, sin] = detail::rotary_tables(options, positions, device);
   context.cos = cos.to(hidden.scalar_type());
   context.sin = sin.to(hidden.scalar_type());
-  context.sequence = input.attention_mask.defined() ? to_device(input.attention_mask, device) : at::Tensor();
   context.cache = cache;
 
   for (const auto& module : *layers) {

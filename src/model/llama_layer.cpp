@@ -33,7 +33,7 @@ at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x, const LayerContext& 
   if (context.cache != nullptr) {
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
-  const at::Tensor mixed = ops::attention(q, k, v, context.sequence);
+  const at::Tensor mixed = ops::attention_within(context.sequences, q, k, v);
   return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 

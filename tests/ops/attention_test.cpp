@@ -3,7 +3,11 @@
 #include <rora/ops/attention.h>
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
 
 namespace rora::ops {
 namespace {
@@ -73,6 +77,163 @@ TEST_F(AttentionTest, PassesGradcheckInDouble) {
       return {attention(in[0], in[1], in[2], sequence)};
     };
     EXPECT_LT(gradient_error(function, {q, k, v}), 1e-7);
+  }
+}
+
+/// Rows of runs: of padding, of new sequences and, where `returning`, at times of one that has been before.
+at::Tensor random_mask(int64_t rows, int64_t tokens, bool returning) {
+  at::Tensor mask = at::zeros({rows, tokens}, at::kLong);
+  const auto draw = [](int64_t count) { return at::randint(0, count, {}, at::kLong).item<int64_t>(); };
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t latest = 0;
+    for (int64_t begin = 0; begin < tokens;) {
+      const int64_t end = std::min(tokens, begin + 1 + draw(4));
+      const int64_t id = draw(4) == 0 ? 0 : returning && latest > 0 && draw(4) == 0 ? 1 + draw(latest) : ++latest;
+      mask[row].slice(0, begin, end) = id;
+      begin = end;
+    }
+  }
+  return mask;
+}
+
+/// As the definition reads: whether no sequence has a hole, where each run of a row begins, and the longest.
+struct Expected {
+  bool whole = true;
+  std::vector<int64_t> begins;
+  int64_t longest = 0;
+};
+
+Expected read_by_definition(const at::Tensor& mask) {
+  Expected expected;
+  const int64_t tokens = mask.size(1);
+  for (int64_t row = 0; row < mask.size(0); ++row) {
+    const auto id = [&](int64_t place) { return mask[row][place].item<int64_t>(); };
+    for (int64_t first = 0; first < tokens; ++first) {
+      if (first == 0 || id(first) != id(first - 1)) {
+        expected.begins.push_back(row * tokens + first);
+      }
+      for (int64_t last = first + 1; last < tokens; ++last) {
+        bool one = true;
+        for (int64_t between = first; between <= last; ++between) {
+          one = one && id(between) == id(first);
+        }
+        expected.longest = std::max(expected.longest, one ? last + 1 - first : 1);
+        expected.whole = expected.whole && (one || id(first) == 0 || id(first) != id(last));
+      }
+      expected.longest = std::max<int64_t>(expected.longest, 1);
+    }
+  }
+  expected.begins.push_back(mask.numel());
+  return expected;
+}
+
+TEST(FindSequences, ReadsBoundariesAsTheyAreDefined) {
+  at::manual_seed(9);
+  int whole = 0, torn = 0;
+  for (int round = 0; round < 200; ++round) {
+    const at::Tensor mask = random_mask(1 + round % 3, 1 + round % 23, /*returning=*/round % 2 == 1);
+    const Sequences found = find_sequences(mask);
+    const Expected expected = read_by_definition(mask);
+    EXPECT_TRUE(found.ids.is_same(mask));
+    ASSERT_EQ(found.boundaries.defined(), expected.whole) << mask;
+    if (!expected.whole) {
+      ++torn;
+      continue;
+    }
+    ++whole;
+    EXPECT_EQ(found.boundaries.scalar_type(), at::kInt);
+    EXPECT_TRUE(at::equal(found.boundaries.to(at::kLong), at::tensor(expected.begins, at::kLong))) << mask;
+    EXPECT_EQ(found.longest, expected.longest) << mask;
+  }
+  EXPECT_GT(whole, 50);
+  EXPECT_GT(torn, 20);
+}
+
+TEST(FindSequences, EndsARunWithItsRow) {
+  const Sequences found = find_sequences(longs({{1, 1, 1}, {1, 1, 1}, {0, 0, 1}, {2, 2, 1}}));
+  EXPECT_TRUE(at::equal(found.boundaries, at::tensor({0, 3, 6, 8, 9, 11, 12}, at::kInt)));
+  EXPECT_EQ(found.longest, 3);
+  EXPECT_FALSE(find_sequences(longs({{1, 1, 1}, {1, 0, 1}})).boundaries.defined()) << "padding amid a sequence";
+  EXPECT_TRUE(find_sequences(longs({{0, 1, 0}})).boundaries.defined()) << "padding on both sides";
+  EXPECT_FALSE(find_sequences(at::zeros({0, 4}, at::kLong)).boundaries.defined());
+  EXPECT_FALSE(find_sequences(at::zeros({4, 0}, at::kLong)).boundaries.defined());
+}
+
+TEST(FindSequences, TakesAMaskOfAnyStridesAndIntegers) {
+  const at::Tensor mask = longs({{1, 1, 2, 2}, {0, 1, 1, 1}});
+  const at::Tensor turned = mask.t().contiguous().t();
+  EXPECT_TRUE(at::equal(find_sequences(turned).boundaries, find_sequences(mask).boundaries));
+  EXPECT_TRUE(at::equal(find_sequences(mask.to(at::kInt)).boundaries, find_sequences(mask).boundaries));
+}
+
+TEST(ReadSequences, BringsTheIdsToTheDevice) {
+  const Sequences read = read_sequences(longs({{1, 1, 2}}), at::kMeta);
+  EXPECT_TRUE(read.ids.is_meta());
+  EXPECT_EQ(read.ids.sizes(), (std::vector<int64_t>{1, 3}));
+}
+
+TEST(ReadSequences, LeavesTheCpuToTheIds) {
+  const at::Tensor mask = longs({{1, 1, 2}});
+  const Sequences read = read_sequences(mask, at::kCPU);
+  EXPECT_TRUE(read.ids.is_same(mask));
+  EXPECT_FALSE(read.boundaries.defined());
+}
+
+/// Attention by boundaries, heads turned as it takes them.
+at::Tensor by_boundaries(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
+  const Sequences sequences = find_sequences(mask);
+  const auto tokens = [](const at::Tensor& x) { return x.transpose(1, 2).reshape({-1, x.size(1), x.size(3)}); };
+  return packed_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest)
+      .reshape({q.size(0), q.size(2), q.size(1), q.size(3)})
+      .transpose(1, 2);
+}
+
+TEST(PackedAttention, IsTheMaskedAttentionOfRealTokens) {
+  at::manual_seed(10);
+  for (const int64_t head_dim : {5, 8, 6, 20}) { // those that are no multiple of 8 are padded
+    for (int round = 0; round < 20; ++round) {
+      const at::Tensor mask = random_mask(3, 2 + round, /*returning=*/false);
+      const at::Tensor real = (mask > 0).view({3, 1, mask.size(1), 1}).to(at::kDouble);
+      std::vector<at::Tensor> inputs;
+      for (const int64_t heads : {4, 2, 2}) {
+        inputs.push_back(at::randn({3, heads, mask.size(1), head_dim}, at::kDouble).set_requires_grad(true));
+      }
+      const at::Tensor weights = at::randn({3, 4, mask.size(1), head_dim}, at::kDouble) * real;
+      const at::Tensor packed = by_boundaries(inputs[0], inputs[1], inputs[2], mask);
+      const at::Tensor masked = attention(inputs[0], inputs[1], inputs[2], mask);
+      EXPECT_TRUE(at::isfinite(packed).all().item<bool>());
+      EXPECT_TRUE(at::allclose(packed * real, masked * real, 1e-12, 1e-12)) << mask;
+      const auto gradients = torch::autograd::grad({packed}, inputs, {weights});
+      const auto expected = torch::autograd::grad({masked}, inputs, {weights});
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        EXPECT_TRUE(at::allclose(gradients[i], expected[i], 1e-11, 1e-11)) << i << mask;
+      }
+    }
+  }
+}
+
+TEST(PackedAttention, ReadsHeadsOfAnyStrides) {
+  at::manual_seed(12);
+  const at::Tensor boundaries = at::tensor({0, 3, 7}, at::kInt);
+  const at::Tensor room = at::randn({7, 3, 21});
+  const at::Tensor q = room.narrow(2, 1, 8), k = room.narrow(2, 9, 8).narrow(1, 0, 1);
+  const at::Tensor v = at::randn({8, 1, 7}).transpose(0, 2);
+  EXPECT_TRUE(at::allclose(
+      packed_attention(q, k, v, boundaries, 4),
+      packed_attention(q.contiguous(), k.contiguous(), v.contiguous(), boundaries, 4), 1e-5, 1e-6));
+}
+
+TEST(AttentionWithin, GivesTheCpuTheSameBitsWithBoundariesOrWithout) {
+  at::manual_seed(11);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor mask = random_mask(2, 40, /*returning=*/false);
+    const at::Tensor q = at::randn({2, 4, 40, 16}).to(dtype), k = at::randn({2, 2, 40, 16}).to(dtype);
+    const at::Tensor v = at::randn({2, 2, 40, 16}).to(dtype);
+    ASSERT_TRUE(find_sequences(mask).boundaries.defined());
+    EXPECT_TRUE(at::equal(attention_within(find_sequences(mask), q, k, v), attention(q, k, v, mask)));
+    EXPECT_TRUE(at::equal(attention_within({}, q, k, v), attention(q, k, v)));
+    const at::Tensor last = q.slice(2, 39);
+    EXPECT_TRUE(at::equal(attention_within(find_sequences(mask), last, k, v), attention(last, k, v, mask)));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <rora/model/llama_options.h>
 #include <rora/model/projection.h>
 #include <rora/model/rms_norm.h>
+#include <rora/ops/attention.h>
 
 #include <torch/nn/module.h>
 
@@ -13,7 +14,7 @@ namespace rora {
 struct LayerContext {
   at::Tensor cos; ///< `[batch or 1, seq, head_dim]` in the model's dtype
   at::Tensor sin; ///< the same
-  at::Tensor sequence; ///< `LlamaInput::attention_mask`
+  ops::Sequences sequences; ///< of `LlamaInput::attention_mask`
   KeyValueCache* cache = nullptr;
   /// int64 `[chosen]`, of batch·seq: the only tokens whose states are wanted behind attention. Undefined: all.
   at::Tensor chosen;
