@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <tuple>
 #include <unordered_set>
@@ -18,13 +19,13 @@ namespace {
 /// change no score.
 at::Tensor readable_heads(const at::Tensor& x) {
   constexpr int64_t kWhole = 8;
-  constexpr int64_t kBytes = 16;
+  constexpr uintptr_t kBytes = 16;
   const int64_t lacking = (kWhole - x.size(2) % kWhole) % kWhole;
   if (lacking > 0) {
     return at::constant_pad_nd(x, {0, lacking});
   }
   const bool aligned = x.stride(2) == 1 && x.stride(0) % kWhole == 0 && x.stride(1) % kWhole == 0 &&
-      x.storage_offset() * x.element_size() % kBytes == 0;
+      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kBytes == 0;
   return aligned ? x : x.clone(at::MemoryFormat::Contiguous);
 }
 

@@ -140,6 +140,23 @@ TEST(SumOfProducts, OfFloatTakesBFloat16AsItIs) {
   EXPECT_LT(error(sum_of_products({a}, {w.t().contiguous()}), exact), tolerance(at::kFloat));
 }
 
+TEST(SumOfProducts, TellsItsShapeOfMetaTensors) {
+  const auto meta = [](at::IntArrayRef sizes, at::ScalarType dtype) {
+    return at::empty(sizes, at::TensorOptions(at::kMeta).dtype(dtype));
+  };
+  const at::Tensor x = meta({9, 4}, at::kBFloat16), w = meta({7, 4}, at::kBFloat16).t(), thin = meta({9, 2}, at::kBFloat16);
+  const at::Tensor y = sum_of_products({x, thin}, {w, meta({2, 7}, at::kFloat)}, 0.5, meta({7}, at::kFloat));
+  EXPECT_TRUE(y.is_meta());
+  EXPECT_EQ(y.sizes(), (std::vector<int64_t>{9, 7}));
+  EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+  const at::Tensor wide = sum_of_products({x}, {w}, 1.0, std::nullopt, at::kFloat);
+  EXPECT_EQ(wide.scalar_type(), at::kFloat);
+  EXPECT_EQ(wide.sizes(), y.sizes());
+  at::Tensor turned = meta({7, 9}, at::kFloat).t();
+  sum_of_products_(turned, {x}, {w});
+  EXPECT_THROW(sum_of_products({x}, {w.t()}), c10::ValueError);
+}
+
 TEST(SumOfProducts, IsTheReferenceToRounding) {
   at::manual_seed(5);
   for (const int64_t rows : {1, 64}) {
