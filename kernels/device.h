@@ -14,12 +14,14 @@
 #define RORA_DEVICE __device__ __forceinline__
 #define RORA_HOST_OR_DEVICE __host__ __device__ __forceinline__
 #define RORA_UNROLL _Pragma("unroll")
+#define RORA_NO_UNROLL _Pragma("unroll 1")
 #else
 #include <cmath>
 #include "host/blocks.h"
 #define RORA_DEVICE inline
 #define RORA_HOST_OR_DEVICE inline
 #define RORA_UNROLL
+#define RORA_NO_UNROLL
 #endif
 
 namespace rora::kernels::cuda {

@@ -4,10 +4,24 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 namespace rora::kernels::cuda {
 
+/// How many blocks of a kernel an SM is to have, which bounds its registers: `Kernel::kBlocksOfSM`, or as the compiler
+/// likes.
+template <class Kernel, class = void>
+struct BlocksOfSM {
+  static constexpr int kCount = 0;
+};
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const __grid_constant__ Kernel kernel) {
+struct BlocksOfSM<Kernel, std::void_t<decltype(Kernel::kBlocksOfSM)>> {
+  static constexpr int kCount = Kernel::kBlocksOfSM;
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksOfSM<Kernel>::kCount)
+run(const __grid_constant__ Kernel kernel) {
   kernel();
 }
 

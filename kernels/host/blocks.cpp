@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <numeric>
@@ -23,14 +24,24 @@ constexpr int kWarp = 32;
 constexpr int64_t kStackBytes = 128 << 10;
 constexpr int64_t kExchangeBytes = 64;
 constexpr int64_t kSharedAlignment = 128;
+constexpr int kCopyBytes = 16;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
+
+/// A copy of 16 bytes that a thread has begun.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes; ///< those beyond become 0
+};
 
 struct Thread {
   ucontext_t context{};
   std::unique_ptr<char[]> stack;
   State state = State::kReady;
   void* sanitizer_stack = nullptr;
+  std::vector<Copy> copies; ///< of no group yet
+  std::deque<std::vector<Copy>> groups;
 };
 
 /// A block on its way: its threads are contexts that give way to each other at barriers only.
@@ -100,6 +111,30 @@ class Block {
     wait(State::kAtWarp);
   }
 
+  void copy_later(const Copy& copy) {
+    const auto is_aligned = [](const void* address) { return reinterpret_cast<uintptr_t>(address) % kCopyBytes == 0; };
+    if (!is_aligned(copy.to) || !is_aligned(copy.from) || copy.bytes < 0 || copy.bytes > kCopyBytes) {
+      throw std::logic_error("a copy of " + std::to_string(copy.bytes) + " bytes is not of 16 aligned ones");
+    }
+    threads_[now_].copies.push_back(copy);
+  }
+
+  void commit_copies() {
+    Thread& thread = threads_[now_];
+    thread.groups.push_back(std::move(thread.copies));
+    thread.copies.clear();
+  }
+
+  void wait_for_copies(int pending) {
+    Thread& thread = threads_[now_];
+    for (; thread.groups.size() > static_cast<size_t>(pending); thread.groups.pop_front()) {
+      for (const Copy& copy : thread.groups.front()) {
+        std::memset(copy.to, 0, kCopyBytes);
+        std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+      }
+    }
+  }
+
   int thread() const {
     return static_cast<int>(now_);
   }
@@ -141,6 +176,8 @@ class Block {
     thread.context.uc_link = nullptr;
     thread.state = State::kReady;
     thread.sanitizer_stack = nullptr;
+    thread.copies.clear();
+    thread.groups.clear();
     ::makecontext(&thread.context, &Block::entry, 0);
   }
 
@@ -257,6 +294,15 @@ void sync_warp() {
 }
 void exchange(const void* value, void* all, int64_t size) {
   Block::current()->exchange(value, all, size);
+}
+void copy_later(void* to, const void* from, int bytes) {
+  Block::current()->copy_later({to, from, bytes});
+}
+void commit_copies() {
+  Block::current()->commit_copies();
+}
+void wait_for_copies(int pending) {
+  Block::current()->wait_for_copies(pending);
 }
 
 } // namespace rora::kernels::cuda::host

@@ -35,4 +35,9 @@ void sync_warp();
 /// Gives `size` bytes to the warp's lanes and takes those of all 32, in their order.
 void exchange(const void* value, void* all, int64_t size);
 
+/// As `cuda::copy_later` and the others of matrix.h: a thread's copies are made no sooner than it waits for them.
+void copy_later(void* to, const void* from, int bytes);
+void commit_copies();
+void wait_for_copies(int pending);
+
 } // namespace rora::kernels::cuda::host
