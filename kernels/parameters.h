@@ -115,4 +115,105 @@ struct ZeroMagnitudeParameters {
   float* gradient = nullptr; ///< `[columns]`, written where the magnitude is 0
 };
 
+/// Sums of partial sums in their order: result = scale·Σₛ partial[s], element by element, of up to two results.
+struct PartialSumsParameters {
+  struct Result {
+    const float* partial = nullptr; ///< `[parts, count]`: read
+    int64_t parts = 0, count = 0;
+    double scale = 1.0;
+    Type type{}; ///< kFloat or kBFloat16
+    void* data = nullptr; ///< `[count]`: written
+  };
+  Result results[2];
+};
+
+/// What the kernels of the low-rank products have in common. Work is divided for the 132 SMs of an H200 whatever GPU
+/// there is, so that any gives the same bits.
+struct LowRankProducts {
+  static constexpr int64_t kMostRank = 128;
+  static constexpr int64_t kSMs = 132;
+
+  /// `rank` rounded up to what there is a kernel of.
+  static constexpr int64_t kernel_rank(int64_t rank) {
+    return rank <= 16 ? 16 : rank <= 32 ? 32 : rank <= 64 ? 64 : 128;
+  }
+};
+
+/// shrunk `[rows, rank]` = scale·drop(x)·Aᵀ.
+struct LowRankShrinkParameters {
+  static constexpr int64_t kRows = 64; ///< of a block
+  Type type{}; ///< of x and shrunk
+  Type a_type{}; ///< `type` or kFloat
+  int64_t rows = 0, columns = 0, rank = 0;
+  double scale = 1.0;
+  double p = 0.0; ///< of dropout
+  uint64_t seed = 0;
+  Rows x; ///< `[rows, columns]`: read
+  Rows a; ///< `[rank, columns]`: read
+  int64_t parts = 1; ///< into which the columns are divided
+  void* shrunk = nullptr; ///< dense; written where there is one part
+  float* partial = nullptr; ///< `[parts, rows, rank]`; written where there are more, without the scale
+
+  /// Parts that give every SM a block where the rows alone do not.
+  static constexpr int64_t parts_for(int64_t rows, int64_t columns) {
+    constexpr int64_t kFewestColumns = 512;
+    const int64_t blocks = (rows + kRows - 1) / kRows;
+    if (blocks == 0 || 2 * blocks > LowRankProducts::kSMs) {
+      return 1;
+    }
+    const int64_t wanted = LowRankProducts::kSMs / blocks, most = (columns + kFewestColumns - 1) / kFewestColumns;
+    return wanted < most ? wanted : most > 0 ? most : 1;
+  }
+};
+
+/// The gradients of a low-rank product from one pass over `wide` `[rows, columns]`, dy or x: wideᵀ·thin `[columns,
+/// rank]` and wide·B `[rows, rank]`, as partial sums.
+struct LowRankGradientParameters {
+  static constexpr int64_t kRows = 16; ///< a part's rows are a multiple of them
+  /// Beyond it, the partial sums of `dshrunk` are more than a second pass over `wide` would be.
+  static constexpr int64_t kMostRankInOnePass = 64;
+  Type type{}; ///< of wide and thin
+  Type b_type{}; ///< `type` or kFloat
+  int64_t rows = 0, columns = 0, rank = 0;
+  double p = 0.0; ///< of wide's dropout
+  uint64_t seed = 0;
+  Rows wide; ///< read
+  Rows thin; ///< `[rows, rank]`: read where `gradient` is wanted
+  Rows b; ///< `[columns, rank]`: read where `dshrunk` is wanted
+  int64_t parts = 1; ///< into which the rows are divided
+  float* gradient = nullptr; ///< `[parts, columns, rank]`: written; null: not wanted
+  bool transposed = false; ///< `gradient` is `[parts, rank, columns]`
+  float* dshrunk = nullptr; ///< `[strips, rows, rank]`: written; null: not wanted
+
+  /// Columns that a block owns.
+  static constexpr int64_t strip(int64_t rank) {
+    const int64_t of_kernel = LowRankProducts::kernel_rank(rank);
+    return of_kernel == 16 ? 512 : of_kernel == 128 ? 128 : 256;
+  }
+  static constexpr int64_t strips(int64_t columns, int64_t rank) {
+    return (columns + strip(rank) - 1) / strip(rank);
+  }
+  static constexpr int64_t parts_for(int64_t rows, int64_t columns, int64_t rank) {
+    constexpr int64_t kFewestRows = 128;
+    const int64_t across = strips(columns, rank);
+    const int64_t blocks = LowRankProducts::kernel_rank(rank) > 32 ? LowRankProducts::kSMs : 2 * LowRankProducts::kSMs;
+    const int64_t wanted = across > 0 ? blocks / across : 1;
+    const int64_t most = (rows + kFewestRows - 1) / kFewestRows;
+    const int64_t parts = wanted < most ? wanted : most;
+    return parts > 0 ? parts : 1;
+  }
+};
+
+/// dx `[rows, columns]` += drop(dshrunk·A).
+struct LowRankGradientXParameters {
+  Type type{}; ///< of dshrunk and dx
+  Type a_type{}; ///< `type` or kFloat
+  int64_t rows = 0, columns = 0, rank = 0;
+  double p = 0.0; ///< of dropout
+  uint64_t seed = 0;
+  Rows dshrunk; ///< `[rows, rank]`: read
+  Rows a; ///< `[rank, columns]`: read
+  Rows dx; ///< read and written
+};
+
 } // namespace rora::kernels

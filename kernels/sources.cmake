@@ -5,6 +5,10 @@ set(RORA_KERNEL_SOURCES
   dora_norm.cu
   dropout.cu
   gemm_lt.cpp
+  lora_grad.cu
+  lora_grad_x.cu
+  lora_shrink.cu
+  partial_sums.cu
   rms_norm.cu
   rotary.cu
   swiglu.cu
