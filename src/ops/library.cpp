@@ -38,11 +38,11 @@ TORCH_LIBRARY(rora, m) {
   m.def(
       "low_rank_linear(Tensor x, Tensor weight, Tensor? bias, Tensor a, Tensor b, float scale, float dropout=0.,"
       " int seed=0, Tensor? magnitude=None) -> Tensor");
-  m.def("low_rank_shrink(Tensor x, Tensor a, float scale) -> Tensor shrunk");
+  m.def("low_rank_shrink(Tensor x, Tensor a, float scale, float p=0., int seed=0) -> Tensor shrunk");
   m.def(
       "low_rank_gradient_b(Tensor dy, Tensor shrunk, Tensor b, float scale, bool[2] mask)"
       " -> (Tensor dshrunk, Tensor db)");
-  m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype) -> Tensor da");
+  m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype, float p=0., int seed=0) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
   m.def(

@@ -82,9 +82,10 @@ inline at::Tensor low_rank_forward(const LowRankTerm& term, const at::Tensor& x,
   if (!term.low_rank()) {
     y = term.weight->forward(x);
   } else {
-    const at::Tensor dropped = dropout(x, term.dropout);
+    const at::Tensor dropped = term.drops_input() ? dropout(x, term.dropout) : at::Tensor();
     if (!saved.shrunk.defined()) {
-      saved.shrunk = low_rank_shrink(dropped, term.a, term.scale);
+      saved.shrunk = dropped.defined() ? low_rank_shrink(dropped, term.a, term.scale)
+                                       : low_rank_shrink(x, term.a, term.scale, term.dropout);
     }
     if (!term.dora()) {
       y = adapted_product(term, x, saved.shrunk, std::nullopt);
@@ -226,7 +227,7 @@ inline LowRankGradients low_rank_backward(
     return gradients;
   }
   if (needs_a) {
-    gradients.a = low_rank_gradient_a(dshrunk, dropout(x, term.dropout), term.a.scalar_type());
+    gradients.a = low_rank_gradient_a(dshrunk, x, term.a.scalar_type(), term.dropout);
   }
   if (input.wanted() && term.drops_input()) {
     InputGradient dropped(true);

@@ -29,8 +29,8 @@ inline at::Tensor dropout(const at::Tensor& x, const Dropout& dropout) {
 /// The products of a low-rank change, over sum_of_products: what any device runs, and what the headers use alone.
 namespace reference {
 
-inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale) {
-  return ops::sum_of_products({x}, {a.t()}, scale);
+inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
+  return ops::sum_of_products({ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)})}, {a.t()}, scale);
 }
 
 inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
@@ -47,8 +47,10 @@ inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   return {dshrunk, db};
 }
 
-inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype) {
-  return ops::sum_of_products({dshrunk.t()}, {x}, 1.0, std::nullopt, dtype);
+inline at::Tensor low_rank_gradient_a(
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
+  const at::Tensor dropped = ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)});
+  return ops::sum_of_products({dshrunk.t()}, {dropped}, 1.0, std::nullopt, dtype);
 }
 
 inline at::Tensor& low_rank_gradient_x_(
@@ -80,9 +82,11 @@ inline at::Tensor& zero_magnitude_gradient_(
 
 } // namespace reference
 
-/// Ŝ = s·x·Aᵀ `[tokens, rank]`: with s folded in once, y = W·x + B·Ŝ and dB = dyᵀ·Ŝ.
-inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale) {
-  return detail::call_operation<reference::low_rank_shrink>("rora::low_rank_shrink", x, a, scale);
+/// Ŝ = s·drop(x)·Aᵀ `[tokens, rank]`: with s folded in once, y = W·x + B·Ŝ and dB = dyᵀ·Ŝ.
+inline at::Tensor low_rank_shrink(
+    const at::Tensor& x, const at::Tensor& a, double scale, const Dropout& dropout = {}) {
+  return detail::call_operation<reference::low_rank_shrink>(
+      "rora::low_rank_shrink", x, a, scale, dropout.p, static_cast<int64_t>(dropout.seed));
 }
 
 /// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it.
@@ -91,9 +95,11 @@ inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   return detail::call_operation<reference::low_rank_gradient_b>("rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
 }
 
-/// dSᵀ·x `[rank, in]` in `dtype`.
-inline at::Tensor low_rank_gradient_a(const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype) {
-  return detail::call_operation<reference::low_rank_gradient_a>("rora::low_rank_gradient_a", dshrunk, x, dtype);
+/// dSᵀ·drop(x) `[rank, in]` in `dtype`.
+inline at::Tensor low_rank_gradient_a(
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}) {
+  return detail::call_operation<reference::low_rank_gradient_a>(
+      "rora::low_rank_gradient_a", dshrunk, x, dtype, dropout.p, static_cast<int64_t>(dropout.seed));
 }
 
 /// dx + drop(dS·A), in dx `[tokens, in]`.

@@ -1,0 +1,247 @@
+#include "low_rank_products.h"
+
+#include "../launch.h"
+
+#include <rora/ops/low_rank_products.h>
+
+#include <ATen/ATen.h>
+
+#if defined(RORA_HAS_CUDA)
+#include <kernels/kernels.h>
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+#endif
+
+namespace rora::ops::detail {
+namespace {
+
+using kernels::LowRankGradientParameters;
+using kernels::LowRankGradientXParameters;
+using kernels::LowRankProducts;
+using kernels::LowRankShrinkParameters;
+using kernels::PartialSumsParameters;
+
+bool is_known(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kBFloat16;
+}
+
+/// Whether the kernels take `activation` and `other`, whose dtype is the activation's or float, and none of their sizes
+/// is 0 but that of the rows. What needs a gradient goes to the reference, which refuses it.
+bool can_take(const at::Tensor& activation, const at::Tensor& other, int64_t rank, int64_t most_rank) {
+  const bool recorded = at::GradMode::is_enabled() && (activation.requires_grad() || other.requires_grad());
+  return activation.dim() == 2 && other.dim() == 2 && is_known(activation.scalar_type()) &&
+      (other.scalar_type() == activation.scalar_type() || other.scalar_type() == at::kFloat) &&
+      activation.device() == other.device() && activation.size(1) > 0 && rank > 0 && rank <= most_rank && !recorded;
+}
+
+at::Tensor workspace(at::IntArrayRef sizes, const at::Tensor& on) {
+  return at::empty(sizes, on.options().dtype(at::kFloat));
+}
+
+/// `to` = scale·Σ `partial` over its first dimension.
+PartialSumsParameters::Result sum_of(const at::Tensor& partial, double scale, const at::Tensor& to) {
+  PartialSumsParameters::Result result;
+  result.partial = partial.const_data_ptr<float>();
+  result.parts = partial.size(0);
+  result.count = to.numel();
+  result.scale = scale;
+  result.type = kernel_type(to);
+  result.data = to.data_ptr();
+  return result;
+}
+
+} // namespace
+
+at::Tensor low_rank_shrink(
+    const LowRankKernels& kernels, const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
+  if (!can_take(x, a, a.size(0), LowRankProducts::kMostRank) || a.size(1) != x.size(1)) {
+    return reference::low_rank_shrink(x, a, scale, p, seed);
+  }
+  const at::Tensor rows = as_rows(x), rows_of_a = as_rows(a);
+  at::Tensor shrunk = at::empty({x.size(0), a.size(0)}, x.options());
+  LowRankShrinkParameters parameters;
+  parameters.type = kernel_type(x);
+  parameters.a_type = kernel_type(a);
+  parameters.rows = x.size(0);
+  parameters.columns = x.size(1);
+  parameters.rank = a.size(0);
+  parameters.scale = scale;
+  parameters.p = p;
+  parameters.seed = static_cast<uint64_t>(seed);
+  parameters.x = kernel_rows(rows);
+  parameters.a = kernel_rows(rows_of_a);
+  parameters.parts = LowRankShrinkParameters::parts_for(parameters.rows, parameters.columns);
+  parameters.shrunk = shrunk.data_ptr();
+  at::Tensor partial;
+  if (parameters.parts > 1) {
+    partial = workspace({parameters.parts, x.size(0), a.size(0)}, x);
+    parameters.partial = partial.data_ptr<float>();
+  }
+  kernels.shrink(parameters);
+  if (partial.defined()) {
+    PartialSumsParameters sums;
+    sums.results[0] = sum_of(partial, scale, shrunk);
+    kernels.partial_sums(sums);
+  }
+  return shrunk;
+}
+
+std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+    const LowRankKernels& kernels,
+    const at::Tensor& dy,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    double scale,
+    std::array<bool, 2> mask) {
+  constexpr int64_t kMost = LowRankProducts::kMostRank;
+  const bool fits = b.size(0) == dy.size(1) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0);
+  if (!can_take(dy, b, b.size(1), kMost) || !can_take(shrunk, dy, b.size(1), kMost) || !fits ||
+      shrunk.scalar_type() != dy.scalar_type() || (!mask[0] && !mask[1])) {
+    return reference::low_rank_gradient_b(dy, shrunk, b, scale, mask);
+  }
+  if (mask[0] && b.size(1) > LowRankGradientParameters::kMostRankInOnePass) {
+    const at::Tensor dshrunk = std::get<0>(reference::low_rank_gradient_b(dy, shrunk, b, scale, {true, false}));
+    return {dshrunk, std::get<1>(low_rank_gradient_b(kernels, dy, shrunk, b, scale, {false, mask[1]}))};
+  }
+  const at::Tensor wide = as_rows(dy), thin = as_rows(shrunk), rows_of_b = as_rows(b);
+  LowRankGradientParameters parameters;
+  parameters.type = kernel_type(dy);
+  parameters.b_type = kernel_type(b);
+  parameters.rows = dy.size(0);
+  parameters.columns = dy.size(1);
+  parameters.rank = b.size(1);
+  parameters.wide = kernel_rows(wide);
+  parameters.thin = kernel_rows(thin);
+  parameters.b = kernel_rows(rows_of_b);
+  parameters.parts = LowRankGradientParameters::parts_for(parameters.rows, parameters.columns, parameters.rank);
+  at::Tensor dshrunk, db, of_strips, of_parts;
+  PartialSumsParameters sums;
+  int results = 0;
+  if (mask[0]) {
+    dshrunk = at::empty({parameters.rows, parameters.rank}, dy.options());
+    of_strips = workspace(
+        {LowRankGradientParameters::strips(parameters.columns, parameters.rank), parameters.rows, parameters.rank}, dy);
+    parameters.dshrunk = of_strips.data_ptr<float>();
+    sums.results[results++] = sum_of(of_strips, scale, dshrunk);
+  }
+  if (mask[1]) {
+    db = at::empty({parameters.columns, parameters.rank}, b.options());
+    of_parts = workspace({parameters.parts, parameters.columns, parameters.rank}, dy);
+    parameters.gradient = of_parts.data_ptr<float>();
+    sums.results[results++] = sum_of(of_parts, 1.0, db);
+  }
+  kernels.gradient(parameters);
+  kernels.partial_sums(sums);
+  return {dshrunk, db};
+}
+
+at::Tensor low_rank_gradient_a(
+    const LowRankKernels& kernels,
+    const at::Tensor& dshrunk,
+    const at::Tensor& x,
+    at::ScalarType dtype,
+    double p,
+    int64_t seed) {
+  if (!can_take(x, dshrunk, dshrunk.size(1), LowRankProducts::kMostRank) || dshrunk.scalar_type() != x.scalar_type() ||
+      dshrunk.size(0) != x.size(0) || !is_known(dtype)) {
+    return reference::low_rank_gradient_a(dshrunk, x, dtype, p, seed);
+  }
+  const at::Tensor wide = as_rows(x), thin = as_rows(dshrunk);
+  LowRankGradientParameters parameters;
+  parameters.type = parameters.b_type = kernel_type(x);
+  parameters.rows = x.size(0);
+  parameters.columns = x.size(1);
+  parameters.rank = dshrunk.size(1);
+  parameters.p = p;
+  parameters.seed = static_cast<uint64_t>(seed);
+  parameters.wide = kernel_rows(wide);
+  parameters.thin = kernel_rows(thin);
+  parameters.parts = LowRankGradientParameters::parts_for(parameters.rows, parameters.columns, parameters.rank);
+  parameters.transposed = true;
+  at::Tensor da = at::empty({parameters.rank, parameters.columns}, x.options().dtype(dtype));
+  const at::Tensor partial = workspace({parameters.parts, parameters.rank, parameters.columns}, x);
+  parameters.gradient = partial.data_ptr<float>();
+  kernels.gradient(parameters);
+  PartialSumsParameters sums;
+  sums.results[0] = sum_of(partial, 1.0, da);
+  kernels.partial_sums(sums);
+  return da;
+}
+
+at::Tensor& low_rank_gradient_x_(
+    const LowRankKernels& kernels,
+    at::Tensor& dx,
+    const at::Tensor& dshrunk,
+    const at::Tensor& a,
+    double p,
+    int64_t seed) {
+  if (p <= 0.0 || !can_take(dshrunk, a, a.size(0), LowRankProducts::kMostRank) || dx.dim() != 2 ||
+      dx.scalar_type() != dshrunk.scalar_type() || dx.device() != a.device() || dx.size(0) != dshrunk.size(0) ||
+      dx.size(1) != a.size(1) || dshrunk.size(1) != a.size(0) || dx.size(1) == 0 || dx.stride(1) != 1 ||
+      (at::GradMode::is_enabled() && dx.requires_grad())) {
+    return reference::low_rank_gradient_x_(dx, dshrunk, a, p, seed); // without dropout, a matrix product like others
+  }
+  const at::Tensor thin = as_rows(dshrunk), rows_of_a = as_rows(a);
+  LowRankGradientXParameters parameters;
+  parameters.type = kernel_type(dx);
+  parameters.a_type = kernel_type(a);
+  parameters.rows = dx.size(0);
+  parameters.columns = dx.size(1);
+  parameters.rank = a.size(0);
+  parameters.p = p;
+  parameters.seed = static_cast<uint64_t>(seed);
+  parameters.dshrunk = kernel_rows(thin);
+  parameters.a = kernel_rows(rows_of_a);
+  parameters.dx = kernel_rows(dx);
+  kernels.gradient_x(parameters);
+  mark_changed(dx);
+  return dx;
+}
+
+#if defined(RORA_HAS_CUDA)
+namespace {
+
+/// A launcher on the current stream of the current device.
+template <class Parameters, cudaError_t (*launcher)(const Parameters&, cudaStream_t)>
+void on_current_stream(const Parameters& p) {
+  C10_CUDA_CHECK(launcher(p, c10::cuda::getCurrentCUDAStream()));
+}
+
+constexpr LowRankKernels kCudaKernels{
+    on_current_stream<kernels::LowRankShrinkParameters, kernels::cuda::low_rank_shrink>,
+    on_current_stream<kernels::LowRankGradientParameters, kernels::cuda::low_rank_gradient>,
+    on_current_stream<kernels::LowRankGradientXParameters, kernels::cuda::low_rank_gradient_x>,
+    on_current_stream<kernels::PartialSumsParameters, kernels::cuda::partial_sums>};
+
+at::Tensor shrink_on_cuda(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
+  const c10::DeviceGuard guard(x.device());
+  return low_rank_shrink(kCudaKernels, x, a, scale, p, seed);
+}
+std::tuple<at::Tensor, at::Tensor> gradient_b_on_cuda(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
+  const c10::DeviceGuard guard(dy.device());
+  return low_rank_gradient_b(kCudaKernels, dy, shrunk, b, scale, mask);
+}
+at::Tensor gradient_a_on_cuda(
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
+  const c10::DeviceGuard guard(x.device());
+  return low_rank_gradient_a(kCudaKernels, dshrunk, x, dtype, p, seed);
+}
+at::Tensor& gradient_x_on_cuda(at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p, int64_t seed) {
+  const c10::DeviceGuard guard(dx.device());
+  return low_rank_gradient_x_(kCudaKernels, dx, dshrunk, a, p, seed);
+}
+
+TORCH_LIBRARY_IMPL(rora, CUDA, m) {
+  m.impl("low_rank_shrink", shrink_on_cuda);
+  m.impl("low_rank_gradient_b", gradient_b_on_cuda);
+  m.impl("low_rank_gradient_a", gradient_a_on_cuda);
+  m.impl("low_rank_gradient_x_", gradient_x_on_cuda);
+}
+
+} // namespace
+#endif
+
+} // namespace rora::ops::detail

@@ -1,0 +1,156 @@
+#include "kernels/low_rank.h"
+
+#include <ops/cuda/low_rank_products.h>
+#include <rora/ops/low_rank_products.h>
+
+namespace rora::testing {
+namespace {
+
+using kernels::LowRankGradientParameters;
+using kernels::LowRankGradientXParameters;
+using kernels::LowRankProducts;
+using kernels::LowRankShrinkParameters;
+using kernels::cuda::BFloat16;
+
+int launches = 0; ///< of products
+
+/// The GPU's kernels, run on the host.
+const ops::detail::LowRankKernels kOnTheHost{
+    [](const LowRankShrinkParameters& p) {
+      ++launches;
+      run_shrink(p);
+    },
+    [](const LowRankGradientParameters& p) {
+      ++launches;
+      run_gradient(p);
+    },
+    [](const LowRankGradientXParameters& p) {
+      ++launches;
+      run_gradient_x(p);
+    },
+    run_partial_sums};
+
+struct Case {
+  at::ScalarType activations, masters;
+  int64_t rows, rank;
+  int launches; ///< that are expected of all the ops
+};
+
+TEST(LowRankProductsOnAGpu, AreTheReferences) {
+  at::manual_seed(1);
+  constexpr int64_t kIn = 600;
+  for (const Case& c : {Case{at::kFloat, at::kFloat, 70, 5, 4},
+                        {at::kBFloat16, at::kFloat, 3, 8, 4},
+                        {at::kBFloat16, at::kBFloat16, 20, 16, 4},
+                        {at::kBFloat16, at::kFloat, 1, 70, 4}, // dS by the reference
+                        {at::kFloat, at::kFloat, 2, 130, 0},
+                        {at::kDouble, at::kDouble, 6, 4, 0},
+                        {at::kFloat, at::kBFloat16, 6, 4, 1}}) { // only dA, which reads neither
+    const at::Tensor x = at::randn({c.rows, kIn}).to(c.activations), dx = at::randn({c.rows, kIn}).to(c.activations);
+    const at::Tensor thin = at::randn({c.rows, c.rank + 3}).to(c.activations).narrow(1, 3, c.rank);
+    const at::Tensor a = at::randn({c.rank, kIn}).to(c.masters), b = at::randn({kIn, c.rank}).to(c.masters);
+    const double p = 0.2, scale = 0.5;
+    const int64_t seed = -11;
+    const double close = c.activations == at::kBFloat16 ? 1e-2 : 1e-5;
+    launches = 0;
+    const at::Tensor shrunk = ops::detail::low_rank_shrink(kOnTheHost, x, a, scale, p, seed);
+    const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, x, thin, b, scale, {true, true});
+    const at::Tensor da = ops::detail::low_rank_gradient_a(kOnTheHost, thin, x, c.activations, p, seed);
+    at::Tensor own_dx = dx.clone(), their_dx = dx.clone();
+    ops::detail::low_rank_gradient_x_(kOnTheHost, own_dx, thin, a, p, seed);
+    EXPECT_EQ(launches, c.launches) << c.rank;
+    const auto [their_dshrunk, their_db] = ops::reference::low_rank_gradient_b(x, thin, b, scale, {true, true});
+    EXPECT_LT(error(shrunk, ops::reference::low_rank_shrink(x, a, scale, p, seed)), close);
+    EXPECT_LT(error(dshrunk, their_dshrunk), close);
+    EXPECT_LT(error(db, their_db), close);
+    EXPECT_LT(error(da, ops::reference::low_rank_gradient_a(thin, x, c.activations, p, seed)), close);
+    EXPECT_LT(error(own_dx, ops::reference::low_rank_gradient_x_(their_dx, thin, a, p, seed)), close);
+    EXPECT_EQ(shrunk.scalar_type(), c.activations);
+    EXPECT_EQ(dshrunk.scalar_type(), c.activations);
+    EXPECT_EQ(db.scalar_type(), c.masters);
+    EXPECT_EQ(da.scalar_type(), c.activations);
+  }
+}
+
+TEST(LowRankProductsOnAGpu, TakeMatricesHoweverTheyLie) {
+  at::manual_seed(2);
+  const at::Tensor x = at::randn({40, 9}).t(), a = at::randn({40, 6}).t(); // columns are dense
+  EXPECT_LT(error(ops::detail::low_rank_shrink(kOnTheHost, x, a, 1.0, 0.0, 0), x.mm(a.t())), 1e-5);
+  const at::Tensor dy = at::ones({}).expand({9, 40}), shrunk = at::randn({6, 9}).t();
+  const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, dy, shrunk, a.t(), 1.0, {true, true});
+  EXPECT_LT(error(dshrunk, dy.mm(a.t())), 1e-5);
+  EXPECT_LT(error(db, dy.t().mm(shrunk)), 1e-5);
+}
+
+TEST(LowRankProductsOnAGpu, GiveWhatIsAskedFor) {
+  const at::Tensor dy = at::randn({4, 40}), shrunk = at::randn({4, 3}), b = at::randn({40, 3});
+  for (const bool first : {false, true}) {
+    for (const bool second : {false, true}) {
+      const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, dy, shrunk, b, 1.0, {first, second});
+      EXPECT_EQ(dshrunk.defined(), first);
+      EXPECT_EQ(db.defined(), second);
+    }
+  }
+}
+
+TEST(LowRankProductsOnAGpu, TakeNoRows) {
+  const at::Tensor x = at::empty({0, 40}), thin = at::empty({0, 3}), a = at::randn({3, 40});
+  EXPECT_EQ(ops::detail::low_rank_shrink(kOnTheHost, x, a, 1.0, 0.0, 0).size(0), 0);
+  const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, x, thin, a.t(), 1.0, {true, true});
+  EXPECT_EQ(dshrunk.size(0), 0);
+  EXPECT_TRUE(at::equal(db, at::zeros({40, 3})));
+  EXPECT_TRUE(at::equal(ops::detail::low_rank_gradient_a(kOnTheHost, thin, x, at::kFloat, 0.5, 1), at::zeros({3, 40})));
+}
+
+TEST(LowRankGeometry, GivesEverySMWorkWithLittleRoom) {
+  constexpr int64_t kRows = 8192;
+  for (const int64_t rank : {16, 32, 64, 128}) {
+    for (const int64_t columns : {1024, 4096, 14336}) {
+      EXPECT_EQ(LowRankShrinkParameters::parts_for(kRows, columns), 1);
+      const int64_t strips = LowRankGradientParameters::strips(columns, rank);
+      const int64_t parts = LowRankGradientParameters::parts_for(kRows, columns, rank);
+      EXPECT_GE(strips * parts, 112) << columns << ", rank " << rank;
+      EXPECT_LE(strips * parts, 2 * LowRankProducts::kSMs);
+      // What is written beside dy or x is hardly more than they are.
+      const int64_t of_strips = rank <= LowRankGradientParameters::kMostRankInOnePass ? strips * kRows * rank : 0;
+      const int64_t room = (of_strips + parts * columns * rank) * static_cast<int64_t>(sizeof(float));
+      EXPECT_LE(room, kRows * columns * 2 * 11 / 10) << columns << ", rank " << rank;
+    }
+  }
+}
+
+template <template <class, class, int> class Kernel, class Parameters>
+void expect_little_shared_memory(int64_t most_rank) {
+  const auto expect_at_most = [](int64_t bytes) { EXPECT_LE(bytes, 99 << 10); };
+  const Parameters p{};
+  expect_at_most(Kernel<BFloat16, float, 16>(p).geometry().shared_bytes);
+  expect_at_most(Kernel<float, float, 16>(p).geometry().shared_bytes);
+  expect_at_most(Kernel<BFloat16, float, 64>(p).geometry().shared_bytes);
+  expect_at_most(Kernel<float, float, 64>(p).geometry().shared_bytes);
+  if (most_rank == 128) {
+    expect_at_most(Kernel<BFloat16, float, 128>(p).geometry().shared_bytes);
+    expect_at_most(Kernel<float, float, 128>(p).geometry().shared_bytes);
+  }
+}
+
+TEST(LowRankGeometry, LeavesRoomForTwoBlocksOfAnSM) {
+  expect_little_shared_memory<kernels::cuda::LowRankShrink, LowRankShrinkParameters>(128);
+  expect_little_shared_memory<GradientWithB, LowRankGradientParameters>(64);
+  expect_little_shared_memory<GradientAlone, LowRankGradientParameters>(128);
+  expect_little_shared_memory<kernels::cuda::LowRankGradientX, LowRankGradientXParameters>(128);
+}
+
+TEST(LowRankGeometry, DividesTheColumnsOfFewRows) {
+  EXPECT_EQ(LowRankShrinkParameters::parts_for(0, 4096), 1);
+  EXPECT_EQ(LowRankShrinkParameters::parts_for(1, 100), 1);
+  EXPECT_EQ(LowRankShrinkParameters::parts_for(1, 4096), 8);
+  EXPECT_EQ(LowRankShrinkParameters::parts_for(1024, 14336), 8);
+  EXPECT_EQ(LowRankShrinkParameters::parts_for(4096, 4096), 2);
+  EXPECT_EQ(LowRankGradientParameters::parts_for(0, 4096, 16), 1);
+  EXPECT_EQ(LowRankGradientParameters::parts_for(1, 4096, 16), 1);
+  EXPECT_EQ(LowRankGradientParameters::parts_for(300, 4096, 16), 3);
+  EXPECT_EQ(LowRankGradientParameters::parts_for(8192, 1 << 20, 16), 1);
+}
+
+} // namespace
+} // namespace rora::testing
