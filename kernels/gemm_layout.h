@@ -19,8 +19,8 @@ struct GemmMatrix {
   bool transposed = false;
 };
 
-/// C = alpha·A·B + beta·C: A `[rows, depth]`, B `[depth, columns]` and C `[rows, columns]`, none of them empty. C is read
-/// only where beta is not 0.
+/// C = alpha·A·B + beta·C: A `[rows, depth]`, B `[depth, columns]` and C `[rows, columns]`, none of them empty. C is
+/// read only where beta is not 0.
 struct GemmRequest {
   Type type{}; ///< of A and B: float or bfloat16
   Type c_type{}; ///< float or that of A and B
@@ -32,8 +32,8 @@ struct GemmRequest {
   float alpha = 1.0f, beta = 0.0f;
 };
 
-/// What an algorithm is chosen by. All matrices lie by columns: D `[m, n]` = alpha·op(L)·op(R) + beta·D, where L is `[m, k]`
-/// in memory, or `[k, m]` where `left_transposed`, and R `[k, n]` or `[n, k]`; strides are those between columns.
+/// What an algorithm is chosen by. All matrices lie by columns: D `[m, n]` = alpha·op(L)·op(R) + beta·D, where L in
+/// memory is `[m, k]`, or `[k, m]` where `left_transposed`, and R `[k, n]` or `[n, k]`; strides are between columns.
 struct GemmShape {
   int64_t m = 0, n = 0, k = 0;
   int64_t left_stride = 0, right_stride = 0, result_stride = 0;
@@ -85,8 +85,8 @@ struct GemmCall {
   float alpha = 1.0f, beta = 0.0f;
 };
 
-/// How a matrix of these sizes and strides, in elements, lies. None where neither its rows nor its columns are dense and
-/// apart from each other.
+/// How a matrix of these sizes and strides, in elements, lies. None where neither its rows nor its columns are dense
+/// and apart from each other.
 inline std::optional<GemmMatrix> gemm_matrix(
     const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
   const auto are_rows = [](int64_t count, int64_t width, int64_t stride, int64_t step) {
@@ -112,8 +112,8 @@ inline int64_t alignment_of(const void* data) {
   return static_cast<int64_t>(address & (~address + 1));
 }
 
-/// Rows in memory are columns to cuBLASLt. So it forms Cᵀ = Bᵀ·Aᵀ where C lies by rows, each matrix as it is; where Cᵀ does,
-/// it forms C = A·B of transposes.
+/// Rows in memory are columns to cuBLASLt. So it forms Cᵀ = Bᵀ·Aᵀ where C lies by rows, each matrix as it is; where Cᵀ
+/// does, it forms C = A·B of transposes.
 inline GemmCall gemm_call(const GemmRequest& request, int64_t device) {
   const bool turned = request.c.transposed;
   const GemmMatrix& left = turned ? request.a : request.b;

@@ -77,9 +77,11 @@ cublasStatus_t find_candidates(
   }
   int count = 0;
   const cublasStatus_t found = cublasLtMatmulAlgoGetHeuristic(
-      handle, &d.operation, &d.left, &d.right, &d.result, &d.result, &preference, wanted, candidates.all.data(), &count);
+      handle, &d.operation, &d.left, &d.right, &d.result, &d.result, &preference, wanted, candidates.all.data(),
+      &count);
   const auto begin = candidates.all.begin();
-  const auto end = std::remove_if(begin, begin + count, [](const auto& each) { return each.state != CUBLAS_STATUS_SUCCESS; });
+  const auto end =
+      std::remove_if(begin, begin + count, [](const auto& each) { return each.state != CUBLAS_STATUS_SUCCESS; });
   candidates.count = static_cast<int>(end - begin);
   return found == CUBLAS_STATUS_SUCCESS && candidates.count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : found;
 }
@@ -89,7 +91,8 @@ cublasStatus_t multiply(
     const GemmCall& call, Descriptors& d, const GemmPlace& place, const cublasLtMatmulAlgo_t& algorithm, void* result) {
   return cublasLtMatmul(
       place.handle, &d.operation, &call.alpha, call.left, &d.left, call.right, &d.right, &call.beta, call.result,
-      &d.result, result, &d.result, &algorithm, place.workspace, static_cast<size_t>(kGemmWorkspaceBytes), place.stream);
+      &d.result, result, &d.result, &algorithm, place.workspace, static_cast<size_t>(kGemmWorkspaceBytes),
+      place.stream);
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -174,7 +177,10 @@ cublasStatus_t GemmAlgorithms::run(const GemmCall& call, const GemmPlace& place)
       found_.emplace(call.shape, chosen);
     }
   }
-  return chosen.status == CUBLAS_STATUS_SUCCESS ? multiply(call, d, place, chosen.algorithm, call.result) : chosen.status;
+  if (chosen.status != CUBLAS_STATUS_SUCCESS) {
+    return chosen.status;
+  }
+  return multiply(call, d, place, chosen.algorithm, call.result);
 }
 
 bool GemmAlgorithms::knows(const GemmShape& shape) {

@@ -27,9 +27,9 @@ struct GemmPlace {
 
 /// The algorithms that products run by, each found once. Several threads may share it.
 ///
-/// Sums are fp32 to the end of a product: no algorithm is taken that splits the depth and adds the shares up in bfloat16,
-/// or in whatever order they come. The same algorithm gives the same bits in every run; cuBLASLt's first choice is always
-/// the same one, while that of a trial may differ from run to run.
+/// Sums are fp32 to the end of a product: no algorithm is taken that splits the depth and adds the shares up in the
+/// result's type. An algorithm gives the same bits in every run; cuBLASLt's first choice is always the same one, while
+/// that of a trial may differ from run to run.
 class GemmAlgorithms {
  public:
   /// Puts the product on the stream. CUBLAS_STATUS_NOT_SUPPORTED where cuBLASLt has no algorithm for the shape.

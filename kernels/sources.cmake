@@ -1,4 +1,5 @@
-# The CUDA sources, and host sources that need CUDA, relative to this folder. While the list is empty, no build enables the CUDA language.
+# The CUDA sources, and host sources that need CUDA, relative to this folder. While the list is empty, no build enables
+# the CUDA language.
 set(RORA_KERNEL_SOURCES
   column_sum.cu
   cross_entropy.cu

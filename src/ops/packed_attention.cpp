@@ -15,8 +15,8 @@
 namespace rora::ops {
 namespace {
 
-/// As the flash kernels read heads: 8, 16, … numbers, dense, at multiples of 16 bytes. Zeros behind a head's own numbers
-/// change no score.
+/// As the flash kernels read heads: 8, 16, … numbers, dense, at multiples of 16 bytes. Zeros behind a head's own
+/// numbers change no score.
 at::Tensor readable_heads(const at::Tensor& x) {
   constexpr int64_t kWhole = 8;
   constexpr uintptr_t kBytes = 16;
@@ -56,7 +56,9 @@ at::Tensor by_runs(
   const int64_t* begin = places.const_data_ptr<int64_t>();
   std::vector<at::Tensor> runs;
   for (int64_t run = 0; run + 1 < places.numel(); ++run) {
-    const auto heads = [&](const at::Tensor& x) { return x.slice(0, begin[run], begin[run + 1]).transpose(0, 1).unsqueeze(0); };
+    const auto heads = [&](const at::Tensor& x) {
+      return x.slice(0, begin[run], begin[run + 1]).transpose(0, 1).unsqueeze(0);
+    };
     runs.push_back(at::scaled_dot_product_attention(
                        heads(q), heads(k), heads(v), /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true, scale,
                        /*enable_gqa=*/q.size(1) != k.size(1))

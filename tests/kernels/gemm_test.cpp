@@ -65,10 +65,11 @@ bool host_gemm(const GemmRequest& request) {
   return true;
 }
 
-/// Every way in which a matrix of these sizes may lie: by rows or columns, apart or not, off any boundary, and as no GEMM
-/// takes it.
+/// Every way in which a matrix of these sizes may lie: by rows or columns, apart or not, off any boundary, and as no
+/// GEMM takes it.
 std::vector<at::Tensor> layouts(int64_t rows, int64_t columns, at::ScalarType dtype) {
-  const at::Tensor wide = at::randn({rows + 2, columns + 5}).to(dtype), tall = at::randn({columns + 3, rows + 4}).to(dtype);
+  const at::Tensor wide = at::randn({rows + 2, columns + 5}).to(dtype);
+  const at::Tensor tall = at::randn({columns + 3, rows + 4}).to(dtype);
   const at::Tensor apart = at::randn({rows, columns, 2}).to(dtype);
   return {
       at::randn({rows, columns}).to(dtype),
@@ -215,7 +216,8 @@ TEST(SumByGemms, IsTheSumForEveryLayoutAndDtype) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     for (const auto result : {dtype, at::kFloat}) {
       const auto wide = layouts(rows, 9, dtype), thin = layouts(rows, 2, dtype);
-      const auto wide_b = layouts(9, columns, at::kFloat), thin_b = layouts(2, columns, dtype); // one is rounded to dtype
+      // One right side is rounded to the left one's dtype.
+      const auto wide_b = layouts(9, columns, at::kFloat), thin_b = layouts(2, columns, dtype);
       const auto results = layouts(rows, columns, result);
       for (size_t layout = 0; layout < wide.size(); ++layout) {
         for (size_t other = 0; other < wide.size(); ++other) {
@@ -258,7 +260,8 @@ TEST(SumByGemms, ComesToTheDeepestProductLast) {
 
 TEST(SumByGemms, GivesLibTorchWhatTheDeviceCannot) {
   at::manual_seed(3);
-  for (const auto& [dtype, result] : {std::pair{at::kFloat, at::kFloat}, {at::kBFloat16, at::kBFloat16}, {at::kBFloat16, at::kFloat}}) {
+  for (const auto& [dtype, result] :
+       {std::pair{at::kFloat, at::kFloat}, {at::kBFloat16, at::kBFloat16}, {at::kBFloat16, at::kFloat}}) {
     const std::vector<at::Tensor> a{at::randn({5, 9}).to(dtype), at::randn({5, 3}).to(dtype)};
     const std::vector<at::Tensor> b{at::randn({9, 4}).to(dtype), at::randn({3, 4}).to(dtype)};
     for (const bool accumulate : {false, true}) {

@@ -144,7 +144,8 @@ TEST(SumOfProducts, TellsItsShapeOfMetaTensors) {
   const auto meta = [](at::IntArrayRef sizes, at::ScalarType dtype) {
     return at::empty(sizes, at::TensorOptions(at::kMeta).dtype(dtype));
   };
-  const at::Tensor x = meta({9, 4}, at::kBFloat16), w = meta({7, 4}, at::kBFloat16).t(), thin = meta({9, 2}, at::kBFloat16);
+  const at::Tensor x = meta({9, 4}, at::kBFloat16), thin = meta({9, 2}, at::kBFloat16);
+  const at::Tensor w = meta({7, 4}, at::kBFloat16).t();
   const at::Tensor y = sum_of_products({x, thin}, {w, meta({2, 7}, at::kFloat)}, 0.5, meta({7}, at::kFloat));
   EXPECT_TRUE(y.is_meta());
   EXPECT_EQ(y.sizes(), (std::vector<int64_t>{9, 7}));

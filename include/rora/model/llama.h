@@ -15,8 +15,8 @@ namespace rora {
 struct LlamaInput {
   at::Tensor input_ids; ///< `[batch, seq]`
   /// `[batch, seq]`, or `[batch, cached + seq]` with a cache: 0 on padding, k ≥ 1 on the tokens of a row's k-th
-  /// sequence. A token sees the earlier tokens of its own sequence. Undefined: every row is one sequence. It may stay on
-  /// the CPU, and should for a model on a GPU, which a mask over there has to wait for.
+  /// sequence. A token sees the earlier tokens of its own sequence. Undefined: every row is one sequence. For a model
+  /// on a GPU it should stay on the CPU, where it is read: a mask on the GPU has to be waited for.
   at::Tensor attention_mask{};
   /// `[batch, seq]`; where undefined, each sequence counts its own tokens from 0.
   at::Tensor position_ids{};

@@ -19,27 +19,28 @@ at::Tensor attention(
 /// The sequences of a batch, read once for all layers of a forward pass.
 struct Sequences {
   at::Tensor ids; ///< `[batch, keys]` as `attention` takes it; undefined: every row is one sequence
-  /// int32 `[runs + 1]`: where runs of one id, padding's too, begin in batch·tokens, and batch·tokens. Undefined where ids
-  /// alone say what a query sees.
+  /// int32 `[runs + 1]`: where runs of one id, padding's too, begin in batch·tokens, and batch·tokens. Undefined where
+  /// ids alone say what a query sees.
   at::Tensor boundaries{};
   int64_t longest = 0; ///< tokens of the longest run
 };
 
-/// The sequences of `mask` int64 `[batch, tokens]` on the CPU, with boundaries unless a sequence goes on behind another or
-/// behind padding.
+/// The sequences of `mask` int64 `[batch, tokens]` on the CPU, with boundaries unless a sequence goes on behind another
+/// or behind padding.
 Sequences find_sequences(const at::Tensor& mask);
 
-/// The sequences of `mask` for tokens on `device`, with boundaries on a GPU if there are any. They are found on the CPU:
-/// a mask that lies elsewhere is fetched, which waits for the GPU.
+/// The sequences of `mask` for tokens on `device`, with boundaries on a GPU if there are any. They are found on the
+/// CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
 Sequences read_sequences(const at::Tensor& mask, at::Device device);
 
-/// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 and half precision
-/// on a GPU without a mask in memory; what they give padding is finite. They are of compute capability 8.0 and later; their
-/// gradients are the same in every run only under `at::Context::setDeterministicAlgorithms`.
+/// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 and half
+/// precision on a GPU (of compute capability 8.0 or later) without a mask in memory; what they give padding is finite.
+/// Their gradients are the same in every run only under `at::Context::setDeterministicAlgorithms`.
 at::Tensor attention_within(const Sequences& sequences, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
-/// Causal attention within runs of tokens: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`, boundaries
-/// int32 `[runs + 1]` and `longest` as `Sequences` has them. Flash kernels as above, else one attention a run.
+/// Causal attention within runs of tokens: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`,
+/// boundaries int32 `[runs + 1]` and `longest` as `Sequences` has them. Flash kernels as above, else one attention a
+/// run.
 at::Tensor packed_attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, int64_t longest);
 

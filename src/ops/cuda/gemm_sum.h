@@ -21,7 +21,8 @@ using Gemm = c10::function_ref<bool(const kernels::cuda::GemmRequest&)>;
 inline bool has_gemm(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   const auto dtype = a[0].scalar_type();
   const auto is_beside_y = [&](const at::Tensor& x) { return x.device() == y.device(); };
-  return (dtype == at::kFloat || dtype == at::kBFloat16) && (y.scalar_type() == dtype || y.scalar_type() == at::kFloat) &&
+  return (dtype == at::kFloat || dtype == at::kBFloat16) &&
+      (y.scalar_type() == dtype || y.scalar_type() == at::kFloat) &&
       std::all_of(a.begin(), a.end(), is_beside_y) && std::all_of(b.begin(), b.end(), is_beside_y);
 }
 
@@ -40,11 +41,11 @@ inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b,
   }
 }
 
-/// y = scale·Σᵢ aᵢ·bᵢ, or y + that, a GEMM for each pair: the thin products first and the deepest last, as what a product
-/// finds in a y of bfloat16 has been rounded. That of one pair, and any sum in a y of fp32, is fp32 to the end.
+/// y = scale·Σᵢ aᵢ·bᵢ, or y + that, a GEMM for each pair: the thin products first and the deepest last, as what a
+/// product finds in a y of bfloat16 has been rounded. That of one pair, and any sum in a y of fp32, is fp32 to the end.
 ///
-/// The arguments are those of `sum_of_products_`, with dtypes that `has_gemm` allows. y must be writable in place as rows
-/// or columns: false, and nothing is done, where it is not.
+/// The arguments are those of `sum_of_products_`, with dtypes that `has_gemm` allows. y must be writable in place as
+/// rows or columns: false, and nothing is done, where it is not.
 inline bool sum_by_gemms(
     at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, bool tf32, Gemm gemm) {
   const auto c = gemm_matrix(y);
