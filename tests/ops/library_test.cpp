@@ -64,5 +64,15 @@ TEST(Library, GradientsOfZeroMagnitudesDoNotComeFromTheOutput) {
   EXPECT_TRUE(at::allclose(gradient, expected, 1e-12, 1e-12));
 }
 
+TEST(Library, LowRankProductsDropTheirInputThemselves) {
+  at::manual_seed(5);
+  const at::Tensor x = at::randn({7, 50}), a = at::randn({3, 50}), dshrunk = at::randn({7, 3});
+  const Dropout dropped{0.4, 21};
+  EXPECT_TRUE(at::equal(low_rank_shrink(x, a, 0.5, dropped), low_rank_shrink(dropout(x, dropped), a, 0.5)));
+  EXPECT_TRUE(at::equal(
+      low_rank_gradient_a(dshrunk, x, at::kFloat, dropped), low_rank_gradient_a(dshrunk, dropout(x, dropped), at::kFloat)));
+  EXPECT_FALSE(at::equal(low_rank_shrink(x, a, 0.5, dropped), low_rank_shrink(x, a, 0.5)));
+}
+
 } // namespace
 } // namespace rora::ops
