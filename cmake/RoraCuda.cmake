@@ -44,6 +44,17 @@ if(RORA_KERNEL_SOURCES)
   endif()
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 does not know nvcc's 20
+
+  # A toolkit may be without cuBLASLt; LibTorch's wheel comes with its own.
+  if(NOT TARGET CUDA::cublasLt)
+    set(_rora_wheel "${Torch_DIR}/../../../../nvidia/cu${CUDAToolkit_VERSION_MAJOR}")
+    find_library(RORA_CUBLASLT_LIBRARY "libcublasLt.so.${CUDAToolkit_VERSION_MAJOR}"
+      PATHS "${_rora_wheel}/lib" REQUIRED)
+    find_path(RORA_CUBLASLT_INCLUDE_DIR cublasLt.h PATHS "${_rora_wheel}/include" REQUIRED)
+    add_library(CUDA::cublasLt UNKNOWN IMPORTED)
+    set_target_properties(CUDA::cublasLt PROPERTIES
+      IMPORTED_LOCATION "${RORA_CUBLASLT_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${RORA_CUBLASLT_INCLUDE_DIR}")
+  endif()
 endif()
 
 if(_rora_cuda_obstacle)
