@@ -1,0 +1,342 @@
+// Trains a LLaMA of random weights on a task of random tokens, on a CPU or a GPU, and prints one JSON line: the losses
+// of each run, the seconds of a step and, on a GPU, the most memory that its tensors took. It needs LibTorch alone.
+
+#include <training/batch_input.h>
+
+#include <rora/adapters/low_rank_adapter.h>
+#include <rora/model/llama.h>
+#include <rora/training/adamw.h>
+#include <rora/training/flat_parameters.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+using rora::kIgnoreIndex;
+
+/// `--name value` pairs; a name without a value is a switch.
+class Flags {
+ public:
+  Flags(int count, char** words) {
+    for (int i = 1; i < count; ++i) {
+      if (std::strncmp(words[i], "--", 2) != 0) {
+        throw std::invalid_argument(std::string(words[i]) + " is no flag");
+      }
+      const std::string name = words[i] + 2;
+      const bool has_value = i + 1 < count && std::strncmp(words[i + 1], "--", 2) != 0;
+      values_[name] = has_value ? words[++i] : "";
+    }
+  }
+
+  std::string text(const std::string& name, const std::string& otherwise) {
+    const auto found = values_.extract(name);
+    return found.empty() ? otherwise : found.mapped();
+  }
+  /// One of the names; the first where the flag is not given.
+  std::string choice(const std::string& name, const std::vector<std::string>& names) {
+    const std::string chosen = text(name, names[0]);
+    if (std::find(names.begin(), names.end(), chosen) == names.end()) {
+      throw std::invalid_argument("--" + name + " cannot be " + chosen);
+    }
+    return chosen;
+  }
+  int64_t integer(const std::string& name, int64_t otherwise) {
+    return std::stoll(text(name, std::to_string(otherwise)));
+  }
+  double number(const std::string& name, double otherwise) {
+    return std::stod(text(name, std::to_string(otherwise)));
+  }
+  bool is_set(const std::string& name) {
+    return !values_.extract(name).empty();
+  }
+
+  /// Throws for a flag that nobody asked for.
+  void finish() const {
+    if (!values_.empty()) {
+      throw std::invalid_argument("--" + values_.begin()->first + " is no flag of this program");
+    }
+  }
+
+ private:
+  std::map<std::string, std::string> values_;
+};
+
+struct Arguments {
+  explicit Arguments(Flags flags)
+      : device(flags.text("device", "cpu")),
+        dtype(flags.choice("dtype", {"float32", "bfloat16"}) == "bfloat16" ? at::kBFloat16 : at::kFloat),
+        rows(flags.choice("rows", {"whole", "padded", "packed"})),
+        init(flags.choice("init", {"cpu", "device"})),
+        batch(flags.integer("batch", 4)),
+        seq(flags.integer("seq", 64)),
+        steps(flags.integer("steps", 5)),
+        warmup(flags.integer("warmup", 0)),
+        repeat(flags.integer("repeat", 1)),
+        seed(flags.integer("seed", 0)),
+        threads(flags.integer("threads", 0)),
+        learning_rate(flags.number("lr", 1e-3)),
+        frozen(flags.is_set("frozen")),
+        checkpointing(flags.is_set("checkpointing")),
+        deterministic(flags.is_set("deterministic")) {
+    model.hidden_size(flags.integer("hidden", 64))
+        .intermediate_size(flags.integer("intermediate", 160))
+        .num_hidden_layers(flags.integer("layers", 2))
+        .num_attention_heads(flags.integer("heads", 4))
+        .num_key_value_heads(flags.integer("kv-heads", 2))
+        .vocab_size(flags.integer("vocab", 96))
+        .max_position_embeddings(std::max<int64_t>(2048, seq));
+    const int64_t rank = flags.integer("rank", 8);
+    adapter.rank(rank)
+        .alpha(flags.number("alpha", 2.0 * static_cast<double>(rank)))
+        .scaling(
+            flags.choice("scaling", {"rora", "lora"}) == "lora" ? rora::Scaling::kStandard
+                                                                : rora::Scaling::kRankStabilized)
+        .dora(flags.is_set("dora"))
+        .dropout(flags.number("dropout", 0.0));
+    flags.finish();
+  }
+
+  at::Device device;
+  at::ScalarType dtype;
+  std::string rows, init;
+  int64_t batch, seq, steps, warmup, repeat, seed, threads;
+  double learning_rate;
+  bool frozen, checkpointing, deterministic;
+  rora::LlamaOptions model;
+  rora::LowRankOptions adapter;
+};
+
+/// Sequences that can be learnt: each token follows from the one before by a rule of the seed. `padded` rows end early;
+/// `packed` rows hold three sequences, and a little padding.
+rora::Batch make_batch(const Arguments& arguments, int64_t number) {
+  const int64_t vocab = arguments.model.vocab_size(), seq = arguments.seq;
+  torch::manual_seed(static_cast<uint64_t>(arguments.seed * 7919 + number));
+  at::Tensor ids = at::empty({arguments.batch, seq}, at::kLong);
+  at::Tensor token = at::randint(vocab, {arguments.batch}, at::kLong);
+  for (int64_t place = 0; place < seq; ++place) {
+    ids.select(1, place).copy_(token);
+    token = at::remainder(token * 5 + 7, vocab);
+  }
+  rora::Batch batch;
+  batch.input_ids = ids;
+  batch.labels = ids.clone();
+  if (arguments.rows != "whole") {
+    at::Tensor mask = at::ones_like(ids);
+    for (int64_t row = 0; row < arguments.batch; ++row) {
+      const int64_t end = std::max<int64_t>(2, seq - (row * 5 + number) % (seq / 2));
+      mask[row].slice(0, end).zero_();
+      if (arguments.rows == "packed") {
+        for (const int64_t start : {end / 3, end * 2 / 3}) {
+          mask[row].slice(0, start, end).add_(1);
+          batch.labels[row][start] = kIgnoreIndex;
+        }
+      }
+    }
+    batch.labels.masked_fill_(mask == 0, kIgnoreIndex);
+    batch.attention_mask = mask;
+  }
+  return batch;
+}
+
+/// Weights as a model's that has learnt something: norms of 1, and products that keep their input's size.
+void fill_weights(rora::LlamaForCausalLM& model) {
+  at::NoGradGuard no_grad;
+  for (auto& parameter : model->named_parameters()) {
+    at::Tensor& weight = parameter.value();
+    if (weight.dim() == 1) {
+      weight.fill_(1.0);
+    } else {
+      weight.normal_(0.0, parameter.key().find("embed") != std::string::npos ? 1.0 : 1.0 / std::sqrt(weight.size(1)));
+    }
+  }
+}
+
+rora::LlamaForCausalLM make_model(const Arguments& arguments) {
+  torch::manual_seed(static_cast<uint64_t>(arguments.seed));
+  const bool on_device = arguments.init == "device"; // for large models: random numbers would take a CPU minutes
+  if (on_device) {
+    torch::set_default_dtype(c10::scalarTypeToTypeMeta(arguments.dtype));
+  }
+  rora::LlamaForCausalLM model(arguments.model);
+  torch::set_default_dtype(c10::scalarTypeToTypeMeta(at::kFloat));
+  if (on_device) {
+    model->to(arguments.device);
+    fill_weights(model);
+  } else {
+    fill_weights(model);
+    model->to(arguments.dtype);
+  }
+  if (!arguments.frozen) {
+    for (const auto& item : model->named_modules("", /*include_self=*/false)) {
+      auto projection = std::dynamic_pointer_cast<rora::ProjectionImpl>(item.value());
+      if (projection && item.key() != "lm_head") {
+        projection->attach("default", std::make_shared<rora::LowRankAdapter>(*projection, arguments.adapter));
+      }
+    }
+  }
+  model->to(arguments.device);
+  model->model->activation_checkpointing = arguments.checkpointing;
+  model->train();
+  return model;
+}
+
+/// The loss of a model without adapters. The gradient reaches `embedded`, the inputs of the first layer, as it would if
+/// an adapter stood below that.
+rora::LossSum frozen_loss(rora::LlamaForCausalLM& model, const rora::Batch& batch, at::Tensor& embedded) {
+  const at::Tensor ids = batch.input_ids.to(model->head_weight().device());
+  embedded = model->model->embed_tokens->forward(ids).detach().set_requires_grad(true);
+  rora::LlamaInput input;
+  input.input_ids = ids;
+  input.attention_mask = batch.attention_mask;
+  input.inputs_embeds = embedded;
+  return model->loss(input, batch.labels);
+}
+
+void synchronize(const Arguments& arguments) {
+  if (!arguments.device.is_cpu()) {
+    at::accelerator::synchronizeDevice(at::accelerator::getDeviceIndex());
+  }
+}
+
+/// FNV-1a of the values' bytes: equal for equal bits.
+uint64_t digest(const at::Tensor& values) {
+  const at::Tensor own = values.detach().cpu().contiguous();
+  const auto* bytes = static_cast<const unsigned char*>(own.const_data_ptr());
+  uint64_t hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < own.nbytes(); ++i) {
+    hash = (hash ^ bytes[i]) * 0x100000001b3;
+  }
+  return hash;
+}
+
+struct Run {
+  std::vector<double> losses;
+  std::vector<double> seconds; ///< without the warm-up's
+  int64_t tokens = 0; ///< of a step
+  int64_t trained = 0;
+  uint64_t digest = 0;
+};
+
+Run train(const Arguments& arguments) {
+  rora::LlamaForCausalLM model = make_model(arguments);
+  std::vector<at::Tensor> trained;
+  for (const at::Tensor& each : model->parameters()) {
+    if (each.requires_grad()) {
+      trained.push_back(each);
+    }
+  }
+  std::optional<rora::FlatParameters> parameters;
+  std::optional<rora::AdamW> optimizer;
+  if (!arguments.frozen) {
+    parameters.emplace(trained);
+    optimizer.emplace(*parameters);
+  }
+  Run run;
+  run.trained = parameters ? parameters->values().numel() : 0;
+  at::Tensor last;
+  for (int64_t step = 0; step < arguments.warmup + arguments.steps; ++step) {
+    const rora::Batch batch = make_batch(arguments, step);
+    run.tokens = batch.labels.numel();
+    torch::manual_seed(static_cast<uint64_t>(arguments.seed * 104729 + step)); // dropout
+    synchronize(arguments);
+    const auto begin = std::chrono::steady_clock::now();
+    if (!arguments.frozen) {
+      parameters->zero_grad();
+    }
+    at::Tensor embedded;
+    const rora::LossSum loss =
+        arguments.frozen ? frozen_loss(model, batch, embedded) : rora::detail::batch_loss(model, batch);
+    const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
+    mean.backward();
+    if (!arguments.frozen) {
+      parameters->clip_gradients(1.0);
+      optimizer->step(arguments.learning_rate);
+      last = parameters->values();
+    } else {
+      last = embedded.grad();
+    }
+    const double value = mean.item<double>();
+    synchronize(arguments);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    run.losses.push_back(value);
+    if (step >= arguments.warmup) {
+      run.seconds.push_back(taken.count());
+    }
+  }
+  run.digest = last.defined() ? digest(last) : 0;
+  return run;
+}
+
+void print_list(const char* name, const std::vector<double>& values) {
+  std::printf("\"%s\": [", name);
+  for (size_t i = 0; i < values.size(); ++i) {
+    // JSON has no NaN: it is what a loss became, so it is said as null.
+    std::printf("%s", i == 0 ? "" : ", ");
+    if (std::isfinite(values[i])) {
+      std::printf("%.17g", values[i]);
+    } else {
+      std::printf("null");
+    }
+  }
+  std::printf("]");
+}
+
+int run(const Arguments& arguments) {
+  if (arguments.threads > 0) {
+    at::set_num_threads(static_cast<int>(arguments.threads));
+  }
+  if (arguments.deterministic) {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  std::printf("{\"runs\": [");
+  Run last;
+  for (int64_t i = 0; i < arguments.repeat; ++i) {
+    last = train(arguments);
+    std::printf("%s{", i == 0 ? "" : ", ");
+    print_list("losses", last.losses);
+    std::printf(", ");
+    print_list("seconds", last.seconds);
+    std::printf(", \"digest\": \"%016llx\"}", static_cast<unsigned long long>(last.digest));
+  }
+  std::vector<double> sorted = last.seconds;
+  std::sort(sorted.begin(), sorted.end());
+  const double median = sorted.empty() ? 0.0 : sorted[sorted.size() / 2];
+  std::printf("], \"step_s\": %.6g, \"tokens_per_s\": %.6g, ", median, static_cast<double>(last.tokens) / median);
+  if (arguments.device.is_cpu()) {
+    std::printf("\"peak_bytes\": null, ");
+  } else {
+    const auto stats = at::accelerator::getDeviceStats(at::accelerator::getDeviceIndex());
+    std::printf("\"peak_bytes\": %lld, ", static_cast<long long>(stats.allocated_bytes[0].peak));
+  }
+  std::printf("\"tokens\": %lld, \"trained\": %lld}\n", static_cast<long long>(last.tokens),
+              static_cast<long long>(last.trained));
+  return 0;
+}
+
+} // namespace
+
+int main(int count, char** words) {
+  try {
+    return run(Arguments(Flags(count, words)));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gpu_step: %s\n", error.what());
+    return 1;
+  }
+}
