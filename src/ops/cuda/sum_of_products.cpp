@@ -64,7 +64,11 @@ bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, b
 at::Tensor& sum_of_products_cuda_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
   detail::check_result(y, a, b);
-  return add_into(y, a, b, scale, accumulate) ? y : reference::sum_of_products_(y, a, b, scale, accumulate);
+  if (!add_into(y, a, b, scale, accumulate)) {
+    return reference::sum_of_products_(y, a, b, scale, accumulate);
+  }
+  detail::mark_changed(y);
+  return y;
 }
 
 at::Tensor sum_of_products_cuda(
