@@ -12,7 +12,20 @@
 #include <ATen/cuda/CUDAContext.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string_view>
+
+#if defined(RORA_HAS_CUTLASS)
+#include "kappend_sum.h"
+
+#include <kernels/gemm_kappend_sm90.h>
+
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+
+#include <limits>
+#endif
 
 namespace rora::ops {
 namespace {
@@ -33,11 +46,7 @@ kernels::cuda::GemmAlgorithms& algorithms() {
   return *all;
 }
 
-bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
-  if (!detail::has_gemm(a, b, y)) {
-    return false;
-  }
-  const c10::DeviceGuard guard(y.device());
+bool add_by_gemms(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   const bool tf32 = at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
       at::Float32Precision::TF32;
   const auto bytes = [&](int64_t count) { return at::empty({count}, y.options().dtype(at::kByte)); };
@@ -59,6 +68,122 @@ bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, b
         request.rows, " by ", request.depth, " by ", request.columns, ": ", cublasLtGetStatusString(status));
     return status == CUBLAS_STATUS_SUCCESS;
   });
+}
+
+#if defined(RORA_HAS_CUTLASS)
+using kernels::cuda::KAppendParameters;
+using kernels::cuda::KAppendTile;
+
+/// The forms of a sum of a deep and a thin product: a GEMM for each, or both in one kernel, by its tiles.
+enum Form { kGemms, k128x128, k128x256, kForms };
+
+std::optional<KAppendTile> tile_of(Form form) {
+  switch (form) {
+    case k128x128:
+      return KAppendTile::k128x128;
+    case k128x256:
+      return KAppendTile::k128x256;
+    default:
+      return std::nullopt;
+  }
+}
+
+/// RORA_CUDA_SUM=gemms, 128x128 or 128x256 in the environment has that form taken wherever it can be, where the fastest of
+/// a trial is taken otherwise.
+std::optional<Form> given_form() {
+  static const std::optional<Form> given = [] {
+    const char* value = std::getenv("RORA_CUDA_SUM");
+    const std::string_view name = value != nullptr ? value : "";
+    return name == "gemms" ? std::optional(kGemms)
+        : name == "128x128" ? std::optional(k128x128)
+        : name == "128x256" ? std::optional(k128x256)
+                            : std::nullopt;
+  }();
+  return given;
+}
+
+/// Never destroyed: threads may outlive static objects.
+detail::FastestForms& fastest_forms() {
+  static auto* const all = new detail::FastestForms;
+  return *all;
+}
+
+bool kappend(const KAppendParameters& p, const at::Tensor& y) {
+  if (!kernels::cuda::fits(p, y.get_device())) {
+    return false;
+  }
+  const int64_t bytes = kernels::cuda::kappend_workspace_bytes(p);
+  const at::Tensor workspace = bytes > 0 ? at::empty({bytes}, y.options().dtype(at::kByte)) : at::Tensor();
+  C10_CUDA_CHECK(kernels::cuda::gemm_kappend(
+      p, workspace.defined() ? workspace.data_ptr() : nullptr, at::cuda::getCurrentCUDAStream()));
+  return true;
+}
+
+/// What a form takes, over several runs; infinite where it cannot run. It waits for the stream.
+float milliseconds(const at::Tensor& y, c10::function_ref<bool(at::Tensor&)> form) {
+  constexpr int kRuns = 5;
+  at::Tensor trial = at::empty_like(y);
+  at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+  if (!form(trial)) { // the first run warms up
+    return std::numeric_limits<float>::infinity();
+  }
+  begin.record();
+  for (int run = 0; run < kRuns; ++run) {
+    form(trial);
+  }
+  end.record();
+  end.synchronize();
+  return begin.elapsed_time(end);
+}
+
+/// The fastest form of a deep and a thin pair, or the one that is to be taken.
+Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList a, at::TensorList b) {
+  if (given_form()) {
+    return *given_form();
+  }
+  if (at::globalContext().deterministicAlgorithms()) { // a trial may end another way in another run
+    return kGemms;
+  }
+  const double scale = deep.alpha;
+  const bool accumulate = deep.beta != 0.0f;
+  const auto run = [&](at::Tensor& result, Form form) {
+    const auto tile = tile_of(form);
+    return tile ? detail::sum_by_kappend(
+                      result, a, b, scale, accumulate, *tile, [&](const auto& p) { return kappend(p, result); })
+                : add_by_gemms(result, a, b, scale, accumulate);
+  };
+  const bool may_time = c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
+  return static_cast<Form>(
+      fastest_forms().choose(detail::sum_shape(deep, y.get_device()), kForms, may_time, [&](int form) {
+        return milliseconds(y, [&](at::Tensor& trial) { return run(trial, static_cast<Form>(form)); });
+      }));
+}
+
+/// Two of the products in one kernel, where that is faster than a GEMM for each; false, and nothing is done, where it is
+/// not.
+bool add_by_kappend(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
+  return kernels::cuda::has_kappend(y.get_device()) &&
+      detail::sum_with_kappend(
+             y, a, b, scale, accumulate,
+             [&](const auto& deep, auto deep_a, auto deep_b) { return tile_of(form_of(deep, y, deep_a, deep_b)); },
+             [&](const auto& p) { return kappend(p, y); },
+             [&](at::Tensor& result, auto other_a, auto other_b, bool adds) {
+               return add_by_gemms(result, other_a, other_b, scale, adds);
+             });
+}
+#endif
+
+bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
+  if (!detail::has_gemm(a, b, y)) {
+    return false;
+  }
+  const c10::DeviceGuard guard(y.device());
+#if defined(RORA_HAS_CUTLASS)
+  if (add_by_kappend(y, a, b, scale, accumulate)) {
+    return true;
+  }
+#endif
+  return add_by_gemms(y, a, b, scale, accumulate);
 }
 
 at::Tensor& sum_of_products_cuda_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {

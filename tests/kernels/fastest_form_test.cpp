@@ -1,0 +1,65 @@
+#include <ops/cuda/fastest_form.h>
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <stdexcept>
+#include <unordered_set>
+#include <vector>
+
+namespace rora {
+namespace {
+
+using ops::detail::FastestForms;
+using ops::detail::SumShape;
+
+TEST(FastestForms, TimeEachShapeOnce) {
+  FastestForms forms;
+  std::vector<int> timed;
+  const std::vector<float> taken{3.0f, std::numeric_limits<float>::infinity(), 1.0f, 2.0f};
+  const auto time = [&](int form) {
+    timed.push_back(form);
+    return taken[static_cast<size_t>(form)];
+  };
+  SumShape shape;
+  shape.rows = 128;
+  EXPECT_EQ(forms.choose(shape, 4, /*may_time=*/false, time), 0);
+  EXPECT_TRUE(timed.empty());
+  EXPECT_EQ(forms.choose(shape, 4, /*may_time=*/true, time), 2);
+  EXPECT_EQ(timed, (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(forms.choose(shape, 4, /*may_time=*/true, time), 2);
+  EXPECT_EQ(forms.choose(shape, 4, /*may_time=*/false, time), 2) << "what is known is known under capture, too";
+  EXPECT_EQ(timed.size(), 4);
+  shape.rank = 8;
+  EXPECT_EQ(forms.choose(shape, 2, /*may_time=*/true, time), 0);
+  EXPECT_EQ(timed.size(), 6);
+}
+
+TEST(FastestForms, TakeTheFirstWhereNoneWorks) {
+  FastestForms forms;
+  EXPECT_EQ(forms.choose({}, 3, true, [](int) { return std::numeric_limits<float>::infinity(); }), 0);
+}
+
+TEST(FastestForms, ForgetWhatFailed) {
+  FastestForms forms;
+  const auto fail = [](int) -> float { throw std::runtime_error("no device"); };
+  EXPECT_THROW(forms.choose({}, 2, true, fail), std::runtime_error);
+  EXPECT_EQ(forms.choose({}, 2, true, [](int form) { return form == 1 ? 1.0f : 2.0f; }), 1);
+}
+
+TEST(SumShape, IsAnotherWhereAnyOfItsPartsIs) {
+  std::vector<SumShape> shapes(8);
+  shapes[1].rows = shapes[2].columns = shapes[3].depth = shapes[4].rank = shapes[5].device = 1;
+  shapes[6].transposed = shapes[7].accumulates = true;
+  std::unordered_set<size_t> hashes;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    hashes.insert(ops::detail::SumShapeHash()(shapes[i]));
+    for (size_t j = 0; j < shapes.size(); ++j) {
+      EXPECT_EQ(shapes[i] == shapes[j], i == j) << i << " " << j;
+    }
+  }
+  EXPECT_EQ(hashes.size(), shapes.size());
+}
+
+} // namespace
+} // namespace rora
