@@ -25,6 +25,7 @@ if(NOT RORA_BOOTSTRAP)
 endif()
 
 set(_rora_torch_version 2.11.0)
+set(_rora_cutlass_version 4.2.0.0)
 
 # _rora_cache_dir(RESULT): the user's cache folder for rora, shared by build trees.
 function(_rora_cache_dir result)
@@ -178,6 +179,12 @@ function(_rora_make_venv venv)
   if(NOT failed EQUAL 0)
     message(FATAL_ERROR "bootstrap: pip could not install torch==${_rora_torch_version} (exit ${failed}). Configure again to retry, or "
       "name a LibTorch in CMAKE_PREFIX_PATH.")
+  endif()
+  # CUTLASS's headers, for one of the CUDA kernels (RoraCutlass.cmake). What else its wheel depends on is for Python alone.
+  execute_process(COMMAND "${venv}/bin/python" -m pip install --no-deps nvidia-cutlass==${_rora_cutlass_version}
+    RESULT_VARIABLE failed)
+  if(NOT failed EQUAL 0)
+    message(STATUS "bootstrap: pip could not install nvidia-cutlass==${_rora_cutlass_version} (exit ${failed}); going on without")
   endif()
 endfunction()
 
