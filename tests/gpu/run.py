@@ -16,7 +16,9 @@ finds goes into one JSON file (--output), section by section, and a summary to t
     masks        so are those of the operators that apply it inside
     memcheck, racecheck, initcheck      the operators of small sizes under compute-sanitizer, where it works
     training     gpu_step on the CPU and on the GPU: the same losses; ten runs with the same bits; LoRA at RoRA's scale
+    parity, 128x128 and 128x256     the first once more where one kernel forms W*x + B*S, if it was built (CUTLASS)
     layer, linears, step    the benchmark: projections beside PEFT's, addmm and the frozen products; a whole step
+    layer, fastest form     the layer once more where that kernel is taken whenever one trial found it faster
 
 A section that fails or runs out of time stops no other. Exit code: 0 where parity, determinism, dropout, masks and
 training hold, 1 where one does not, 77 where Python lacks torch or PEFT. Speed and memory are recorded, with the goals
@@ -26,6 +28,7 @@ beside them, and fail nothing.
 import argparse
 import concurrent.futures
 import datetime
+import functools
 import importlib.util
 import json
 import os
@@ -138,8 +141,8 @@ class Command:
                 start = begun[-1]["begin"] + 1
         return lines, ends
 
-    def checks(self, section, limit):
-        lines, _ = self.worker(section, limit)
+    def checks(self, section, limit, environment=None):
+        lines, _ = self.worker(section, limit, environment=environment)
         found = summary_of(lines)
         for line in lines:
             if "registered_for_cuda" in line:
@@ -174,8 +177,8 @@ class Command:
         return {"compiled": [line["compiled"] for line in lines if "compiled" in line],
                 "failed": [line for line in lines if line.get("wrong")]}
 
-    def benchmark(self, section, limit):
-        lines, _ = self.worker(section, limit + 30, seconds=limit, threads=self.cores)
+    def benchmark(self, section, limit, environment=None):
+        lines, _ = self.worker(section, limit + 30, environment=environment, seconds=limit, threads=self.cores)
         return {"blocks": [line["block"] for line in lines if "block" in line],
                 "left_out": [line["left_out"] for line in lines if "left_out" in line],
                 "failed": [line for line in lines if line.get("wrong")]}
@@ -238,8 +241,12 @@ def run(arguments):
     if not command.cpu:
         beside.update({name: (command.sanitizer, name) for name in SANITIZERS})
         beside["compile"] = (command.compile_ahead,)
-    benchmark = {"layer": (0.3, command.benchmark, "layer"), "step": (0.5, steps.step, command),
-                 "linears": (0.9, command.benchmark, "linears")}
+        for tile in ("128x128", "128x256"):
+            beside[f"parity, {tile}"] = (
+                functools.partial(command.checks, environment={"RORA_CUDA_SUM": tile}), "parity")
+    fastest = functools.partial(command.benchmark, environment={"RORA_CUDA_SUM": "timed"})
+    benchmark = {"layer": (0.25, command.benchmark, "layer"), "layer, fastest form": (0.25, fastest, "layer"),
+                 "step": (0.5, steps.step, command), "linears": (0.9, command.benchmark, "linears")}
     if command.cpu:  # its times mean nothing
         beside.update({name: call for name, (_, *call) in benchmark.items()})
         benchmark = {}

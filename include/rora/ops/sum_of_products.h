@@ -77,11 +77,10 @@ inline at::Tensor sum_of_products(
 /// sum_of_products({x, Ŝ}, {Wᵀ, Bᵀ}).
 ///
 /// All a have one dtype; a b of another is rounded to it. The result is of `dtype`, or of that of a. With the CPU's kernel,
-/// sums are fp32 (fp64 for fp64) to the end and are rounded once. On a GPU, that holds for one pair, for a result in fp32,
-/// and for two pairs where one kernel forms both, as it does where a trial of their shape found that faster; else each
-/// product is added to the rounded sum of those before, the deepest last, and the column scale rounds once more.
-/// It has no derivative. Throws for lists that are no pairs, for sizes that do not fit and, where gradients are on, for
-/// tensors that require them.
+/// sums are fp32 (fp64 for fp64) to the end and are rounded once. On a GPU that holds for one pair, for a result in fp32,
+/// and for two pairs where one kernel forms both (RORA_CUDA_SUM in the environment asks for it); else each product is added
+/// to the rounded sum of those before, the deepest last, and the column scale rounds once more. It has no derivative.
+/// Throws for lists that are no pairs, for sizes that do not fit and, where gradients are on, for tensors that require them.
 inline at::Tensor sum_of_products(
     at::TensorList a,
     at::TensorList b,
