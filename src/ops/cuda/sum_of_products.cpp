@@ -189,11 +189,7 @@ bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, b
 at::Tensor& sum_of_products_cuda_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
   detail::check_result(y, a, b);
-  if (!add_into(y, a, b, scale, accumulate)) {
-    return reference::sum_of_products_(y, a, b, scale, accumulate);
-  }
-  detail::mark_changed(y);
-  return y;
+  return add_into(y, a, b, scale, accumulate) ? y : reference::sum_of_products_(y, a, b, scale, accumulate);
 }
 
 at::Tensor sum_of_products_cuda(
