@@ -83,7 +83,9 @@ cublasStatus_t find_candidates(
   const auto end =
       std::remove_if(begin, begin + count, [](const auto& each) { return each.state != CUBLAS_STATUS_SUCCESS; });
   candidates.count = static_cast<int>(end - begin);
-  return found == CUBLAS_STATUS_SUCCESS && candidates.count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : found;
+  // An odd stride or alignment may be called invalid instead of unsupported.
+  const bool none = found == CUBLAS_STATUS_INVALID_VALUE || (found == CUBLAS_STATUS_SUCCESS && candidates.count == 0);
+  return none ? CUBLAS_STATUS_NOT_SUPPORTED : found;
 }
 
 /// Reads C of `call.result` and writes D to `result`.

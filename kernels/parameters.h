@@ -128,7 +128,7 @@ struct PartialSumsParameters {
 };
 
 /// What the kernels of the low-rank products have in common. Work is divided for the 132 SMs of an H200 whatever GPU
-/// there is, so that any gives the same bits.
+/// there is: the order of sums does not depend on it.
 struct LowRankProducts {
   static constexpr int64_t kMostRank = 128;
   static constexpr int64_t kSMs = 132;

@@ -62,6 +62,7 @@ class Block {
     x_ = x;
     y_ = y;
     body_ = &body;
+    copies_at_once_ = order == Order::kDescending;
     std::memset(shared_.get(), 0xFF, static_cast<size_t>(shared_size_));
     std::vector<size_t> turn(threads_.size());
     std::iota(turn.begin(), turn.end(), 0);
@@ -116,7 +117,16 @@ class Block {
     if (!is_aligned(copy.to) || !is_aligned(copy.from) || copy.bytes < 0 || copy.bytes > kCopyBytes) {
       throw std::logic_error("a copy of " + std::to_string(copy.bytes) + " bytes is not of 16 aligned ones");
     }
-    threads_[now_].copies.push_back(copy);
+    if (copies_at_once_) {
+      perform(copy);
+    } else {
+      threads_[now_].copies.push_back(copy);
+    }
+  }
+
+  static void perform(const Copy& copy) {
+    std::memset(copy.to, 0, kCopyBytes);
+    std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
   }
 
   void commit_copies() {
@@ -129,8 +139,7 @@ class Block {
     Thread& thread = threads_[now_];
     for (; thread.groups.size() > static_cast<size_t>(pending); thread.groups.pop_front()) {
       for (const Copy& copy : thread.groups.front()) {
-        std::memset(copy.to, 0, kCopyBytes);
-        std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+        perform(copy);
       }
     }
   }
@@ -247,6 +256,7 @@ class Block {
   std::exception_ptr failure_;
   size_t now_ = 0;
   int64_t x_ = 0, y_ = 0;
+  bool copies_at_once_ = false;
 };
 
 } // namespace

@@ -12,7 +12,8 @@ struct Geometry;
 /// for others that never come.
 namespace rora::kernels::cuda::host {
 
-/// In which order the threads of a block run between barriers: results that depend on it lack a barrier.
+/// In which order the threads of a block run between barriers: results that depend on it lack a barrier. Copies that run
+/// beside the threads are made at once in descending order, and in the others as late as a GPU may make them.
 enum class Order { kAscending, kDescending, kShuffled };
 
 void run_blocks(
@@ -35,7 +36,7 @@ void sync_warp();
 /// Gives `size` bytes to the warp's lanes and takes those of all 32, in their order.
 void exchange(const void* value, void* all, int64_t size);
 
-/// As `cuda::copy_later` and the others of matrix.h: a thread's copies are made no sooner than it waits for them.
+/// As `cuda::copy_later` and the others of matrix.h.
 void copy_later(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_for_copies(int pending);

@@ -37,7 +37,7 @@ at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gr
 }
 
 at::Tensor rows_kernel(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
-  if (!detail::has_kernel(logits) || logits.stride(1) != 1) {
+  if (!detail::has_kernel(logits, targets) || logits.stride(1) != 1) {
     return rows_reference(logits, targets, gradient);
   }
   const at::Tensor index = targets.contiguous();

@@ -11,8 +11,13 @@
 
 namespace rora::ops::detail {
 
-/// Whether the kernels of x's device have its dtype; other dtypes and devices take the reference.
-inline bool has_kernel(const at::Tensor& x) {
+/// Whether the kernels of x's device have its dtype and the others lie beside it; all else takes the reference, which says
+/// what is wrong.
+template <class... Tensors>
+bool has_kernel(const at::Tensor& x, const Tensors&... others) {
+  if (((others.device() != x.device()) || ...)) {
+    return false;
+  }
   const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   if (x.is_cuda()) {
     return known && kernels::cuda_kernels() != nullptr;

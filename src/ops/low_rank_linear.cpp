@@ -29,7 +29,7 @@ at::Tensor dropout_kernel(const at::Tensor& x, double p, int64_t seed) {
 }
 
 at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) {
-  if (!detail::has_kernel(dy) || z.scalar_type() != dy.scalar_type() || dy.dim() != 2 || dy.stride(1) != 1 ||
+  if (!detail::has_kernel(dy, z) || z.scalar_type() != dy.scalar_type() || dy.dim() != 2 || dy.stride(1) != 1 ||
       z.stride(1) != 1) {
     return reference::magnitude_gradient(dy, z);
   }

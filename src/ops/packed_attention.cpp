@@ -1,5 +1,7 @@
 #include <rora/ops/attention.h>
 
+#include "to_device.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <torch/library.h>
@@ -31,8 +33,8 @@ at::Tensor readable_heads(const at::Tensor& x) {
 
 bool flash_takes(const at::Tensor& q) {
   constexpr int64_t kMostHeadDim = 256;
-  return q.is_cuda() && (q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf) &&
-      q.size(-1) <= kMostHeadDim && at::globalContext().userEnabledFlashSDP();
+  return q.is_cuda() && q.scalar_type() == at::kBFloat16 && q.size(-1) <= kMostHeadDim &&
+      at::globalContext().userEnabledFlashSDP();
 }
 
 at::Tensor flash(
@@ -66,11 +68,6 @@ at::Tensor by_runs(
                        .transpose(0, 1));
   }
   return at::cat(runs);
-}
-
-at::Tensor on_device(const at::Tensor& x, at::Device device) {
-  // From pinned memory the copy waits for nothing.
-  return device.is_cuda() && x.is_cpu() ? x.pin_memory().to(device, /*non_blocking=*/true) : x.to(device);
 }
 
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
@@ -113,10 +110,10 @@ Sequences read_sequences(const at::Tensor& mask, at::Device device) {
   if (device.is_cuda()) {
     sequences = find_sequences(mask.cpu());
     if (sequences.boundaries.defined()) {
-      sequences.boundaries = on_device(sequences.boundaries, device);
+      sequences.boundaries = detail::to_device(sequences.boundaries, device);
     }
   }
-  sequences.ids = on_device(mask, device);
+  sequences.ids = detail::to_device(mask, device);
   return sequences;
 }
 

@@ -9,7 +9,7 @@ namespace {
 class PackedWeight : public DenseWeight {
  public:
   explicit PackedWeight(const at::Tensor& weight)
-      : DenseWeight(weight), at_(weight.const_data_ptr()), version_(version(weight)) {
+      : DenseWeight(weight), at_(weight.const_data_ptr()), version_(weight._version()) {
     const at::Tensor matrix = weight.detach();
     if (detail::can_pack(matrix.t())) {
       forward_ = detail::pack_matrix(matrix.t());
@@ -40,12 +40,9 @@ class PackedWeight : public DenseWeight {
   }
 
  private:
-  static uint32_t version(const at::Tensor& weight) {
-    return weight.is_inference() ? 0 : weight._version();
-  }
   bool is_current() const {
     const at::Tensor weight = dense();
-    return weight.const_data_ptr() == at_ && version(weight) == version_;
+    return weight.const_data_ptr() == at_ && weight._version() == version_;
   }
 
   at::Tensor forward_, backward_;
@@ -64,6 +61,7 @@ c10::intrusive_ptr<LinearWeight> pack_weight(const at::Tensor& weight) {
       weight.dim() == 2 && weight.device().is_cpu() && can_pack_weights(weight.scalar_type()), "a weight ",
       weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device(), " is not packed on this processor");
   TORCH_CHECK_VALUE(!weight.requires_grad(), "a weight that is trained changes and is not packed");
+  TORCH_CHECK_VALUE(!weight.is_inference(), "an inference tensor does not tell when it changes and is not packed");
   return c10::make_intrusive<PackedWeight>(weight);
 }
 

@@ -25,7 +25,7 @@ std::tuple<at::Tensor, at::Tensor> forward_reference(const at::Tensor& x, const 
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  if (!detail::has_kernel(x) || weight.scalar_type() != x.scalar_type()) {
+  if (!detail::has_kernel(x, weight) || weight.scalar_type() != x.scalar_type()) {
     return forward_reference(x, weight, eps);
   }
   const at::Tensor rows = detail::as_rows(x);
@@ -73,7 +73,8 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(
     const at::Tensor& weight,
     const at::Tensor& rstd,
     std::array<bool, 2> mask) {
-  if (!detail::has_kernel(x) || weight.scalar_type() != x.scalar_type() || dy.scalar_type() != x.scalar_type()) {
+  if (!detail::has_kernel(x, weight, dy, rstd) || weight.scalar_type() != x.scalar_type() ||
+      dy.scalar_type() != x.scalar_type()) {
     return backward_reference(dy, x, weight, rstd, mask);
   }
   at::Tensor dx;

@@ -23,7 +23,7 @@ at::Tensor forward_reference(const at::Tensor& x, const at::Tensor& cos, const a
 }
 
 at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
-  if (!detail::has_kernel(x) || x.size(-1) % 2 != 0) {
+  if (!detail::has_kernel(x, cos, sin) || x.size(-1) % 2 != 0) {
     return forward_reference(x, cos, sin, inverse);
   }
   const at::Tensor in = x.stride(3) == 1 ? x : x.contiguous();

@@ -21,7 +21,7 @@ at::Tensor forward_reference(const at::Tensor& gate, const at::Tensor& up) {
 }
 
 at::Tensor forward_kernel(const at::Tensor& gate, const at::Tensor& up) {
-  if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || up.sizes() != gate.sizes()) {
+  if (!detail::has_kernel(gate, up) || up.scalar_type() != gate.scalar_type() || up.sizes() != gate.sizes()) {
     return forward_reference(gate, up);
   }
   const at::Tensor gate_rows = detail::as_rows(gate), up_rows = detail::as_rows(up);
@@ -42,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_kernel(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
-  if (!detail::has_kernel(gate) || up.scalar_type() != gate.scalar_type() || dy.scalar_type() != gate.scalar_type() ||
+  if (!detail::has_kernel(gate, up, dy) || up.scalar_type() != gate.scalar_type() || dy.scalar_type() != gate.scalar_type() ||
       up.sizes() != gate.sizes()) {
     return backward_reference(dy, gate, up);
   }

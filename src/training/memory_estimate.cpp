@@ -99,6 +99,15 @@ LayerNumbers count_mlp(const LlamaDecoderLayerImpl& layer, int64_t hidden) {
   return numbers;
 }
 
+/// What o_proj keeps of its input.
+int64_t kept_by_output(const LlamaDecoderLayerImpl& layer) {
+  LayerNumbers numbers;
+  if (!layer.self_attn.is_empty()) {
+    add_group(numbers, {layer.self_attn->o_proj.get()});
+  }
+  return numbers.projection_inputs;
+}
+
 LayerNumbers count_layer(const LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
   LayerNumbers numbers = count_attention(layer, hidden, head_dim);
   const LayerNumbers mlp = count_mlp(layer, hidden);
@@ -162,12 +171,14 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   LayerNumbers all;
   int64_t most_kept = 0;  // bytes a token, of one layer
   int64_t behind_attention = 0;  // bytes a token, of the last layer: for labelled tokens only
+  int64_t chosen_from_attention = 0;  // the same of what o_proj there reads, if that is kept
   for (const auto& module : *model->model->layers) {
     const LayerNumbers layer = count_layer(
         *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
     all += layer;
     most_kept = std::max(most_kept, layer.kept_bytes(element));
     behind_attention = count_mlp(*module->as<LlamaDecoderLayerImpl>(), hidden).kept_bytes(element);
+    chosen_from_attention = kept_by_output(*module->as<LlamaDecoderLayerImpl>()) * element;
   }
   int64_t most_backward = all.backward * element;
   if (model->model->activation_checkpointing) {
@@ -193,6 +204,7 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   estimate.activations = tokens * kept + kept_behind_layers;
   if (!model->model->activation_checkpointing) {
     estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
+    estimate.activations += batch.labelled_tokens * chosen_from_attention;
   }
 
   // A chunk's logits, which become their gradient in place; the states that they come from.

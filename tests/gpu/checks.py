@@ -164,7 +164,7 @@ def determinism(context: Context):
 
     def check(case, dtype):
         # What LibTorch computes itself is deterministic where that is asked for.
-        torch.use_deterministic_algorithms(case.library, warn_only=True)
+        torch.use_deterministic_algorithms(case.library)
         first, wrong, held = None, [], []
         tensors, _ = prepared(case, getattr(torch, dtype), context.device, "dense")
         for run in range(3 if context.cpu else REPEATS):

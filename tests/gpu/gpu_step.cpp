@@ -302,7 +302,7 @@ int run(const Arguments& arguments) {
     at::set_num_threads(static_cast<int>(arguments.threads));
   }
   if (arguments.deterministic) {
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   }
   std::printf("{\"runs\": [");

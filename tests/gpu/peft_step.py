@@ -63,10 +63,10 @@ def main():
         begin = time.perf_counter()
         loss = forward(input_ids=ids, labels=ids).loss
         loss.backward()
-        value = loss.item()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        value = loss.item()  # behind the step, as rora reads it: nothing waits before
         synchronize()
         if step >= arguments.warmup:
             seconds.append(time.perf_counter() - begin)

@@ -1,4 +1,5 @@
 #include <kernels/block_sum.h>
+#include <kernels/matrix.h>
 
 #include <gtest/gtest.h>
 
@@ -82,6 +83,44 @@ struct OneComesLate {
 TEST(HostBlocks, RefuseBarriersThatNotAllThreadsReach) {
   EXPECT_THROW(host::run(OneComesLate{true}), std::logic_error);
   EXPECT_THROW(host::run(OneComesLate{false}), std::logic_error);
+}
+
+struct CopiesOverWhatIsRead {
+  static constexpr int kThreads = 64;
+  const char* zeros; ///< 16 of them
+  int* found;
+  bool waits;
+  Geometry geometry() const {
+    return {1, 1, kThreads * 16};
+  }
+  RORA_DEVICE void operator()() const {
+    char* own = shared_memory() + 16 * thread_index();
+    *reinterpret_cast<int*>(own) = 1;
+    sync_block();
+    if (waits) {
+      found[thread_index()] = *reinterpret_cast<int*>(shared_memory() + 16 * (kThreads - 1 - thread_index()));
+      sync_block();
+    }
+    copy_later(own, zeros, 16);
+    commit_copies();
+    if (!waits) {
+      found[thread_index()] = *reinterpret_cast<int*>(shared_memory() + 16 * (kThreads - 1 - thread_index()));
+      sync_block();
+    }
+    wait_for_copies<0>();
+  }
+};
+
+TEST(HostBlocks, ShowACopyOverWhatIsStillRead) {
+  alignas(16) const char zeros[16] = {};
+  const auto found = [&](bool waits, host::Order order) {
+    std::vector<int> numbers(64);
+    host::run(CopiesOverWhatIsRead{zeros, numbers.data(), waits}, order);
+    return numbers;
+  };
+  EXPECT_EQ(found(true, host::Order::kDescending), std::vector<int>(64, 1));
+  EXPECT_EQ(found(true, host::Order::kAscending), std::vector<int>(64, 1));
+  EXPECT_NE(found(false, host::Order::kDescending), found(false, host::Order::kAscending));
 }
 
 struct ReadsWhatNobodyWrote {

@@ -119,27 +119,6 @@ TEST(LowRankGeometry, GivesEverySMWorkWithLittleRoom) {
   }
 }
 
-template <template <class, class, int> class Kernel, class Parameters>
-void expect_little_shared_memory(int64_t most_rank) {
-  const auto expect_at_most = [](int64_t bytes) { EXPECT_LE(bytes, 99 << 10); };
-  const Parameters p{};
-  expect_at_most(Kernel<BFloat16, float, 16>(p).geometry().shared_bytes);
-  expect_at_most(Kernel<float, float, 16>(p).geometry().shared_bytes);
-  expect_at_most(Kernel<BFloat16, float, 64>(p).geometry().shared_bytes);
-  expect_at_most(Kernel<float, float, 64>(p).geometry().shared_bytes);
-  if (most_rank == 128) {
-    expect_at_most(Kernel<BFloat16, float, 128>(p).geometry().shared_bytes);
-    expect_at_most(Kernel<float, float, 128>(p).geometry().shared_bytes);
-  }
-}
-
-TEST(LowRankGeometry, LeavesRoomForTwoBlocksOfAnSM) {
-  expect_little_shared_memory<kernels::cuda::LowRankShrink, LowRankShrinkParameters>(128);
-  expect_little_shared_memory<GradientWithB, LowRankGradientParameters>(64);
-  expect_little_shared_memory<GradientAlone, LowRankGradientParameters>(128);
-  expect_little_shared_memory<kernels::cuda::LowRankGradientX, LowRankGradientXParameters>(128);
-}
-
 TEST(LowRankGeometry, DividesTheColumnsOfFewRows) {
   EXPECT_EQ(LowRankShrinkParameters::parts_for(0, 4096), 1);
   EXPECT_EQ(LowRankShrinkParameters::parts_for(1, 100), 1);

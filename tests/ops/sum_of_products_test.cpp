@@ -260,6 +260,8 @@ TEST(PackedWeight, RefusesWhatItCannotHold) {
   EXPECT_THROW(pack_weight(at::ones({4, 4}, at::kLong)), c10::ValueError);
   EXPECT_THROW(pack_weight(at::ones({4})), c10::ValueError);
   EXPECT_THROW(pack_weight(at::ones({4, 4}).set_requires_grad(true)), c10::ValueError);
+  const c10::InferenceMode inference;
+  EXPECT_THROW(pack_weight(at::ones({4, 4})), c10::ValueError);
 }
 
 TEST(SumOfProducts, TellsAutogradThatItWrote) {

@@ -33,9 +33,9 @@ Sequences find_sequences(const at::Tensor& mask);
 /// CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
 Sequences read_sequences(const at::Tensor& mask, at::Device device);
 
-/// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 and half
-/// precision on a GPU (of compute capability 8.0 or later) without a mask in memory; what they give padding is finite.
-/// Their gradients are the same in every run only under `at::Context::setDeterministicAlgorithms`.
+/// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 on a GPU
+/// without a mask in memory; what they give padding is finite. Their gradients are the same in every run only under
+/// `at::Context::setDeterministicAlgorithms` that does more than warn.
 at::Tensor attention_within(const Sequences& sequences, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 /// Causal attention within runs of tokens: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`,

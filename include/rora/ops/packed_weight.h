@@ -14,7 +14,7 @@ bool can_pack_weights(at::ScalarType dtype);
 /// packed for every product. It takes twice the weight's memory beside it. Where the tensor has changed since, or has been
 /// moved, it is used as it is now.
 ///
-/// Throws for a weight that `can_pack_weights` does not cover or that is itself trained.
+/// Throws for a weight that `can_pack_weights` does not cover, that is itself trained, or an inference tensor.
 c10::intrusive_ptr<LinearWeight> pack_weight(const at::Tensor& weight);
 
 } // namespace rora::ops

@@ -21,7 +21,7 @@ BatchShape largest_batch(const std::vector<Example>& examples, const BatchOption
 /// What the layers keep of one kind for their backward.
 struct KeptForBackward {
   const char* what = "";
-  int64_t bytes = 0; ///< a labelled token, of all layers; the last one's MLP keeps nothing of the others
+  int64_t bytes = 0; ///< a token that has a label, of all layers; of others, the last layer's MLP keeps nothing
 };
 
 /// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, some

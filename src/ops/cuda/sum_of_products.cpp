@@ -89,7 +89,7 @@ std::optional<KAppendTile> tile_of(Form form) {
 }
 
 /// RORA_CUDA_SUM in the environment: 128x128 or 128x256 has that form taken wherever it can be, and timed the fastest of one
-/// trial of each shape. Otherwise GEMMs are taken, until the kernel has been seen to be right on a GPU.
+/// trial of each shape. Otherwise GEMMs are taken, as on every GPU.
 std::optional<Form> given_form() {
   static const std::optional<Form> given = [] {
     const char* value = std::getenv("RORA_CUDA_SUM");
