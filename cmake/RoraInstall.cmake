@@ -24,6 +24,10 @@ if(TARGET rora_cli)
 endif()
 
 set(RORA_SHARED "${BUILD_SHARED_LIBS}")
+set(RORA_HAS_KERNELS OFF)
+if(RORA_KERNEL_SOURCES)
+  set(RORA_HAS_KERNELS ON)
+endif()
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/roraConfig.cmake.in" "${PROJECT_BINARY_DIR}/roraConfig.cmake"
   INSTALL_DESTINATION "${_rora_package_dir}" NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/roraConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
