@@ -51,7 +51,7 @@ struct DropoutFactors {
   RORA_DEVICE void of(int64_t first, float (&factors)[Count]) const {
     const uint64_t counter = static_cast<uint64_t>(first) / kWords;
     const int beyond = static_cast<int>(first % kWords); // by so much the first is not a counter's own
-    float all[Count + kWords];
+    float all[Count + kWords] = {};
     RORA_UNROLL
     for (int i = 0; i < Count + kWords; i += kWords) {
       if (i < Count || beyond > 0) {
