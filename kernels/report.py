@@ -24,7 +24,8 @@ NAMESPACE = "rora::kernels::cuda::"
 
 def listed_sources():
     text = re.sub(r"#.*", "", (FOLDER / "sources.cmake").read_text())
-    return re.search(r"set\(RORA_KERNEL_SOURCES([^)]*)\)", text).group(1).split()
+    listed = re.search(r"set\(RORA_KERNEL_SOURCES([^)]*)\)", text).group(1).split()
+    return [name for name in listed if name.endswith(".cu")]
 
 
 def compiler_output(nvcc, source):
