@@ -14,8 +14,8 @@ at::Tensor dora_norm_rows_kernel(
     const at::Tensor& b,
     const at::Tensor& gram,
     double scale) {
-  if (!detail::has_kernel(b) || weight_norm_squared.scalar_type() != at::kFloat || product.scalar_type() != at::kFloat ||
-      gram.scalar_type() != at::kFloat) {
+  if (!detail::has_kernel(b, weight_norm_squared, product, gram) || weight_norm_squared.scalar_type() != at::kFloat ||
+      product.scalar_type() != at::kFloat || gram.scalar_type() != at::kFloat) {
     return reference::dora_norm_rows(weight_norm_squared, product, b, gram, scale);
   }
   const at::Tensor dense_norms = weight_norm_squared.contiguous(), dense_gram = gram.contiguous();

@@ -62,7 +62,8 @@ at::Tensor& zero_magnitude_gradient_kernel_(
     const at::Tensor& magnitude,
     const at::Tensor& norm) {
   const at::ScalarType dtype = dy.scalar_type();
-  if (!detail::has_kernel(dy) || x.scalar_type() != dtype || weight.scalar_type() != dtype ||
+  if (!detail::has_kernel(dy, gradient, x, weight, shrunk, b, magnitude, norm) || x.scalar_type() != dtype ||
+      weight.scalar_type() != dtype ||
       shrunk.scalar_type() != dtype || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous()) {
     return reference::zero_magnitude_gradient_(gradient, dy, x, weight, shrunk, b, magnitude, norm);
   }

@@ -1,6 +1,5 @@
 #include <rora/ops/packed_weight.h>
 
-#include "cpu/kernels.h"
 #include "packed_matrix.h"
 
 namespace rora::ops {
