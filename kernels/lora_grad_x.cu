@@ -1,45 +1,12 @@
 #include "kernels.h"
 #include "lora_grad_x.h"
 
-#include "launch.cuh"
+#include "launch_by_rank.cuh"
 
 namespace rora::kernels::cuda {
-namespace {
-
-template <class T, class A>
-cudaError_t launch_by_rank(const LowRankGradientXParameters& p, cudaStream_t stream) {
-  if (p.rank > LowRankProducts::kMostRank) {
-    return cudaErrorInvalidValue;
-  }
-  switch (LowRankProducts::kernel_rank(p.rank)) {
-    case 16:
-      return launch(LowRankGradientX<T, A, 16>(p), stream);
-    case 32:
-      return launch(LowRankGradientX<T, A, 32>(p), stream);
-    case 64:
-      return launch(LowRankGradientX<T, A, 64>(p), stream);
-    default:
-      return launch(LowRankGradientX<T, A, 128>(p), stream);
-  }
-}
-
-} // namespace
 
 cudaError_t low_rank_gradient_x(const LowRankGradientXParameters& p, cudaStream_t stream) {
-  if (p.type == Type::kBFloat16 && p.a_type == Type::kBFloat16) {
-    return launch_by_rank<BFloat16, BFloat16>(p, stream);
-  }
-  if (p.a_type != Type::kFloat) {
-    return cudaErrorInvalidValue;
-  }
-  switch (p.type) {
-    case Type::kBFloat16:
-      return launch_by_rank<BFloat16, float>(p, stream);
-    case Type::kFloat:
-      return launch_by_rank<float, float>(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return launch_by_types_and_rank<LowRankGradientX>(p, stream);
 }
 
 } // namespace rora::kernels::cuda
