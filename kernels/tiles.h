@@ -1,9 +1,8 @@
 #pragma once
 
+#include "dropout.h"
 #include "matrix.h"
 #include "parameters.h"
-
-#include <rora/ops/philox.h>
 
 #include <type_traits>
 
@@ -27,45 +26,6 @@ struct MatrixView {
   /// 0 outside.
   RORA_DEVICE float at(int64_t row, int64_t column) const {
     return row < rows && column < columns ? widen(data[row * stride + column]) : 0.0f;
-  }
-};
-
-/// What `ops::Dropout` multiplies element i of a flattened matrix by.
-template <class T>
-struct DropoutFactors {
-  static constexpr int kWords = 4;
-  uint64_t seed;
-  uint32_t threshold;
-  float scale;
-  bool active;
-
-  DropoutFactors(double p, uint64_t seed) : seed(seed), active(p > 0.0) {
-    // p = 1 would need 2³²: what is kept of it is multiplied by 0 just as well.
-    const uint64_t limit = static_cast<uint64_t>(p * 4294967296.0);
-    threshold = limit > 0xFFFFFFFFu ? 0xFFFFFFFFu : static_cast<uint32_t>(limit);
-    scale = widen(rounded<T>(p < 1.0 ? static_cast<float>(1.0 / (1.0 - p)) : 0.0f));
-  }
-
-  /// Of elements [first, first + Count), Count a multiple of 4.
-  template <int Count>
-  RORA_DEVICE void of(int64_t first, float (&factors)[Count]) const {
-    const uint64_t counter = static_cast<uint64_t>(first) / kWords;
-    const int beyond = static_cast<int>(first % kWords); // by so much the first is not a counter's own
-    float all[Count + kWords] = {};
-    RORA_UNROLL
-    for (int i = 0; i < Count + kWords; i += kWords) {
-      if (i < Count || beyond > 0) {
-        const auto random = ops::Philox::generate(seed, counter + static_cast<uint64_t>(i / kWords));
-        RORA_UNROLL
-        for (int word = 0; word < kWords; ++word) {
-          all[i + word] = random.word[word] >= threshold ? scale : 0.0f;
-        }
-      }
-    }
-    RORA_UNROLL
-    for (int i = 0; i < Count; ++i) {
-      factors[i] = beyond == 0 ? all[i] : beyond == 1 ? all[i + 1] : beyond == 2 ? all[i + 2] : all[i + 3];
-    }
   }
 };
 
