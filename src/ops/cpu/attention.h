@@ -1,6 +1,7 @@
 #pragma once
 
 #include "attention_mask.h"
+#include "attention_operands.h"
 #include "kernels.h"
 #include "tile.h"
 
@@ -9,47 +10,19 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 // Queries lie along the lanes: scores are kept transposed, `[keys, queries]`, so that maxima and sums over keys need no
 // step across lanes, and each product's left side is either the tensor itself or packed once (after FlashAttention,
 // Dao et al., arXiv 2205.14135, and FlashAttention-2, arXiv 2307.08691). A block has one tile's columns of queries and as
-// many keys; blocks in which no query sees a key are left out.
-
-/// How a product's two sides are stored: plain numbers on the right side in the wide type, or pairs of bfloat16, neighbours
-/// along the sum, on both.
-template <class T, bool Pairs>
-struct Operand {
-  using Wide = wide_t<T>;
-  using Left = T; ///< of the tensors themselves
-  using Right = Wide;
-  using Score = Wide; ///< weights and their gradients on the left side
-  static constexpr int64_t kGroup = 1;
-};
-template <>
-struct Operand<BFloat16, true> {
-  using Wide = float;
-  using Left = BFloat16Pair;
-  using Right = BFloat16Pair;
-  using Score = BFloat16Pair;
-  static constexpr int64_t kGroup = 2;
-};
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
-template <class T>
-RORA_INLINE T* token(const AttentionParameters::Tensor& t, int64_t batch, int64_t head, int64_t place) {
-  return static_cast<T*>(t.data) + batch * t.stride[0] + head * t.stride[1] + place * t.stride[2];
-}
+// many keys; blocks in which no query sees a key are left out, and of the others, registers of queries that stand before
+// the keys.
 
 template <class T>
 class AttentionHead {
-  static constexpr bool kPairs = kHasPairs && sizeof(T) == 2;
-  using Form = Operand<T, kPairs>;
+  using Form = Operand<T>;
   using W = typename Form::Wide;
   using Left = typename Form::Left;
   using Right = typename Form::Right;
   using Score = typename Form::Score;
   using V = Vector<W>;
   static constexpr int64_t kGroup = Form::kGroup;
-  static constexpr int64_t kBlock = AttentionMask<W>::kBlock;
+  static constexpr int64_t kBlock = kAttentionBlock<W>;
   static constexpr int kRegisters = kTileVectors;
 
  public:
@@ -107,86 +80,31 @@ class AttentionHead {
 
   void backward() {
     pack_across(p_.k);
-    zero(dk_, keys_ * dim_);
-    zero(dv_, keys_ * dim_);
+    fill_zero(dk_, keys_ * dim_);
+    fill_zero(dv_, keys_ * dim_);
     const int64_t group = p_.heads / p_.kv_heads;
     for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head) {
       for (int64_t begin = 0; begin < p_.queries; begin += kBlock) {
         backward_block(head, begin);
       }
     }
+    const HeadRows<T> dk = rows(p_.dk, kv_head_, 0, p_.keys), dv = rows(p_.dv, kv_head_, 0, p_.keys);
     for (int64_t key = 0; key < p_.keys; ++key) {
-      write(token<T>(p_.dk, batch_, kv_head_, key), dk_ + key * dim_);
-      write(token<T>(p_.dv, batch_, kv_head_, key), dv_ + key * dim_);
+      for_registers<W>(p_.head_dim, [&](int64_t j, int64_t count) {
+        store(dk.row(key) + j, load(dk_ + key * dim_ + j), count);
+        store(dv.row(key) + j, load(dv_ + key * dim_ + j), count);
+      });
     }
   }
 
  private:
-  static void zero(W* data, int64_t count) {
-    __builtin_memset(data, 0, static_cast<size_t>(count) * sizeof(W));
+  HeadRows<T> rows(const AttentionParameters::Tensor& t, int64_t head, int64_t begin, int64_t count) const {
+    T* data = static_cast<T*>(t.data) + batch_ * t.stride[0] + head * t.stride[1] + begin * t.stride[2];
+    return {data, t.stride[2], count, p_.head_dim};
   }
 
-  /// One token's numbers in the wide type, zero behind head_dim.
-  static void widen_row(const T* x, W* y, int64_t size, int64_t padded) {
-    for_registers<W>(size, [&](int64_t j, int64_t count) { store(y + j, load(x + j, count)); });
-    for (int64_t j = round_up(size, kLanes<W>); j < padded; ++j) {
-      y[j] = 0;
-    }
-  }
-
-  void write(T* y, const W* x) const {
-    for_registers<W>(p_.head_dim, [&](int64_t j, int64_t count) { store(y + j, load(x + j), count); });
-  }
-
-  /// Rows [begin, begin + count) of `t` as the right side of a product that sums over them: `y` `[kBlock/kGroup, dim]`,
-  /// zero behind `count`.
-  void pack_rows(const AttentionParameters::Tensor& t, int64_t head, int64_t begin, int64_t count, Right* y) const {
-    if constexpr (kPairs) {
-      for (int64_t i = 0; i < kBlock; i += 2) {
-        const T* even = i < count ? token<T>(t, batch_, head, begin + i) : nullptr;
-        const T* odd = i + 1 < count ? token<T>(t, batch_, head, begin + i + 1) : nullptr;
-        for_registers<W>(p_.head_dim, [&](int64_t j, int64_t size) {
-          const V low = even != nullptr ? load(even + j, size) : V{};
-          const V high = odd != nullptr ? load(odd + j, size) : V{};
-          const Words words = (__builtin_bit_cast(Words, low) >> 16) | __builtin_bit_cast(Words, high);
-          __builtin_memcpy(y + i / 2 * dim_ + j, &words, sizeof(words));
-        });
-      }
-    } else {
-      for (int64_t i = 0; i < kBlock; ++i) {
-        if (i < count) {
-          widen_row(token<T>(t, batch_, head, begin + i), y + i * dim_, p_.head_dim, dim_);
-        } else {
-          zero(y + i * dim_, dim_);
-        }
-      }
-    }
-  }
-
-  /// The same rows turned, as the right side of a product that sums over head_dim: `y` `[dim/kGroup, kBlock]`.
-  void pack_turned(const AttentionParameters::Tensor& t, int64_t head, int64_t begin, int64_t count, Right* y) {
-    W* rows = rows_;
-    if constexpr (kPairs) {
-      const int64_t half = dim_ / 2;
-      for (int64_t i = 0; i < kBlock; ++i) {
-        W* own = rows + i * half;
-        const int64_t size = i < count ? p_.head_dim / 2 : 0;
-        if (i < count) {
-          __builtin_memcpy(own, token<T>(t, batch_, head, begin + i), static_cast<size_t>(size) * sizeof(W));
-        }
-        zero(own + size, half - size);
-      }
-      transpose(rows, half, reinterpret_cast<W*>(y), kBlock, kBlock, half);
-    } else {
-      for (int64_t i = 0; i < kBlock; ++i) {
-        if (i < count) {
-          widen_row(token<T>(t, batch_, head, begin + i), rows + i * dim_, p_.head_dim, dim_);
-        } else {
-          zero(rows + i * dim_, dim_);
-        }
-      }
-      transpose(rows, dim_, reinterpret_cast<W*>(y), kBlock, kBlock, dim_);
-    }
+  int64_t groups(int64_t count) const {
+    return (count + kGroup - 1) / kGroup;
   }
 
   /// All keys' or values' rows turned, as the left side of a product that sums over keys: `across_` `[dim, keys/kGroup]`.
@@ -194,58 +112,65 @@ class AttentionHead {
     const int64_t ld = keys_ / kGroup;
     for (int64_t begin = 0; begin < keys_; begin += kBlock) {
       const int64_t count = p_.keys - begin < kBlock ? p_.keys - begin : kBlock;
-      pack_rows(t, kv_head_, begin, count, reinterpret_cast<Right*>(rows_));
+      pack_tokens(rows(t, kv_head_, begin, count), dim_, reinterpret_cast<Right*>(rows_));
       transpose(rows_, dim_, reinterpret_cast<W*>(across_) + begin / kGroup, ld, kBlock / kGroup, dim_);
     }
   }
 
-  /// `scores_` = rows [key, key + count) of `t` · `right`.
+  /// f(key, count, first) for the keys [key, key + count), or for strips of them that are a register long: `first` is the
+  /// first register of queries that sees any.
+  template <class F>
+  static void for_strips(const QueryBlock<W>& q, int64_t key, int64_t count, F&& f) {
+    if (key + count - 1 <= q.first) {
+      f(key, count, 0);
+      return;
+    }
+    for (int64_t end = key + count; key < end; key += kLanes<W>) {
+      const int first = AttentionMask<W>::first_register(q, key);
+      if (first < kRegisters) {
+        f(key, end - key < kLanes<W> ? end - key : kLanes<W>, first);
+      }
+    }
+  }
+
+  /// `out` `[count, kBlock]` = rows [key, key + count) of `t` · `right`, where queries see keys.
   void product_with_rows(
-      const AttentionParameters::Tensor& t, int64_t key, int64_t count, const Right* right, W* out) const {
-    zero(out, count * kBlock);
-    const auto* left = reinterpret_cast<const Left*>(token<T>(t, batch_, kv_head_, key));
-    add_product<W>(
-        left, t.stride[2] / kGroup, right, kBlock, out, kBlock, count, kBlock, p_.head_dim / kGroup);
+      const QueryBlock<W>& q,
+      const AttentionParameters::Tensor& t,
+      int64_t key,
+      int64_t count,
+      const Right* right,
+      W* out) const {
+    for_strips(q, key, count, [&](int64_t begin, int64_t size, int first) {
+      const auto* left = reinterpret_cast<const Left*>(rows(t, kv_head_, begin, size).data);
+      const int64_t column = first * kLanes<W>;
+      small_product</*Accumulate=*/false>(
+          left, t.stride[2] / kGroup, right + column, kBlock, out + (begin - key) * kBlock + column, kBlock, size,
+          kBlock - column, p_.head_dim / kGroup);
+    });
   }
 
-  /// `y` `[kBlock/kGroup, kBlock]`, the right side of a product that sums over keys, from `x` `[count, kBlock]`.
-  static void pack_keys(const W* x, int64_t count, Right* y) {
-    if constexpr (kPairs) {
-      for (int64_t j = 0; j < count; j += 2) {
-        for (int n = 0; n < kRegisters; ++n) {
-          const W* even = x + j * kBlock + n * kLanes<W>;
-          const Words low = widened_bits(load(even));
-          const Words high = j + 1 < count ? widened_bits(load(even + kBlock)) : Words{};
-          const Words words = low | (high << 16);
-          __builtin_memcpy(y + j / 2 * kBlock + n * kLanes<W>, &words, sizeof(words));
-        }
-      }
-    } else {
-      __builtin_memcpy(y, x, static_cast<size_t>(count * kBlock) * sizeof(W));
+  /// `sums_` `[dim, queries]` += (or =) `across_` of the keys [key, key + count) · `x` `[count, kBlock]`, where queries see
+  /// keys.
+  template <bool Accumulate>
+  void product_over_keys(const QueryBlock<W>& q, int64_t key, int64_t count, const W* x) {
+    const Score* left = across_ + key / kGroup;
+    auto* right = reinterpret_cast<Right*>(weights_);
+    if (AttentionMask<W>::reach(q, 0, key, count) == count) {
+      pack_keys<T>(x, count, 0, kRegisters, right);
+      small_product<Accumulate>(left, keys_ / kGroup, right, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
+      return;
     }
-  }
-  static Words widened_bits(Vector<float> v) {
-    return __builtin_convertvector(round_to_bfloat16(v), Words);
-  }
-
-  /// `x` `[count, kBlock]` as the left side of a product that sums over queries.
-  static const Score* pack_left(const W* x, int64_t count, W* y) {
-    if constexpr (kPairs) {
-      for (int64_t i = 0; i < count * kBlock; i += kLanes<W>) {
-        store(reinterpret_cast<BFloat16*>(y) + i, load(x + i));
-      }
-      return reinterpret_cast<const Score*>(y);
-    } else {
-      return reinterpret_cast<const Score*>(x);
+    for (int n = 0; n < kRegisters; ++n) {
+      const int64_t reach = AttentionMask<W>::reach(q, n, key, count), column = n * kLanes<W>;
+      pack_keys<T>(x, reach, n, n + 1, right);
+      small_product<Accumulate>(
+          left, keys_ / kGroup, right + column, kBlock, sums_ + column, kBlock, dim_, kLanes<W>, groups(reach));
     }
-  }
-
-  int64_t groups(int64_t count) const {
-    return (count + kGroup - 1) / kGroup;
   }
 
   /// f(key, count) for each block of keys that a query sees, with their scores `[count, kBlock]` in `scores_`: −∞ where a
-  /// query does not see a key.
+  /// query does not see a key. Registers of queries have scores of the keys that they reach.
   template <class F>
   void for_seen_keys(const QueryBlock<W>& q, F&& f) {
     for (int64_t key = 0; key < p_.keys; key += kBlock) {
@@ -254,73 +179,103 @@ class AttentionHead {
       if (seen == Sight::kNone) {
         continue;
       }
-      product_with_rows(p_.k, key, count, queries_, scores_);
+      product_with_rows(q, p_.k, key, count, queries_, scores_);
       if (seen == Sight::kSome) {
-        mask_.hide(q, key, count, scores_);
+        for_strips(q, key, count, [&](int64_t begin, int64_t size, int first) {
+          mask_.hide(q, begin, size, first, scores_ + (begin - key) * kBlock);
+        });
       }
       f(key, count);
     }
   }
 
-  /// `sums_` `[dim, queries]` into the rows [begin, begin + count) of `t`.
-  void write_turned(const AttentionParameters::Tensor& t, int64_t head, int64_t begin, int64_t count) const {
-    transpose(sums_, kBlock, turned_, dim_, dim_, kBlock);
-    for (int64_t i = 0; i < count; ++i) {
-      write(token<T>(t, batch_, head, begin + i), turned_ + i * dim_);
+  /// What a block of queries keeps of the keys before.
+  struct Softmax {
+    V most[kRegisters]; ///< the highest score, before it is scaled
+    V total[kRegisters]; ///< Σ e^(scaled score − scaled most)
+  };
+
+  /// Turns the scores of a block of keys into e^(scaled score − scaled most), and what is summed up already along.
+  void weigh(const QueryBlock<W>& q, int64_t key, int64_t count, bool first, Softmax& softmax) const {
+    const V nothing = broadcast(-static_cast<W>(__builtin_inf()));
+    const W scale = static_cast<W>(p_.scale);
+    for (int n = 0; n < kRegisters; ++n) {
+      W* column = scores_ + n * kLanes<W>;
+      const int64_t reach = AttentionMask<W>::reach(q, n, key, count);
+      V latest = softmax.most[n];
+      for (int64_t j = 0; j < reach; ++j) {
+        const V score = load(column + j * kBlock);
+        latest = score > latest ? score : latest;
+      }
+      const V shift = latest == nothing ? V{} : latest * scale;
+      if (!first) {
+        const V shrink = exponential(softmax.most[n] * scale - shift);
+        softmax.total[n] *= shrink;
+        for (int64_t d = 0; d < dim_; ++d) {
+          W* sum = sums_ + d * kBlock + n * kLanes<W>;
+          store(sum, load(sum) * shrink);
+        }
+      }
+      softmax.most[n] = latest;
+      for (int64_t j = 0; j < reach; ++j) {
+        const V weight = exponential(load(column + j * kBlock) * scale - shift);
+        softmax.total[n] += weight;
+        store(column + j * kBlock, weight);
+      }
     }
   }
 
   void forward_block(int64_t head, int64_t begin) {
     const QueryBlock<W> q = mask_.queries(begin);
-    pack_turned(p_.q, head, begin, q.count, queries_);
-    zero(sums_, dim_ * kBlock);
-    const V nothing = broadcast(-static_cast<W>(__builtin_inf()));
-    const W scale = static_cast<W>(p_.scale);
-    V most[kRegisters], total[kRegisters];
+    pack_turned(rows(p_.q, head, begin, q.count), dim_, rows_, queries_);
+    Softmax softmax;
     for (int n = 0; n < kRegisters; ++n) {
-      most[n] = nothing;
-      total[n] = V{};
+      softmax.most[n] = broadcast(-static_cast<W>(__builtin_inf()));
+      softmax.total[n] = V{};
     }
+    bool first = true;
     for_seen_keys(q, [&](int64_t key, int64_t count) {
-      for (int n = 0; n < kRegisters; ++n) {
-        W* column = scores_ + n * kLanes<W>;
-        V latest = most[n];
-        for (int64_t j = 0; j < count; ++j) {
-          const V score = load(column + j * kBlock);
-          latest = score > latest ? score : latest;
-        }
-        const V shift = latest == nothing ? V{} : latest * scale;
-        const V shrink = exponential(most[n] * scale - shift);
-        most[n] = latest;
-        total[n] *= shrink;
-        for (int64_t d = 0; d < dim_; ++d) {
-          W* sum = sums_ + d * kBlock + n * kLanes<W>;
-          store(sum, load(sum) * shrink);
-        }
-        for (int64_t j = 0; j < count; ++j) {
-          const V weight = exponential(load(column + j * kBlock) * scale - shift);
-          total[n] += weight;
-          store(column + j * kBlock, weight);
-        }
+      weigh(q, key, count, first, softmax);
+      if (first) {
+        product_over_keys</*Accumulate=*/false>(q, key, count, scores_);
+      } else {
+        product_over_keys</*Accumulate=*/true>(q, key, count, scores_);
       }
-      auto* weights = reinterpret_cast<Right*>(weights_);
-      pack_keys(scores_, count, weights);
-      add_product<W>(
-          across_ + key / kGroup, keys_ / kGroup, weights, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
+      first = false;
     });
     for (int n = 0; n < kRegisters; ++n) {
-      const V inverse = 1 / total[n];
+      const V inverse = 1 / softmax.total[n];
       for (int64_t d = 0; d < dim_; ++d) {
         W* sum = sums_ + d * kBlock + n * kLanes<W>;
         store(sum, load(sum) * inverse);
       }
     }
-    write_turned(p_.out, head, begin, q.count);
+    write_turned(sums_, dim_, turned_, rows(p_.out, head, begin, q.count));
     if (p_.normaliser != nullptr) {
       W* normaliser = static_cast<W*>(p_.normaliser) + (batch_ * p_.heads + head) * p_.queries + begin;
       for (int64_t i = 0; i < q.count; ++i) {
         const int64_t n = i / kLanes<W>, lane = i % kLanes<W>;
-        normaliser[i] = most[n][lane] * scale + logarithm(total[n][lane]);
+        normaliser[i] = softmax.most[n][lane] * static_cast<W>(p_.scale) + logarithm(softmax.total[n][lane]);
+      }
+    }
+  }
+
+  /// δ = rowsum(dout⊙out) of the block's queries.
+  void sum_rows(const HeadRows<T>& out, const HeadRows<T>& dout, V (&delta)[kRegisters]) const {
+    W* products = gradients_; // `[kBlock, kLanes]`, turned below
+    for (int64_t i = 0; i < out.count; ++i) {
+      V sum = {};
+      for_registers<W>(p_.head_dim, [&](int64_t j, int64_t size) {
+        sum += load(out.row(i) + j, size) * load(dout.row(i) + j, size);
+      });
+      store(products + i * kLanes<W>, sum);
+    }
+    fill_zero(products + out.count * kLanes<W>, (kBlock - out.count) * kLanes<W>);
+    transpose(products, kLanes<W>, scores_, kBlock, kBlock, kLanes<W>);
+    for (int n = 0; n < kRegisters; ++n) {
+      delta[n] = V{};
+      for (int64_t lane = 0; lane < kLanes<W>; ++lane) {
+        delta[n] += load(scores_ + lane * kBlock + n * kLanes<W>);
       }
     }
   }
@@ -328,44 +283,51 @@ class AttentionHead {
   /// dv += wᵀ·dout; g = s·w⊙(dout·vᵀ − δ), δ = rowsum(dout⊙out); dk += gᵀ·q; dq = g·k; all with w, g `[keys, queries]`.
   void backward_block(int64_t head, int64_t begin) {
     const QueryBlock<W> q = mask_.queries(begin);
-    pack_turned(p_.q, head, begin, q.count, queries_);
-    pack_turned(p_.dout, head, begin, q.count, douts_);
-    pack_rows(p_.q, head, begin, q.count, query_rows_);
-    pack_rows(p_.dout, head, begin, q.count, dout_rows_);
-    zero(sums_, dim_ * kBlock);
-    const W scale = static_cast<W>(p_.scale);
-    V normaliser[kRegisters] = {}, delta[kRegisters] = {};
-    for (int64_t i = 0; i < q.count; ++i) {
-      const T* out = token<T>(p_.out, batch_, head, begin + i);
-      const T* dout = token<T>(p_.dout, batch_, head, begin + i);
-      V products = {};
-      for_registers<W>(
-          p_.head_dim, [&](int64_t j, int64_t count) { products += load(out + j, count) * load(dout + j, count); });
-      delta[i / kLanes<W>][i % kLanes<W>] = sum_lanes<W>(products);
-      normaliser[i / kLanes<W>][i % kLanes<W>] =
-          static_cast<const W*>(p_.normaliser)[(batch_ * p_.heads + head) * p_.queries + begin + i];
-    }
+    const HeadRows<T> queries = rows(p_.q, head, begin, q.count), douts = rows(p_.dout, head, begin, q.count);
+    pack_turned(queries, dim_, rows_, queries_);
+    pack_turned(douts, dim_, rows_, douts_);
+    pack_tokens(queries, dim_, query_rows_);
+    pack_tokens(douts, dim_, dout_rows_);
+    V normaliser[kRegisters] = {}, delta[kRegisters];
+    sum_rows(rows(p_.out, head, begin, q.count), douts, delta);
+    const W* normalisers = static_cast<const W*>(p_.normaliser) + (batch_ * p_.heads + head) * p_.queries + begin;
+    for_registers<W>(q.count, [&](int64_t i, int64_t size) { normaliser[i / kLanes<W>] = load(normalisers + i, size); });
+    bool is_first = true;
     for_seen_keys(q, [&](int64_t key, int64_t count) {
-      product_with_rows(p_.v, key, count, douts_, gradients_);
-      for (int64_t j = 0; j < count; ++j) {
-        for (int n = 0; n < kRegisters; ++n) {
-          W* score = scores_ + j * kBlock + n * kLanes<W>;
-          W* gradient = gradients_ + j * kBlock + n * kLanes<W>;
-          const V weight = exponential(load(score) * scale - normaliser[n]);
-          store(score, weight);
-          store(gradient, weight * (load(gradient) - delta[n]) * scale);
-        }
+      product_with_rows(q, p_.v, key, count, douts_, gradients_);
+      for_strips(q, key, count, [&](int64_t place, int64_t size, int first) {
+        backward_strip(place, place - key, size, first, normaliser, delta);
+      });
+      if (is_first) {
+        product_over_keys</*Accumulate=*/false>(q, key, count, gradients_);
+      } else {
+        product_over_keys</*Accumulate=*/true>(q, key, count, gradients_);
       }
-      const Score* weights = pack_left(scores_, count, left_weights_);
-      const Score* gradients = pack_left(gradients_, count, left_gradients_);
-      const int64_t ld = kBlock / kGroup;
-      add_product<W>(weights, ld, dout_rows_, dim_, dv_ + key * dim_, dim_, count, dim_, ld);
-      add_product<W>(gradients, ld, query_rows_, dim_, dk_ + key * dim_, dim_, count, dim_, ld);
-      auto* right = reinterpret_cast<Right*>(weights_);
-      pack_keys(gradients_, count, right);
-      add_product<W>(across_ + key / kGroup, keys_ / kGroup, right, kBlock, sums_, kBlock, dim_, kBlock, groups(count));
+      is_first = false;
     });
-    write_turned(p_.dq, head, begin, q.count);
+    write_turned(sums_, dim_, turned_, rows(p_.dq, head, begin, q.count));
+  }
+
+  /// Keys [key, key + count), whose scores begin at row `row`: their weights and their gradients' `[count, kBlock]`, and
+  /// what these give dk and dv.
+  void backward_strip(
+      int64_t key, int64_t row, int64_t count, int first, const V (&normaliser)[kRegisters], const V (&delta)[kRegisters]) {
+    const W scale = static_cast<W>(p_.scale);
+    for (int64_t j = row; j < row + count; ++j) {
+      for (int n = first; n < kRegisters; ++n) {
+        W* score = scores_ + j * kBlock + n * kLanes<W>;
+        W* gradient = gradients_ + j * kBlock + n * kLanes<W>;
+        const V weight = exponential(load(score) * scale - normaliser[n]);
+        store(score, weight);
+        store(gradient, weight * (load(gradient) - delta[n]) * scale);
+      }
+    }
+    const int64_t ld = kBlock / kGroup, skipped = first * kLanes<W> / kGroup, depth = ld - skipped;
+    const Score* weights = pack_left<T>(scores_, row, count, first, left_weights_) + skipped;
+    const Score* gradients = pack_left<T>(gradients_, row, count, first, left_gradients_) + skipped;
+    W *dk = dk_ + key * dim_, *dv = dv_ + key * dim_;
+    small_product<true>(weights, ld, dout_rows_ + skipped * dim_, dim_, dv, dim_, count, dim_, depth);
+    small_product<true>(gradients, ld, query_rows_ + skipped * dim_, dim_, dk, dim_, count, dim_, depth);
   }
 
   const AttentionParameters& p_;

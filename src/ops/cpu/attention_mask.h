@@ -70,13 +70,25 @@ class AttentionMask {
     return before && !padding && least == most && q.least == most && q.most == most ? Sight::kAll : Sight::kSome;
   }
 
-  /// Sets what is not seen of the scores `[count, kBlock]` of the keys [key, key + count) to −∞.
-  void hide(const QueryBlock<W>& q, int64_t key, int64_t count, W* scores) const {
+  /// How many of the keys [key, key + count) stand no later than the last query of register n: it sees no others.
+  static int64_t reach(const QueryBlock<W>& q, int n, int64_t key, int64_t count) {
+    const int64_t reach = q.first + (n + 1) * kLanes<W> - key;
+    return reach < 0 ? 0 : reach < count ? reach : count;
+  }
+
+  /// The first register of queries that reaches `key`.
+  static int first_register(const QueryBlock<W>& q, int64_t key) {
+    return key <= q.first ? 0 : static_cast<int>((key - q.first) / kLanes<W>);
+  }
+
+  /// Sets what is not seen of the scores `[count, kBlock]` of the keys [key, key + count) to −∞, in the registers from
+  /// `first` on.
+  void hide(const QueryBlock<W>& q, int64_t key, int64_t count, int first, W* scores) const {
     const Vector<W> nothing = broadcast(-static_cast<W>(__builtin_inf()));
     for (int64_t j = 0; j < count; ++j) {
       const W place = static_cast<W>(key + j);
       const W own = static_cast<W>(sequence(key + j));
-      for (int n = 0; n < kTileVectors; ++n) {
+      for (int n = first; n < kTileVectors; ++n) {
         W* score = scores + j * kBlock + n * kLanes<W>;
         Vector<W> seen = load(score);
         if (own > 0) {

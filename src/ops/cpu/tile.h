@@ -47,12 +47,12 @@ RORA_INLINE Vector<W> multiply_add(Vector<W> acc, BFloat16Pair a, const BFloat16
 }
 #endif
 
-/// C `[Rows, N registers]` += A `[Rows, depth]`·B `[depth, N registers]`; A's rows `lda`, B's `ldb` and C's `ldc` elements
-/// apart.
-template <int Rows, int N, class W, class A, class B>
-RORA_INLINE void add_tile(const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t depth) {
-  Vector<W> sums[Rows][N];
-  for (int r = 0; r < Rows; ++r) {
+/// C `[Rows, N registers]` = A `[Rows, depth]`·B `[depth, N registers]`, or C + that; A's rows `lda`, B's `ldb` and C's `ldc`
+/// elements apart.
+template <int Rows, int N, bool Accumulate, class W, class A, class B>
+RORA_INLINE void tile_product(const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t depth) {
+  Vector<W> sums[Rows][N] = {};
+  for (int r = 0; Accumulate && r < Rows; ++r) {
     for (int n = 0; n < N; ++n) {
       sums[r][n] = load(c + r * ldc + n * kLanes<W>);
     }
@@ -71,30 +71,40 @@ RORA_INLINE void add_tile(const A* a, int64_t lda, const B* b, int64_t ldb, W* c
   }
 }
 
-template <int Rows, int N, class W, class A, class B>
-void add_rows(const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t depth) {
+template <int N, bool Accumulate, int Rows, class W, class A, class B>
+void rows_product(
+    const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t depth) {
   int64_t r = 0;
   for (; r + Rows <= rows; r += Rows) {
-    add_tile<Rows, N, W>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, depth);
+    tile_product<Rows, N, Accumulate, W>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, depth);
   }
   if constexpr (Rows > 1) {
+    constexpr int kFewer = Rows > 16 ? 16 : Rows > 8 ? 8 : Rows > 4 ? 4 : Rows / 2;
     if (r < rows) {
-      add_rows<Rows / 2, N, W>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, rows - r, depth);
+      rows_product<N, Accumulate, kFewer, W>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, rows - r, depth);
     }
   }
 }
 
-/// C `[rows, columns]` += A `[rows, depth]`·B `[depth, columns]`; columns a multiple of kLanes<W>. Where A and B are pairs,
-/// depth counts pairs.
-template <class W, class A, class B>
-RORA_INLINE void add_product(
+/// C `[rows, columns]` = A `[rows, depth]`·B `[depth, columns]`, or C + that; columns a multiple of kLanes<W>. Where A and B
+/// are pairs, depth counts pairs.
+template <bool Accumulate, class W, class A, class B>
+RORA_INLINE void small_product(
     const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth) {
+  constexpr int kSums = kTileRows * kTileVectors;
   int64_t j = 0;
   for (; j + kTileColumns<W> <= columns; j += kTileColumns<W>) {
-    add_rows<kTileRows, kTileVectors, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
+    rows_product<kTileVectors, Accumulate, kTileRows, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
   }
-  for (; j < columns; j += kLanes<W>) {
-    add_rows<kTileRows, 1, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
+  switch ((columns - j) / kLanes<W>) {
+    case 3:
+      return rows_product<3, Accumulate, kSums / 3, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
+    case 2:
+      return rows_product<2, Accumulate, kSums / 2, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
+    case 1:
+      return rows_product<1, Accumulate, kSums, W>(a, lda, b + j, ldb, c + j, ldc, rows, depth);
+    default:
+      return;
   }
 }
 

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -186,7 +186,8 @@ RORA_INLINE W max_lanes(Vector<W> v) {
   return most;
 }
 
-/// eˣ to 2e-7 of itself: 2ⁿ·eʳ with |r| ≤ ln 2 / 2, eʳ by a polynomial (coefficients of the Cephes library's expf).
+/// eˣ to 2e-7 of itself: 2ⁿ·eʳ with |r| ≤ ln 2 / 2, eʳ by a polynomial (coefficients of the Cephes library's expf). 0 where
+/// that would be a denormal number.
 RORA_INLINE Vector<float> exponential(Vector<float> x) {
   constexpr float kLog2OfE = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;
@@ -194,9 +195,15 @@ RORA_INLINE Vector<float> exponential(Vector<float> x) {
   constexpr float kLeast = -87.33654f; // below: 0
   constexpr float kMost = 88.72283f; // above: infinity
   constexpr float kRound = 12582912.0f; // 1.5·2²³: adding it rounds to an integer
+#if defined(__AVX512F__)
+  const __m512 least = _mm512_set1_ps(kLeast);
+  const __mmask16 nonzero = _mm512_cmp_ps_mask((__m512)x, least, _CMP_NLT_UQ); // NaN too
+  const Vector<float> bounded = (Vector<float>)_mm512_min_ps(_mm512_set1_ps(kMost + 1.0f), (__m512)x); // or NaN
+#else
   const Vector<float> low = broadcast(kLeast), high = broadcast(kMost);
   Vector<float> bounded = x > low ? x : low; // NaN too, which has no integer part
   bounded = bounded > high ? high : bounded;
+#endif
   const Vector<float> shifted = bounded * kLog2OfE + kRound;
   const Vector<float> n = shifted - kRound;
   const Vector<float> r = (bounded - n * kLn2High) - n * kLn2Low;
@@ -207,6 +214,9 @@ RORA_INLINE Vector<float> exponential(Vector<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_maskz_scalef_ps(nonzero, (__m512)p, (__m512)n);
+#else
   // Halved once, as 2¹²⁸ has no float.
   const Integers exponent = __builtin_convertvector(n, Integers) - 1;
   const Vector<float> power = __builtin_bit_cast(Vector<float>, (exponent + 127) << 23);
@@ -214,6 +224,7 @@ RORA_INLINE Vector<float> exponential(Vector<float> x) {
   result = x < low ? broadcast(0.0f) : result;
   result = x > high ? broadcast(__builtin_inff()) : result;
   return x == x ? result : x;
+#endif
 }
 RORA_INLINE Vector<double> exponential(Vector<double> x) {
   Vector<double> result;
