@@ -20,10 +20,13 @@ struct RMSNormParameters {
   int64_t size = 0; ///< of a row
   double eps = 0.0;
   Rows x; ///< read
+  Rows added; ///< read by forward; data null: none
+  Rows sum; ///< x + added rounded, of which the norm is: written where `added` is there
   const void* weight = nullptr; ///< `[size]`, read
   Rows y; ///< written
   void* rstd = nullptr; ///< `[rows]` in the wide type: written by forward, read by backward
   Rows dy; ///< read by backward
+  Rows dsum; ///< added to dx before it is rounded: read by backward; data null: none
   Rows dx; ///< written by backward
 };
 
