@@ -83,20 +83,25 @@ at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, co
   context.sin = sin.to(hidden.scalar_type());
   context.cache = cache;
 
+  ResidualStream stream{hidden};
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
     if (module == *(layers->end() - 1)) {
       context.chosen = chosen.defined() ? to_device(chosen, device) : at::Tensor();
     }
-    const auto run = [layer, context](const at::Tensor& x) {
-      return layer->forward(x, context);
-    };
-    hidden = activation_checkpointing && is_training() ? detail::checkpoint(run, hidden) : run(hidden);
+    if (activation_checkpointing && is_training()) {
+      const auto run = [layer, context](const at::Tensor& x) {
+        return layer->forward(x, context);
+      };
+      stream = {detail::checkpoint(run, stream.sum())};
+    } else {
+      stream = layer->forward(std::move(stream), context);
+    }
   }
   if (cache != nullptr) {
     cache->advance(seq);
   }
-  return norm->forward(hidden);
+  return norm->forward(stream);
 }
 
 LlamaForCausalLMImpl::LlamaForCausalLMImpl(const LlamaOptions& options) : options(options) {

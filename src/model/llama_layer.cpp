@@ -63,15 +63,22 @@ LlamaDecoderLayerImpl::LlamaDecoderLayerImpl(const LlamaOptions& options, int64_
   }
 }
 
-at::Tensor LlamaDecoderLayerImpl::forward(const at::Tensor& x, const LayerContext& context) {
-  at::Tensor hidden = context.of_chosen(x);
+ResidualStream LlamaDecoderLayerImpl::forward(ResidualStream stream, const LayerContext& context) {
   if (!self_attn.is_empty()) {
-    hidden = hidden + self_attn->forward(input_layernorm->forward(x), context);
+    const at::Tensor normed = input_layernorm->forward(stream);
+    stream = {context.of_chosen(stream.states), self_attn->forward(normed, context)};
+  } else {
+    stream = {context.of_chosen(stream.sum())};
   }
   if (!mlp.is_empty()) {
-    hidden = hidden + mlp->forward(post_attention_layernorm->forward(hidden));
+    const at::Tensor normed = post_attention_layernorm->forward(stream);
+    stream.change = mlp->forward(normed);
   }
-  return hidden;
+  return stream;
+}
+
+at::Tensor LlamaDecoderLayerImpl::forward(const at::Tensor& x, const LayerContext& context) {
+  return forward(ResidualStream{x}, context).sum();
 }
 
 } // namespace rora

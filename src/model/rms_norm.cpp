@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 namespace rora {
 
 RMSNormImpl::RMSNormImpl(int64_t size, double eps)
@@ -10,6 +12,12 @@ RMSNormImpl::RMSNormImpl(int64_t size, double eps)
 
 at::Tensor RMSNormImpl::forward(const at::Tensor& x) {
   return ops::rms_norm(x, weight, eps);
+}
+
+at::Tensor RMSNormImpl::forward(ResidualStream& stream) {
+  auto [sum, y] = ops::add_rms_norm(stream.states, stream.change, weight, eps);
+  stream = {std::move(sum)};
+  return y;
 }
 
 } // namespace rora

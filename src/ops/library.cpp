@@ -8,7 +8,11 @@ TORCH_LIBRARY(rora, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
   m.def("rms_norm_forward(Tensor x, Tensor weight, float eps) -> (Tensor y, Tensor rstd)");
   m.def(
-      "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor rstd, bool[2] mask) -> (Tensor dx, Tensor dweight)");
+      "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor rstd, bool[2] mask, Tensor? dsum=None)"
+      " -> (Tensor dx, Tensor dweight)");
+  m.def("add_rms_norm(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y)");
+  m.def(
+      "add_rms_norm_forward(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y, Tensor rstd)");
 
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_forward(Tensor gate, Tensor up) -> Tensor");

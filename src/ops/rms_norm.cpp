@@ -9,7 +9,9 @@
 #include <torch/library.h>
 
 #include <array>
+#include <optional>
 #include <tuple>
+#include <utility>
 
 namespace rora::ops {
 namespace {
@@ -24,24 +26,59 @@ std::tuple<at::Tensor, at::Tensor> forward_reference(const at::Tensor& x, const 
   return {(wide * rstd.unsqueeze(-1)).to(x.scalar_type()) * weight, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  if (!detail::has_kernel(x, weight) || weight.scalar_type() != x.scalar_type()) {
-    return forward_reference(x, weight, eps);
-  }
-  const at::Tensor rows = detail::as_rows(x);
-  const at::Tensor scale = weight.contiguous();
-  at::Tensor y = at::empty(x.sizes(), x.options());
-  at::Tensor rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options().dtype(wide_type(x.scalar_type())));
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_forward_reference(
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
+  at::Tensor sum = x + added;
+  auto [y, rstd] = forward_reference(sum, weight, eps);
+  return {std::move(sum), std::move(y), std::move(rstd)};
+}
+
+/// What forward has beside its inputs.
+struct Forward {
+  at::Tensor sum, y, rstd;
+};
+
+/// `added` may be undefined; then so is the sum.
+Forward run_forward(const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
+  const at::Tensor rows = detail::as_rows(x), scale = weight.contiguous();
+  Forward out;
+  out.y = at::empty(x.sizes(), x.options());
+  out.rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options().dtype(wide_type(x.scalar_type())));
   kernels::RMSNormParameters p;
   p.type = detail::kernel_type(x);
   p.size = rows.size(1);
   p.eps = eps;
   p.x = detail::kernel_rows(rows);
+  at::Tensor added_rows;
+  if (added.defined()) {
+    added_rows = detail::as_rows(added);
+    out.sum = at::empty(x.sizes(), x.options());
+    p.added = detail::kernel_rows(added_rows);
+    p.sum = {out.sum.data_ptr(), p.size};
+  }
   p.weight = scale.data_ptr();
-  p.y = {y.data_ptr(), p.size};
-  p.rstd = rstd.data_ptr();
+  p.y = {out.y.data_ptr(), p.size};
+  p.rstd = out.rstd.data_ptr();
   detail::launch(x, &kernels::Kernels::rms_norm, p, rows.size(0), p.size);
-  return {y, rstd};
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> forward_kernel(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  if (!detail::has_kernel(x, weight) || weight.scalar_type() != x.scalar_type()) {
+    return forward_reference(x, weight, eps);
+  }
+  const Forward out = run_forward(x, {}, weight, eps);
+  return {out.y, out.rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_forward_kernel(
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
+  if (!detail::has_kernel(x, weight, added) || weight.scalar_type() != x.scalar_type() ||
+      added.scalar_type() != x.scalar_type() || added.sizes() != x.sizes()) {
+    return add_forward_reference(x, added, weight, eps);
+  }
+  const Forward out = run_forward(x, added, weight, eps);
+  return {out.sum, out.y, out.rstd};
 }
 
 at::Tensor weight_gradient(
@@ -55,14 +92,16 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
     const at::Tensor& x,
     const at::Tensor& weight,
     const at::Tensor& rstd,
-    std::array<bool, 2> mask) {
+    std::array<bool, 2> mask,
+    const std::optional<at::Tensor>& dsum) {
   at::Tensor dx;
   if (mask[0]) {
     const at::Tensor spread = rstd.unsqueeze(-1);
     const at::Tensor normed = x.to(rstd.scalar_type()) * spread;
     const at::Tensor scaled = dy.to(rstd.scalar_type()) * weight;
     const at::Tensor mean = (scaled * normed).mean(-1, /*keepdim=*/true);
-    dx = scaled.sub(normed * mean).mul(spread).to(x.scalar_type());
+    dx = scaled.sub(normed * mean).mul(spread);
+    dx = (dsum ? dx + *dsum : dx).to(x.scalar_type());
   }
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }
@@ -72,14 +111,16 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(
     const at::Tensor& x,
     const at::Tensor& weight,
     const at::Tensor& rstd,
-    std::array<bool, 2> mask) {
-  if (!detail::has_kernel(x, weight, dy, rstd) || weight.scalar_type() != x.scalar_type() ||
-      dy.scalar_type() != x.scalar_type()) {
-    return backward_reference(dy, x, weight, rstd, mask);
+    std::array<bool, 2> mask,
+    const std::optional<at::Tensor>& dsum) {
+  const at::Tensor& more = dsum ? *dsum : dy;
+  if (!detail::has_kernel(x, weight, dy, rstd, more) || weight.scalar_type() != x.scalar_type() ||
+      dy.scalar_type() != x.scalar_type() || more.scalar_type() != x.scalar_type() || more.sizes() != x.sizes()) {
+    return backward_reference(dy, x, weight, rstd, mask, dsum);
   }
   at::Tensor dx;
   if (mask[0]) {
-    const at::Tensor rows = detail::as_rows(x), dy_rows = detail::as_rows(dy);
+    const at::Tensor rows = detail::as_rows(x), dy_rows = detail::as_rows(dy), more_rows = detail::as_rows(more);
     const at::Tensor scale = weight.contiguous();
     dx = at::empty(x.sizes(), x.options());
     kernels::RMSNormParameters p;
@@ -89,6 +130,7 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(
     p.weight = scale.data_ptr();
     p.rstd = rstd.data_ptr();
     p.dy = detail::kernel_rows(dy_rows);
+    p.dsum = dsum ? detail::kernel_rows(more_rows) : kernels::Rows();
     p.dx = {dx.data_ptr(), p.size};
     detail::launch(x, &kernels::Kernels::rms_norm_backward, p, rows.size(0), p.size);
   }
@@ -107,31 +149,79 @@ struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
     const auto saved = ctx->get_saved_variables();
     const std::array<bool, 2> mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1)};
     auto [dx, dweight] = detail::call_operation<backward_reference>(
-        "rora::rms_norm_backward", gradients[0], saved[0], saved[1], saved[2], mask);
+        "rora::rms_norm_backward", gradients[0], saved[0], saved[1], saved[2], mask, std::nullopt);
     return {dx, dweight, at::Tensor()};
+  }
+};
+
+struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
+  static variable_list forward(
+      AutogradContext* ctx,
+      const at::Tensor& x,
+      const at::Tensor& weight,
+      const std::optional<at::Tensor>& added,
+      double eps) {
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["added"] = added.has_value();
+    at::Tensor sum = x, y, rstd;
+    if (added) {
+      std::tie(sum, y, rstd) =
+          detail::call_operation<add_forward_reference>("rora::add_rms_norm_forward", x, *added, weight, eps);
+    } else {
+      std::tie(y, rstd) = detail::call_operation<forward_reference>("rora::rms_norm_forward", x, weight, eps);
+    }
+    ctx->save_for_backward({sum, weight, rstd});
+    return {sum, y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::add_rms_norm");
+    const auto saved = ctx->get_saved_variables();
+    const bool added = ctx->saved_data["added"].toBool();
+    const at::Tensor &dsum = gradients[0], &dy = gradients[1];
+    at::Tensor dx = dsum, dweight;
+    if (dy.defined()) {
+      const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
+      const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
+      std::tie(dx, dweight) = detail::call_operation<backward_reference>(
+          "rora::rms_norm_backward", dy, saved[0], saved[1], saved[2], mask,
+          dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
+    }
+    return {dx, dweight, added ? dx : at::Tensor(), at::Tensor()};
   }
 };
 
 TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("rms_norm_forward", forward_reference);
+  m.impl("add_rms_norm_forward", add_forward_reference);
   m.impl("rms_norm_backward", backward_reference);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("rms_norm_forward", forward_kernel);
+  m.impl("add_rms_norm_forward", add_forward_kernel);
   m.impl("rms_norm_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("rms_norm_forward", forward_kernel);
+  m.impl("add_rms_norm_forward", add_forward_kernel);
   m.impl("rms_norm_backward", backward_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rms_norm", rms_norm);
+  m.impl("add_rms_norm", add_rms_norm);
 }
 
 } // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RMSNormFunction::apply(x, weight, eps);
+}
+
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
+  const variable_list outputs = AddRMSNormFunction::apply(
+      x, weight, added.defined() ? std::optional<at::Tensor>(added) : std::nullopt, eps);
+  return {outputs[0], outputs[1]};
 }
 
 } // namespace rora::ops

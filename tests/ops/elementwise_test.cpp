@@ -38,6 +38,52 @@ TEST(RMSNorm, ComputesBfloat16InsideInFloat) {
   EXPECT_TRUE(at::equal(rms_norm(x, weight, 1e-6), exact));
 }
 
+TEST(AddRMSNorm, IsTheNormOfTheSumBitForBit) {
+  at::manual_seed(2);
+  for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const int64_t size : {1, 15, 64, 100}) {
+      const at::Tensor x = random({2, 3, size}).to(dtype), weight = random({size}).to(dtype);
+      const at::Tensor added = random({3, 2, size}).to(dtype).transpose(0, 1);
+      const auto [sum, y] = add_rms_norm(x, added, weight, 1e-3);
+      EXPECT_TRUE(at::equal(sum, x + added)) << dtype << " " << size;
+      EXPECT_TRUE(at::equal(y, rms_norm(x + added, weight, 1e-3))) << dtype << " " << size;
+    }
+  }
+}
+
+TEST(AddRMSNorm, PassesGradcheckInDouble) {
+  const auto both = [](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    const auto [sum, y] = add_rms_norm(in[0], in[1], in[2], 1e-3);
+    return {sum, y};
+  };
+  const std::vector<at::Tensor> inputs{random({2, 3, 8}), random({2, 3, 8}), random({8})};
+  EXPECT_LT(gradient_error(both, inputs), 1e-7);
+  EXPECT_LT(gradient_error([&](const auto& in) { return std::vector<at::Tensor>{both(in)[1]}; }, inputs), 1e-7);
+  const auto sum = [&](const auto& in) { return std::vector<at::Tensor>{both({in[0], in[1], inputs[2]})[0]}; };
+  EXPECT_LT(gradient_error(sum, {inputs[0], inputs[1]}), 1e-7);
+}
+
+TEST(AddRMSNorm, WithNothingAddedGivesXBack) {
+  const at::Tensor x = random({3, 8}), weight = random({8});
+  const auto [sum, y] = add_rms_norm(x, {}, weight, 1e-3);
+  EXPECT_TRUE(at::equal(sum, x));
+  EXPECT_TRUE(at::equal(y, rms_norm(x, weight, 1e-3)));
+  const auto both = [](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    const auto [sum, y] = add_rms_norm(in[0], {}, in[1], 1e-3);
+    return {sum, y};
+  };
+  EXPECT_LT(gradient_error(both, {x, weight}), 1e-7);
+}
+
+TEST(AddRMSNorm, LeavesOutGradientsThatAreNotWanted) {
+  const at::Tensor x = random({3, 8}), added = random({3, 8}).requires_grad_(), weight = random({8});
+  const auto [sum, y] = add_rms_norm(x, added, weight, 1e-3);
+  (sum.sum() + y.sum()).backward();
+  EXPECT_FALSE(x.grad().defined());
+  EXPECT_FALSE(weight.grad().defined());
+  EXPECT_TRUE(added.grad().defined());
+}
+
 TEST(RotaryEmbedding, TurnsPairsByTheAngle) {
   const at::Tensor x = random({1, 2, 3, 4});
   const at::Tensor angles = random({1, 3, 2});

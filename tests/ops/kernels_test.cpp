@@ -76,6 +76,16 @@ TEST(Kernels, RMSNormIsItsEquationAtAnySize) {
       return in[1] * in[0] * (in[0].square().mean(-1, /*keepdim=*/true) + 1e-5).rsqrt();
     };
     expect_right(op, equation, {random({2, 3, size}), random({size})}, std::to_string(size));
+    const auto added_op = [](const Tensors& in) {
+      const auto [sum, y] = add_rms_norm(in[0], in[2], in[1], 1e-5);
+      return sum * y;
+    };
+    const auto added_equation = [&](const Tensors& in) {
+      const at::Tensor sum = in[0] + in[2];
+      return sum * equation({sum, in[1]});
+    };
+    expect_right(
+        added_op, added_equation, {random({2, 3, size}), random({size}), random({2, 3, size})}, std::to_string(size));
   }
 }
 

@@ -63,6 +63,9 @@ class LlamaDecoderLayerImpl : public torch::nn::Module {
  public:
   LlamaDecoderLayerImpl(const LlamaOptions& options, int64_t layer);
 
+  /// Of states `[batch, seq, hidden]`, or `[1, chosen, hidden]` behind attention.
+  ResidualStream forward(ResidualStream stream, const LayerContext& context);
+
   /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(const at::Tensor& x, const LayerContext& context);
 

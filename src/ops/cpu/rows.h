@@ -18,10 +18,21 @@ void rms_norm(const RMSNormParameters& p, int64_t begin, int64_t end) {
     const T* x = row<T>(p.x, i);
     T* y = row<T>(p.y, i);
     Vector<W> squares = {};
-    for_registers<W>(p.size, [&](int64_t j, int64_t count) {
-      const Vector<W> v = load(x + j, count);
-      squares += v * v;
-    });
+    if (p.added.data != nullptr) {
+      const T* added = row<T>(p.added, i);
+      T* sum = row<T>(p.sum, i);
+      for_registers<W>(p.size, [&](int64_t j, int64_t count) {
+        const Vector<W> v = round_to<T>(load(x + j, count) + load(added + j, count));
+        store(sum + j, v, count);
+        squares += v * v;
+      });
+      x = sum;
+    } else {
+      for_registers<W>(p.size, [&](int64_t j, int64_t count) {
+        const Vector<W> v = load(x + j, count);
+        squares += v * v;
+      });
+    }
     const W rstd = 1 / square_root(sum_lanes<W>(squares) / static_cast<W>(p.size) + static_cast<W>(p.eps));
     static_cast<W*>(p.rstd)[i] = rstd;
     for_registers<W>(p.size, [&](int64_t j, int64_t count) {
@@ -30,7 +41,7 @@ void rms_norm(const RMSNormParameters& p, int64_t begin, int64_t end) {
   }
 }
 
-/// dx = rstd·(g − x̂·mean(g⊙x̂)), g = dy⊙weight, x̂ = x·rstd.
+/// dx = rstd·(g − x̂·mean(g⊙x̂)) + dsum, g = dy⊙weight, x̂ = x·rstd.
 template <class T>
 void rms_norm_backward(const RMSNormParameters& p, int64_t begin, int64_t end) {
   using W = wide_t<T>;
@@ -45,9 +56,11 @@ void rms_norm_backward(const RMSNormParameters& p, int64_t begin, int64_t end) {
       products += load(dy + j, count) * load(weight + j, count) * load(x + j, count);
     });
     const W mean = sum_lanes<W>(products) * rstd / static_cast<W>(p.size);
+    const T* dsum = p.dsum.data != nullptr ? row<T>(p.dsum, i) : nullptr;
     for_registers<W>(p.size, [&](int64_t j, int64_t count) {
       const Vector<W> g = load(dy + j, count) * load(weight + j, count);
-      store(dx + j, (g - load(x + j, count) * (rstd * mean)) * rstd, count);
+      const Vector<W> own = (g - load(x + j, count) * (rstd * mean)) * rstd;
+      store(dx + j, dsum != nullptr ? own + load(dsum + j, count) : own, count);
     });
   }
 }
