@@ -198,7 +198,8 @@ RORA_INLINE Vector<float> exponential(Vector<float> x) {
 #if defined(__AVX512F__)
   const __m512 least = _mm512_set1_ps(kLeast);
   const __mmask16 nonzero = _mm512_cmp_ps_mask((__m512)x, least, _CMP_NLT_UQ); // NaN too
-  const Vector<float> bounded = (Vector<float>)_mm512_min_ps(_mm512_set1_ps(kMost + 1.0f), (__m512)x); // or NaN
+  const Vector<float> bounded =
+      (Vector<float>)_mm512_maskz_min_ps(nonzero, _mm512_set1_ps(kMost + 1.0f), (__m512)x); // or NaN
 #else
   const Vector<float> low = broadcast(kLeast), high = broadcast(kMost);
   Vector<float> bounded = x > low ? x : low; // NaN too, which has no integer part
