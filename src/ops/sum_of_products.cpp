@@ -45,30 +45,25 @@ bool can_run(at::TensorList a, at::TensorList b, int64_t rows, int64_t columns, 
   return true;
 }
 
-/// Whether every row begins at a multiple of `bytes`.
-bool is_aligned(const at::Tensor& x, int64_t bytes) {
-  return x.stride(0) * x.element_size() % bytes == 0 &&
-      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % static_cast<uintptr_t>(bytes) == 0;
-}
-
 /// `x` as rows, or as the rows of its transpose; copied where it is neither, and where twos of bfloat16 along the depth would
 /// not lie at multiples of their size.
 ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool in_twos, std::vector<at::Tensor>& kept) {
+  constexpr uintptr_t kBytesOfTwo = 4;
   ProductParameters::Matrix matrix;
-  if (x.stride(1) != 1 && x.stride(0) == 1) {
-    matrix.transposed = true;
-    x = x.t();
-    depth_dim = 1 - depth_dim;
-  } else if (x.stride(1) != 1) {
+  matrix.type = detail::kernel_type(x);
+  matrix.transposed = x.stride(1) != 1 && x.stride(0) == 1;
+  if (!matrix.transposed && x.stride(1) != 1) {
     x = x.contiguous();
   }
-  if (in_twos && depth_dim == 1 && x.scalar_type() == at::kBFloat16 && !is_aligned(x, 4)) {
-    const int64_t even = x.size(1) + x.size(1) % 2;
-    at::Tensor room = at::empty({x.size(0), even}, x.options());
-    x = room.narrow(1, 0, x.size(1)).copy_(x);
+  const int64_t dense_dim = matrix.transposed ? 0 : 1;
+  int64_t stride = x.stride(1 - dense_dim);
+  const bool aligned = stride % 2 == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kBytesOfTwo == 0;
+  if (in_twos && dense_dim == depth_dim && x.scalar_type() == at::kBFloat16 && !aligned) {
+    const at::Tensor rows = matrix.transposed ? x.t() : x;
+    stride = rows.size(1) + rows.size(1) % 2;
+    x = at::empty({rows.size(0), stride}, x.options()).narrow(1, 0, rows.size(1)).copy_(rows);
   }
-  matrix.rows = detail::kernel_rows(x);
-  matrix.type = detail::kernel_type(x);
+  matrix.rows = {x.data_ptr(), stride};
   kept.push_back(std::move(x));
   return matrix;
 }
@@ -84,16 +79,17 @@ void add_pair(ProductParameters& p, const at::Tensor& a, const at::Tensor& b, st
     return;
   }
   const int64_t whole = in_twos ? a.size(1) - a.size(1) % 2 : a.size(1);
+  if (whole == a.size(1)) {
+    p.pairs[p.pair_count++] = {matrix_of(a, 1, in_twos, kept), matrix_of(b, 0, in_twos, kept), whole};
+    return;
+  }
   if (whole > 0) {
-    p.pairs[p.pair_count++] = {
-        matrix_of(a.narrow(1, 0, whole), 1, in_twos, kept), matrix_of(b.narrow(0, 0, whole), 0, in_twos, kept), whole};
+    add_pair(p, a.narrow(1, 0, whole), b.narrow(0, 0, whole), kept);
   }
-  if (whole < a.size(1)) { // one left over, beside a zero
-    const at::Tensor last_a = at::constant_pad_nd(a.narrow(1, whole, 1), {0, 1});
-    const at::Tensor last_b = at::constant_pad_nd(b.narrow(0, whole, 1), {0, 0, 0, 1}).contiguous();
-    p.pairs[p.pair_count++] = {
-        matrix_of(last_a.contiguous(), 1, in_twos, kept), matrix_of(last_b, 0, in_twos, kept), 2};
-  }
+  // One is left over: beside a zero.
+  const at::Tensor last_a = at::constant_pad_nd(a.narrow(1, whole, 1), {0, 1}).contiguous();
+  const at::Tensor last_b = at::constant_pad_nd(b.narrow(0, whole, 1), {0, 0, 0, 1}).contiguous();
+  add_pair(p, last_a, last_b, kept);
 }
 
 /// Divides the product into items, about as many for each thread as for the others, and returns their count.
