@@ -154,6 +154,24 @@ TEST_P(LowRankLinearTest, GroupedTermsAreThoseOneByOne) {
   EXPECT_LT(gradient_error(function, inputs()), 1e-7);
 }
 
+// A GPU's products take ranks that are multiples of 8, made up with zeros.
+TEST_P(LowRankLinearTest, IsTheSameInAGpusForm) {
+  const detail::LowRankForm form{at::kDouble, 8};
+  const auto outputs = [&](const detail::LowRankForm& taken, const std::vector<at::Tensor>& tensors) {
+    LowRankTerm frozen;
+    frozen.weight = c10::make_intrusive<DenseWeight>(w);
+    return detail::low_rank_linear_in(taken, tensors[0], {term(tensors), frozen, term(tensors)});
+  };
+  const auto shared = [&](const std::vector<at::Tensor>& tensors) {
+    return detail::low_rank_linear_in(form, tensors[0], {term(tensors), term(tensors)});
+  };
+  EXPECT_LT(relative_error(outputs(form, inputs())[0], expected()), 1e-13);
+  EXPECT_LT(relative_error(outputs(form, inputs())[2], expected()), 1e-13);
+  EXPECT_LT(relative_error(shared(inputs())[1], expected()), 1e-13);
+  EXPECT_LT(gradient_error([&](const auto& tensors) { return outputs(form, tensors); }, inputs()), 1e-7);
+  EXPECT_LT(gradient_error(shared, inputs()), 1e-7);
+}
+
 TEST_P(LowRankLinearTest, PassesGradcheckWithAFrozenAdapter) {
   for (const bool freeze_b : {false, true}) {
     if (!freeze_b && !GetParam().low_rank) {
@@ -240,12 +258,70 @@ TEST(LowRankLinear, Bfloat16IsAsNearToFloatAsTheEagerForm) {
             1.5 * (eager.to(at::kFloat) - exact).norm().item<double>());
 }
 
+TEST(LowRankLinear, RoundsAAndBOnceInAGpusForm) {
+  at::manual_seed(5);
+  std::vector<LowRankTerm> terms(3);
+  for (size_t i = 0; i < terms.size(); ++i) {
+    terms[i].weight = c10::make_intrusive<DenseWeight>(at::randn({24, 32}).to(at::kBFloat16));
+    terms[i].a = at::randn({static_cast<int64_t>(3 + 5 * i), 32}).set_requires_grad(true);
+    terms[i].b = at::randn({24, terms[i].a.size(0)}).set_requires_grad(true);
+  }
+  const at::Tensor x = at::randn({9, 32}).to(at::kBFloat16).set_requires_grad(true);
+  const auto gradients_in = [&](const detail::LowRankForm& form) {
+    at::Tensor sum = at::zeros({});
+    for (const at::Tensor& y : detail::low_rank_linear_in(form, x, terms)) {
+      sum = sum + y.to(at::kFloat).square().sum();
+    }
+    std::vector<at::Tensor> leaves{x};
+    for (const LowRankTerm& term : terms) {
+      leaves.push_back(term.a);
+      leaves.push_back(term.b);
+    }
+    return torch::autograd::grad({sum}, leaves);
+  };
+  const auto found = gradients_in({at::kBFloat16, 8}), expected = gradients_in({});
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_EQ(found[i].scalar_type(), expected[i].scalar_type());
+    EXPECT_EQ(found[i].sizes(), expected[i].sizes());
+    EXPECT_LT(relative_error(found[i], expected[i]), 1e-2) << i;
+  }
+}
+
 TEST(DoraNorm, IsTheNormOfTheDenseSum) {
   at::manual_seed(2);
   const at::Tensor w = at::randn({40, 30}), a = at::randn({4, 30}), b = at::randn({40, 4});
   const DenseWeight dense(w);
   const at::Tensor expected = (w.to(at::kDouble) + 1.5 * b.to(at::kDouble).mm(a.to(at::kDouble))).norm(2, 1);
   EXPECT_LT(relative_error(dora_norm(dense, row_norm_squared(dense), a, b, 1.5), expected), 1e-6);
+}
+
+// Where W in fp32 would be a copy, A beside a W in bf16 is taken to 16 bits.
+TEST(DoraNorm, OfAnAInHalvesIsAsExactAsFp32) {
+  at::manual_seed(4);
+  for (const double size : {0.01, 0.3, 3.0}) {
+    const at::Tensor w = (at::randn({300, 1024}) / 32).to(at::kBFloat16), a = at::randn({16, 1024}) / 32;
+    const at::Tensor b = size * at::randn({300, 16});
+    const at::Tensor wide_w = w.to(at::kDouble), wide_a = a.to(at::kDouble);
+    const at::Tensor product = detail::product_of_halves(a, w.t());
+    EXPECT_EQ(product.scalar_type(), at::kFloat);
+    const at::Tensor exact = wide_a.mm(wide_w.t());
+    EXPECT_LT(relative_error(product, exact), 5e-6);
+    const at::Tensor rounded = sum_of_products({a.to(at::kBFloat16)}, {w.t()}, 1.0, std::nullopt, at::kFloat);
+    EXPECT_GT(relative_error(rounded, exact), 1e-3) << "one of bf16 would do";
+    const at::Tensor norm =
+        dora_norm_rows(row_norm_squared(DenseWeight(w)), product.t(), b, a.mm(a.t()), 2.0).to(at::kDouble);
+    const at::Tensor expected = (wide_w + 2.0 * b.to(at::kDouble).mm(wide_a)).norm(2, 1);
+    EXPECT_LT(((norm - expected).abs() / expected).max().item<double>(), 5e-7) << size;
+  }
+}
+
+TEST(DoraNorm, OfAnAInHalvesTakesAnyA) {
+  const at::Tensor w = at::randn({3, 4}).to(at::kBFloat16);
+  EXPECT_EQ(detail::product_of_halves(at::empty({0, 4}), w.t()).sizes(), (std::vector<int64_t>{0, 3}));
+  const at::Tensor exact = at::full({1, 4}, 1.0 + 1.0 / 1024); // 11 bits
+  EXPECT_TRUE(at::equal(detail::product_of_halves(exact, at::eye(4, at::kBFloat16)), exact));
+  EXPECT_TRUE(at::equal(detail::product_of_halves(at::full({1, 4}, 1e-30), at::zeros({4, 4}, at::kBFloat16)),
+                        at::zeros({1, 4})));
 }
 
 TEST(DoraNorm, AZeroRowGivesZerosAndNoNan) {

@@ -2,6 +2,7 @@
 
 #include <rora/ops/dropout.h>
 #include <rora/ops/linear_weight.h>
+#include <rora/ops/low_rank_matrices.h>
 #include <rora/ops/low_rank_products.h>
 
 #include <ATen/ATen.h>
@@ -193,6 +194,7 @@ class InputGradient {
 /// caller.
 inline LowRankGradients low_rank_backward(
     const LowRankTerm& term,
+    const LowRankForm& form,
     const at::Tensor& dy,
     const at::Tensor& x,
     const at::Tensor& y,
@@ -232,10 +234,11 @@ inline LowRankGradients low_rank_backward(
   if (input.wanted() && term.drops_input()) {
     InputGradient dropped(true);
     dropped.add(*term.weight, dz - dy);
-    dropped.add(dshrunk, term.a);
+    dropped.add(columns_beside_each_other({dshrunk}, form), rows_above_each_other({term.a}, form));
     input.add(dropout(dropped.sum(), term.dropout));
   } else if (input.wanted()) {
-    input.add_dropped(dshrunk, term.a, term.dropout);
+    input.add_dropped(
+        columns_beside_each_other({dshrunk}, form), rows_above_each_other({term.a}, form), term.dropout);
   }
   return gradients;
 }
@@ -243,6 +246,7 @@ inline LowRankGradients low_rank_backward(
 /// The terms of a graph node, without the tensors that autograd itself keeps.
 struct LowRankNode : torch::CustomClassHolder {
   std::vector<LowRankTerm> terms;
+  LowRankForm form;
 };
 
 /// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale and dtype, and
@@ -257,13 +261,30 @@ inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
   return terms.size() > 1;
 }
 
-/// The terms' A `[Σ rank, in]` side by side.
-inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms) {
+/// The terms' A side by side, for one product with x `[Σ padded rank, in]`.
+inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
   std::vector<at::Tensor> all;
   for (const LowRankTerm& term : terms) {
     all.push_back(term.a);
   }
-  return at::cat(all);
+  return rows_above_each_other(all, form);
+}
+
+/// The terms with B as products take it.
+inline std::vector<LowRankTerm> with_b_for_products(std::vector<LowRankTerm> terms, const LowRankForm& form) {
+  std::vector<at::Tensor> all;
+  for (const LowRankTerm& term : terms) {
+    if (term.low_rank()) {
+      all.push_back(term.b);
+    }
+  }
+  auto next = (all = columns_in_multiples(std::move(all), form)).begin();
+  for (LowRankTerm& term : terms) {
+    if (term.low_rank()) {
+      term.b = *next++;
+    }
+  }
+  return terms;
 }
 
 /// All projections of one input as one node: x is read once for all low-rank branches, and dx is one sum.
@@ -279,26 +300,36 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       torch::autograd::AutogradContext* ctx,
       const at::Tensor& x,
       at::TensorList tensors,
-      const std::vector<LowRankTerm>& terms) {
+      const std::vector<LowRankTerm>& terms,
+      const LowRankForm& form) {
     ctx->set_materialize_grads(false);
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     auto node = c10::make_intrusive<LowRankNode>();
     node->terms = terms;
+    node->form = form;
+    std::vector<LowRankTerm> own = with_b_for_products(terms, form);
     at::Tensor shared;
     if (shares_shrink(terms)) {
-      shared = low_rank_shrink(rows, side_by_side(terms), terms[0].scale);
+      shared = low_rank_shrink(rows, side_by_side(terms, form), terms[0].scale);
     }
     torch::autograd::variable_list outputs, kept;
     bool needs_x = false;
     int64_t column = 0;
     std::vector<at::Tensor> extra;
-    for (LowRankTerm& term : node->terms) {
+    for (size_t i = 0; i < terms.size(); ++i) {
+      const LowRankTerm& term = terms[i];
       SavedTerm saved;
       if (shared.defined()) {
-        saved.shrunk = shared.narrow(1, column, term.a.size(0));
-        column += term.a.size(0);
+        const int64_t width = form.padded(term.a.size(0));
+        saved.shrunk = shared.narrow(1, column, width);
+        column += width;
+      } else if (term.low_rank()) {
+        own[i].a = rows_above_each_other({term.a}, form);
       }
-      at::Tensor y = low_rank_forward(term, rows, saved);
+      at::Tensor y = low_rank_forward(own[i], rows, saved);
+      if (term.low_rank()) {
+        saved.shrunk = saved.shrunk.narrow(1, 0, term.a.size(0));
+      }
       auto shape = x.sizes().vec();
       shape.back() = y.size(1);
       outputs.push_back(y.view(shape));
@@ -329,8 +360,9 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const torch::autograd::variable_list& output_gradients) {
     refuse_second_derivative("rora::low_rank_linear");
     const auto kept = ctx->get_saved_variables();
-    std::vector<LowRankTerm> terms =
-        c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule())->terms;
+    const auto node = c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule());
+    std::vector<LowRankTerm> terms = node->terms;
+    const LowRankForm& form = node->form;
     const size_t count = terms.size();
     const at::Tensor x = kept[0].defined() ? kept[0].reshape({-1, kept[0].size(-1)}) : at::Tensor();
     InputGradient input(ctx->needs_input_grad(0));
@@ -359,20 +391,20 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const at::Tensor& y = kept[3 + 3 * i];
       const SavedTerm saved{kept[1 + 3 * i], kept[2 + 3 * i]};
       found[i] = low_rank_backward(
-          terms[i], dy, x, y.defined() ? y.reshape({-1, y.size(-1)}) : y, saved, needs[i], input,
+          terms[i], form, dy, x, y.defined() ? y.reshape({-1, y.size(-1)}) : y, saved, needs[i], input,
           shares ? &shared : nullptr);
     }
     if (shares) {
-      const at::Tensor dshrunk = at::cat(shared, 1);
+      const at::Tensor dshrunk = columns_beside_each_other(shared, form);
       if (input.wanted()) {
-        input.add(dshrunk, side_by_side(terms));
+        input.add(dshrunk, side_by_side(terms, form));
       }
       if (needs_a) {
         const at::Tensor da = low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type());
         int64_t row = 0;
         for (size_t i = 0; i < count; ++i) {
           found[i].a = da.narrow(0, row, terms[i].a.size(0));
-          row += terms[i].a.size(0);
+          row += form.padded(terms[i].a.size(0));
         }
       }
     }
@@ -388,24 +420,31 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       }
     }
     gradients.emplace_back(); // the terms
+    gradients.emplace_back(); // their form
     return gradients;
   }
 };
+
+/// `low_rank_linear` with A and B in the form that a device's products take.
+inline std::vector<at::Tensor> low_rank_linear_in(
+    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms) {
+  std::vector<at::Tensor> tensors;
+  for (LowRankTerm& term : terms) {
+    for (at::Tensor* parameter : LowRankLinearFunction::parameters(term)) {
+      if (parameter->defined()) {
+        tensors.push_back(*parameter);
+      }
+    }
+  }
+  return LowRankLinearFunction::apply(x, at::TensorList(tensors), terms, form);
+}
 
 } // namespace detail
 
 /// Applies every term to the same x `[..., in]`, in x's dtype; the i-th result is `[..., out_i]`. Gradients come back in
 /// each tensor's own dtype.
 inline std::vector<at::Tensor> low_rank_linear(const at::Tensor& x, std::vector<LowRankTerm> terms) {
-  std::vector<at::Tensor> tensors;
-  for (LowRankTerm& term : terms) {
-    for (at::Tensor* parameter : detail::LowRankLinearFunction::parameters(term)) {
-      if (parameter->defined()) {
-        tensors.push_back(*parameter);
-      }
-    }
-  }
-  return detail::LowRankLinearFunction::apply(x, at::TensorList(tensors), terms);
+  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms));
 }
 
 } // namespace rora::ops
