@@ -56,6 +56,15 @@ at::Tensor rows_kernel(at::Tensor& logits, const at::Tensor& targets, bool gradi
   return losses;
 }
 
+/// dweight `[vocab, hidden]`, in the wide type, + dlogitsᵀ·rows.
+void add_weight_gradient(at::Tensor& dweight, const at::Tensor& dlogits, const at::Tensor& rows) {
+  if (!rows.is_cpu() && rows.scalar_type() == at::kBFloat16) { // copies in fp32 would be larger than the logits
+    sum_of_products_(dweight, {dlogits.t()}, {rows});
+  } else {
+    dweight.addmm_(dlogits.t().to(dweight.scalar_type()), rows.to(dweight.scalar_type()));
+  }
+}
+
 /// The sum of the tokens' losses, and its gradients by `hidden` and `weight` where `mask` asks for them.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
     const at::Tensor& hidden,
@@ -83,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
                  "rora::cross_entropy_rows_", own, targets.narrow(0, begin, length), mask[0] || mask[1])
                  .sum());
     if (mask[1]) {
-      dweight.addmm_(own.t().to(wide), rows.to(wide));
+      add_weight_gradient(dweight, own, rows);
     }
     if (mask[0]) {
       at::Tensor target_rows = dhidden.narrow(0, begin, length);
