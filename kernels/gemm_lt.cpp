@@ -1,5 +1,7 @@
 #include "gemm_lt.h"
 
+#include "timing.h"
+
 #include <algorithm>
 #include <array>
 #include <initializer_list>
@@ -102,50 +104,18 @@ bool is_capturing(cudaStream_t stream) {
   return cudaStreamIsCapturing(stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
 }
 
-/// What a candidate takes, over several runs; infinite where it fails.
-float milliseconds(
-    const GemmCall& call,
-    Descriptors& d,
-    const GemmPlace& place,
-    const cublasLtMatmulAlgo_t& algorithm,
-    cudaEvent_t begin,
-    cudaEvent_t end) {
-  constexpr int kRuns = 5;
-  constexpr float kNever = std::numeric_limits<float>::infinity();
-  if (multiply(call, d, place, algorithm, place.trial) != CUBLAS_STATUS_SUCCESS || // the first run warms up
-      cudaEventRecord(begin, place.stream) != cudaSuccess) {
-    return kNever;
-  }
-  for (int run = 0; run < kRuns; ++run) {
-    if (multiply(call, d, place, algorithm, place.trial) != CUBLAS_STATUS_SUCCESS) {
-      return kNever;
-    }
-  }
-  float taken = kNever;
-  if (cudaEventRecord(end, place.stream) != cudaSuccess || cudaEventSynchronize(end) != cudaSuccess ||
-      cudaEventElapsedTime(&taken, begin, end) != cudaSuccess) {
-    return kNever;
-  }
-  return taken;
-}
-
 /// The fastest candidate; the first where none could be timed.
 int fastest(const GemmCall& call, Descriptors& d, const GemmPlace& place, const Candidates& candidates) {
-  cudaEvent_t begin = nullptr, end = nullptr;
   int best = 0;
-  if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
-    float least = std::numeric_limits<float>::infinity();
-    for (int i = 0; i < candidates.count; ++i) {
-      const float taken = milliseconds(call, d, place, candidates.all[static_cast<size_t>(i)].algo, begin, end);
-      if (taken < least) {
-        least = taken;
-        best = i;
-      }
-    }
-  }
-  for (const cudaEvent_t event : {begin, end}) {
-    if (event != nullptr) {
-      cudaEventDestroy(event);
+  float least = std::numeric_limits<float>::infinity();
+  for (int i = 0; i < candidates.count; ++i) {
+    const cublasLtMatmulAlgo_t& algorithm = candidates.all[static_cast<size_t>(i)].algo;
+    const float taken = milliseconds(place.stream, [&] {
+      return multiply(call, d, place, algorithm, place.trial) == CUBLAS_STATUS_SUCCESS;
+    });
+    if (taken < least) {
+      least = taken;
+      best = i;
     }
   }
   return best;

@@ -5,10 +5,12 @@
 
 namespace rora::kernels::cuda {
 
-/// Launches the Kernel<T, A, rank> of the parameters' rank, for ranks up to `LowRankProducts::kMostRank`.
-template <template <class, class, int> class Kernel, class T, class A, class Parameters>
+/// Launches the Kernel<T, A, rank> of the parameters' rank, for ranks up to `most_rank`; there are none beyond it.
+template <
+    template <class, class, int> class Kernel, class T, class A, int64_t most_rank = LowRankProducts::kMostRank,
+    class Parameters>
 cudaError_t launch_by_rank(const Parameters& p, cudaStream_t stream) {
-  if (p.rank > LowRankProducts::kMostRank) {
+  if (p.rank > most_rank) {
     return cudaErrorInvalidValue;
   }
   switch (LowRankProducts::kernel_rank(p.rank)) {
@@ -19,7 +21,10 @@ cudaError_t launch_by_rank(const Parameters& p, cudaStream_t stream) {
     case 64:
       return launch(Kernel<T, A, 64>(p), stream);
     default:
-      return launch(Kernel<T, A, 128>(p), stream);
+      if constexpr (most_rank > 64) {
+        return launch(Kernel<T, A, 128>(p), stream);
+      }
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -92,24 +92,12 @@ TEST(GemmLayout, IsTheRowsProductForEveryLayout) {
       for (const at::Tensor& a : layouts(rows, depth, dtype)) {
         for (const at::Tensor& b : layouts(depth, columns, dtype)) {
           for (const at::Tensor& y : layouts(rows, columns, at::kFloat)) {
-            const auto left = ops::detail::gemm_matrix(a), right = ops::detail::gemm_matrix(b);
-            const auto result = ops::detail::gemm_matrix(y);
-            if (!left || !right || !result) {
+            const auto request = ops::detail::gemm_request(y, a, b, /*alpha=*/0.5, /*beta=*/2.0, /*tf32=*/false);
+            if (!request) {
               continue;
             }
             const at::Tensor expected = in_double(a).mm(in_double(b)) * 0.5 + in_double(y) * 2.0;
-            GemmRequest request;
-            request.type = testing::kernel_type(a);
-            request.c_type = Type::kFloat;
-            request.rows = rows;
-            request.columns = columns;
-            request.depth = depth;
-            request.a = *left;
-            request.b = *right;
-            request.c = *result;
-            request.alpha = 0.5f;
-            request.beta = 2.0f;
-            ASSERT_NO_FATAL_FAILURE(host_gemm(request));
+            ASSERT_NO_FATAL_FAILURE(host_gemm(*request));
             EXPECT_LT(error(y, expected), 1e-6) << a.strides() << b.strides() << y.strides();
           }
         }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 namespace rora::ops::detail {
@@ -30,6 +31,28 @@ inline std::optional<kernels::cuda::GemmMatrix> gemm_matrix(const at::Tensor& x)
   return kernels::cuda::gemm_matrix(x.const_data_ptr(), x.size(0), x.size(1), x.stride(0), x.stride(1));
 }
 
+/// alpha·a·b + beta·y as cuBLASLt is asked for it; none where one of them lies neither by rows nor by columns.
+inline std::optional<kernels::cuda::GemmRequest> gemm_request(
+    const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha, double beta, bool tf32) {
+  const auto left = gemm_matrix(a), right = gemm_matrix(b), result = gemm_matrix(y);
+  if (!left || !right || !result) {
+    return std::nullopt;
+  }
+  kernels::cuda::GemmRequest request;
+  request.type = kernel_type(a);
+  request.c_type = kernel_type(y);
+  request.tf32 = tf32;
+  request.rows = y.size(0);
+  request.columns = y.size(1);
+  request.depth = a.size(1);
+  request.a = *left;
+  request.b = *right;
+  request.c = *result;
+  request.alpha = static_cast<float>(alpha);
+  request.beta = static_cast<float>(beta);
+  return request;
+}
+
 /// One product, alpha·a·b + beta·y, by LibTorch.
 inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha, double beta) {
   if (y.scalar_type() == a.scalar_type()) {
@@ -48,8 +71,7 @@ inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b,
 /// rows or columns: false, and nothing is done, where it is not.
 inline bool sum_by_gemms(
     at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, bool tf32, Gemm gemm) {
-  const auto c = gemm_matrix(y);
-  if (!c) {
+  if (!gemm_matrix(y)) {
     return false;
   }
   at::assert_no_internal_overlap(y);
@@ -67,19 +89,7 @@ inline bool sum_by_gemms(
     const at::Tensor left = gemm_matrix(a[i]) ? a[i] : a[i].contiguous();
     const at::Tensor rounded = b[i].to(a[i].scalar_type());
     const at::Tensor right = gemm_matrix(rounded) ? rounded : rounded.contiguous();
-    kernels::cuda::GemmRequest request;
-    request.type = kernel_type(left);
-    request.c_type = kernel_type(y);
-    request.tf32 = tf32;
-    request.rows = y.size(0);
-    request.columns = y.size(1);
-    request.depth = left.size(1);
-    request.a = *gemm_matrix(left);
-    request.b = *gemm_matrix(right);
-    request.c = *c;
-    request.alpha = static_cast<float>(scale);
-    request.beta = static_cast<float>(beta);
-    if (!gemm(request)) {
+    if (!gemm(*gemm_request(y, left, right, scale, beta, tf32))) {
       add_product(y, left, right, scale, beta);
     }
     beta = 1.0;

@@ -19,12 +19,10 @@
 #include "kappend_sum.h"
 
 #include <kernels/gemm_kappend_sm90.h>
+#include <kernels/timing.h>
 
-#include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
-
-#include <limits>
 #endif
 
 namespace rora::ops {
@@ -119,23 +117,6 @@ bool kappend(const KAppendParameters& p, const at::Tensor& y) {
   return true;
 }
 
-/// What a form takes, over several runs; infinite where it cannot run. It waits for the stream.
-float milliseconds(const at::Tensor& y, c10::function_ref<bool(at::Tensor&)> form) {
-  constexpr int kRuns = 5;
-  at::Tensor trial = at::empty_like(y);
-  at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
-  if (!form(trial)) { // the first run warms up
-    return std::numeric_limits<float>::infinity();
-  }
-  begin.record();
-  for (int run = 0; run < kRuns; ++run) {
-    form(trial);
-  }
-  end.record();
-  end.synchronize();
-  return begin.elapsed_time(end);
-}
-
 /// The fastest form of a deep and a thin pair, or the one that is to be taken.
 Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList a, at::TensorList b) {
   if (given_form()) {
@@ -155,7 +136,9 @@ Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList 
   const bool may_time = c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
   return static_cast<Form>(
       fastest_forms().choose(detail::sum_shape(deep, y.get_device()), kForms, may_time, [&](int form) {
-        return milliseconds(y, [&](at::Tensor& trial) { return run(trial, static_cast<Form>(form)); });
+        at::Tensor trial = at::empty_like(y);
+        return kernels::cuda::milliseconds(
+            at::cuda::getCurrentCUDAStream(), [&] { return run(trial, static_cast<Form>(form)); });
       }));
 }
 
