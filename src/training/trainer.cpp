@@ -20,6 +20,10 @@ namespace {
 using detail::mix;
 
 std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
+  if (model->head_weight().scalar_type() == at::kHalf) {
+    throw std::invalid_argument(
+        "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
+  }
   std::vector<at::Tensor> trained;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {

@@ -45,6 +45,8 @@ TEST(LowRankProductsOnAGpu, AreTheReferences) {
                         {at::kBFloat16, at::kFloat, 1, 70, 4}, // dS by the reference
                         {at::kFloat, at::kFloat, 2, 130, 0},
                         {at::kDouble, at::kDouble, 6, 4, 0},
+                        {at::kHalf, at::kHalf, 6, 8, 0}, // whole by the reference
+                        {at::kHalf, at::kFloat, 6, 8, 0},
                         {at::kFloat, at::kBFloat16, 6, 4, 1}}) { // only dA, which reads neither
     const at::Tensor x = at::randn({c.rows, kIn}).to(c.activations), dx = at::randn({c.rows, kIn}).to(c.activations);
     const at::Tensor thin = at::randn({c.rows, c.rank + 3}).to(c.activations).narrow(1, 3, c.rank);

@@ -394,6 +394,17 @@ TEST(Trainer, RefusesWhatItCannotTrainOn) {
   EXPECT_THROW(Trainer(adapted(), counting(4), options().save_every(1)), std::invalid_argument);
 }
 
+TEST(Trainer, RefusesAModelInFloat16) {
+  try {
+    Trainer(adapted(0.0, at::kHalf), counting(4), options());
+    FAIL() << "it is trained";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
+  }
+}
+
 TEST(MeanLoss, CountsTokensNotBatches) {
   auto model = adapted();
   const auto examples = counting(9);

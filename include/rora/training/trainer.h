@@ -90,6 +90,8 @@ struct TrainingResult {
 /// loss and norm, when all of its work has been queued.
 class Trainer {
  public:
+  /// Throws `std::invalid_argument` for options out of range, for a model of which nothing is trained, and for one in
+  /// float16, whose gradients would underflow.
   Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options);
   ~Trainer();
 
