@@ -13,6 +13,10 @@
 #include <ATen/DeviceAccelerator.h>
 #include <torch/utils.h>
 
+#if defined(RORA_HAS_CUDA)
+#include <c10/cuda/CUDAFunctions.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -93,6 +97,7 @@ struct Arguments {
         learning_rate(flags.number("lr", 1e-3)),
         frozen(flags.is_set("frozen")),
         checkpointing(flags.is_set("checkpointing")),
+        no_waits(flags.is_set("no-waits")),
         deterministic(flags.is_set("deterministic")) {
     model.hidden_size(flags.integer("hidden", 64))
         .intermediate_size(flags.integer("intermediate", 160))
@@ -117,7 +122,7 @@ struct Arguments {
   std::string rows, init;
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
-  bool frozen, checkpointing, deterministic;
+  bool frozen, checkpointing, no_waits, deterministic;
   rora::LlamaOptions model;
   rora::LowRankOptions adapter;
 };
@@ -225,6 +230,25 @@ uint64_t digest(const at::Tensor& values) {
   return hash;
 }
 
+/// While it lives, LibTorch throws where the program would wait for the GPU.
+class NoWaiting {
+ public:
+  NoWaiting() {
+#if defined(RORA_HAS_CUDA)
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR);
+#else
+    throw std::invalid_argument("--no-waits: this build has no CUDA");
+#endif
+  }
+  ~NoWaiting() {
+#if defined(RORA_HAS_CUDA)
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
+#endif
+  }
+  NoWaiting(const NoWaiting&) = delete;
+  NoWaiting& operator=(const NoWaiting&) = delete;
+};
+
 struct Run {
   std::vector<double> losses;
   std::vector<double> seconds; ///< without the warm-up's
@@ -256,6 +280,10 @@ Run train(const Arguments& arguments) {
     torch::manual_seed(static_cast<uint64_t>(arguments.seed * 104729 + step)); // dropout
     synchronize(arguments);
     const auto begin = std::chrono::steady_clock::now();
+    std::optional<NoWaiting> no_waiting;
+    if (arguments.no_waits && step > 0) { // the first loads libraries
+      no_waiting.emplace();
+    }
     if (!arguments.frozen) {
       parameters->zero_grad();
     }
@@ -271,6 +299,7 @@ Run train(const Arguments& arguments) {
     } else {
       last = embedded.grad();
     }
+    no_waiting.reset();
     const double value = mean.item<double>();
     synchronize(arguments);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;

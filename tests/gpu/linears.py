@@ -24,17 +24,18 @@ class HandWritten(torch.autograd.Function):
     """The adapter as addmm calls, with the gradients in place: what one writes without a kernel."""
 
     @staticmethod
-    def forward(ctx, x, w, a, b):
+    def forward(ctx, x, w, a, b, scale):
         shrunk = x @ a.t()
         ctx.save_for_backward(x, w, a, b, shrunk)
-        return (x @ w.t()).addmm_(shrunk, b.t(), alpha=SCALE)
+        ctx.scale = scale
+        return (x @ w.t()).addmm_(shrunk, b.t(), alpha=scale)
 
     @staticmethod
     def backward(ctx, dy):
         x, w, a, b, shrunk = ctx.saved_tensors
-        dshrunk = (dy @ b).mul_(SCALE)
-        dx = (dy @ w).addmm_(dshrunk, a)
-        return dx, None, dshrunk.t() @ x, (dy.t() @ shrunk).mul_(SCALE)
+        dshrunk = (dy @ b).mul_(ctx.scale)
+        dx = (dy @ w).addmm_(dshrunk, a) if ctx.needs_input_grad[0] else None
+        return dx, None, dshrunk.t() @ x, (dy.t() @ shrunk).mul_(ctx.scale), None
 
 
 def peft_modules(weights, a, b, dropout, dtype):
@@ -92,7 +93,7 @@ class Group:
 
     def hand_written(self):
         a, b = self.short
-        outputs = [HandWritten.apply(self.x, w, own_a, own_b) for w, own_a, own_b in zip(self.weights, a, b)]
+        outputs = [HandWritten.apply(self.x, w, own_a, own_b, SCALE) for w, own_a, own_b in zip(self.weights, a, b)]
         return self.gradients(outputs, [*a, *b])
 
     def peft(self, dtype, compiled=False):
@@ -246,7 +247,9 @@ def layer_blocks(context):
     if context.cpu:
         return [(48, [(32, [32, 16]), (48, [32])], 4, 0.0, False, True), (48, [(32, [32, 16])], 4, 0.05, False, False)]
     blocks = [(8192, LAYER, 16, 0.0, True, True), (8192, LAYER, 64, 0.0, False, True),
-              (8192, LAYER, 16, 0.05, False, False), (8192, LAYER, 8, 0.0, False, False)]
+              (8192, LAYER, 16, 0.05, False, False), (8192, LAYER, 8, 0.0, False, False),
+              (8192, LAYER, 256, 0.0, False, False), (8192, LAYER, 32, 0.0, False, False),
+              (8192, LAYER, 128, 0.0, False, False)]
     if context.full:
         blocks += [(m, LAYER, r, p, False, p == 0) for m in (4096, 8192, 16384) for r in (8, 16, 32, 64, 128, 256)
                    for p in (0.0, 0.05) if (m, LAYER, r, p) not in [each[:4] for each in blocks]]

@@ -3,15 +3,26 @@
 them. Forward, loss, backward, clipping and AdamW; one JSON line."""
 
 import argparse
+import functools
 import json
 import statistics
 import time
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners import lora
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from linears import HandWritten
+
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def by_hand(module, x):
+    """A LoRA layer's forward as addmm calls, without dropout."""
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    y = HandWritten.apply(x.flatten(0, -2), module.base_layer.weight, a, b, module.scaling["default"])
+    return y.unflatten(0, x.shape[:-1])
 
 
 def main():
@@ -27,7 +38,10 @@ def main():
     parser.add_argument("--dora", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--short-adapters", action="store_true", help="in the base's dtype; PEFT's default is float32")
+    parser.add_argument("--hand-written", action="store_true", help="its layers replaced by addmm calls")
     arguments = parser.parse_args()
+    if arguments.hand_written and (arguments.dropout or arguments.dora):
+        parser.error("--hand-written takes neither dropout nor DoRA")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
@@ -45,7 +59,11 @@ def main():
     model = get_peft_model(
         model, LoraConfig(r=arguments.rank, lora_alpha=2 * arguments.rank, use_rslora=True, use_dora=arguments.dora,
                           lora_dropout=arguments.dropout, target_modules=PROJECTIONS),
-        autocast_adapter_dtype=not arguments.short_adapters).to(device).train()
+        autocast_adapter_dtype=not (arguments.short_adapters or arguments.hand_written)).to(device).train()
+    if arguments.hand_written:
+        for module in model.modules():
+            if isinstance(module, lora.Linear):
+                module.forward = functools.partial(by_hand, module)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=arguments.lr, weight_decay=0.0, fused=True)
     forward = torch.compile(model) if arguments.compile else model

@@ -11,6 +11,8 @@ GOALS = {
     "a layer's time over frozen, rank 16": ("at most", 0.06),
     "a layer's time over frozen, rank 64": ("at most", 0.06),
     "a layer's time over frozen, DoRA, rank 16": ("at most", 0.08),
+    "a step's product rate by the frozen products'": ("at least", 0.6),
+    "a step's product rate by the frozen products', 32 layers (extrapolated)": ("at least", 0.6),
     "a step's speed by PEFT's": ("at least", 1.5),
     "a step's speed by PEFT's, 32 layers (extrapolated)": ("at least", 1.5),
     "a step's memory by PEFT's": ("at most", 2 / 3),
@@ -102,13 +104,24 @@ def goals(found):
         return block["rows"][row]["over_frozen"] if block and row in block["rows"] else None
 
     step = found["sections"].get("step", {}) if found["machine"]["device"] != "cpu" else {}
+    whole = step.get("whole_model") or {}
+    layer = layer_block(found, 16)
+    frozen = layer["rows"]["frozen"]["tflops"] if layer and "frozen" in layer["rows"] else None
+
+    def rate(tflops):
+        return tflops / frozen if tflops and frozen else None
+
     measured = {
         "a layer's time over frozen, rank 8": over(8),
         "a layer's time over frozen, rank 16": over(16),
         "a layer's time over frozen, rank 64": over(64),
         "a layer's time over frozen, DoRA, rank 16": over(16, "rora, DoRA"),
+        "a step's product rate by the frozen products'": rate(
+            step.get("programs", {}).get("rora", {}).get("product_tflops")),
+        "a step's product rate by the frozen products', 32 layers (extrapolated)": rate(
+            whole.get("product_tflops", {}).get("rora")),
         "a step's speed by PEFT's": step.get("times_pefts_speed"),
-        "a step's speed by PEFT's, 32 layers (extrapolated)": (step.get("whole_model") or {}).get("times_pefts_speed"),
+        "a step's speed by PEFT's, 32 layers (extrapolated)": whole.get("times_pefts_speed"),
         "a step's memory by PEFT's": step.get("of_pefts_memory"),
     }
     return {name: {"goal": f"{sense} {value:.3g}", "measured": measured[name],
@@ -152,9 +165,11 @@ def table(found):
         sizes = step["sizes"]
         lines += ["", f"A training step of {step['layers']} layers of hidden size {sizes['hidden']}, vocabulary "
                   f"{sizes['vocab']}, {sizes['batch']} × {sizes['seq']} tokens, rank {sizes['rank']}; fewer layers: "
-                  f"{step['fewer_layers']}.", "", "| program | step | memory |", "|---|---|---|"]
+                  f"{step['fewer_layers']}.", "", "| program | step | frozen products | memory |",
+                  "|---|---|---|---|"]
         for name, each in step["programs"].items():
-            lines.append(f"| {name} | {1e3 * each['step_s']:.1f} ms | {gib(each['peak_bytes'])} |")
+            lines.append(f"| {name} | {1e3 * each['step_s']:.1f} ms | {each['product_tflops']:.0f} TFLOP/s | "
+                         f"{gib(each['peak_bytes'])} |")
     measured = {name: each for name, each in found.get("goals", {}).items() if each["measured"] is not None}
     if measured:
         lines += ["", "| goal | asked for | measured |", "|---|---|---|"]

@@ -10,12 +10,14 @@ It needs a Python with torch 2.11 or newer (for CUDA) and PEFT, CMake 3.25, ninj
 CUDA toolkit of torch's version; nothing else, and no network. Settings of the GPU are read and never changed. What it
 finds goes into one JSON file (--output), section by section, and a summary to the terminal:
 
-    parity       every operator against the CPU (float32) and eager bfloat16's error; odd sizes, strides, gradients
+    parity       every operator against the CPU (float32) and eager bfloat16's error; odd sizes, strides, gradients; of one
+                 size in float16 too, which LibTorch's operations compute
     determinism  the same bits over ten runs of each operator
     dropout      the mask is the CPU's, bit for bit
     masks        so are those of the operators that apply it inside
     memcheck, racecheck, initcheck      the operators of small sizes under compute-sanitizer, where it works
-    training     gpu_step on the CPU and on the GPU: the same losses; ten runs with the same bits; LoRA at RoRA's scale
+    training     gpu_step on the CPU and on the GPU: the same losses; ten runs with the same bits; LoRA at RoRA's scale; no
+                 wait for the GPU but where the loss is read
     parity, 128x128 and 128x256     the first once more where one kernel forms W*x + B*S, if it was built (CUTLASS)
     layer, linears, step    the benchmark: projections beside PEFT's, addmm and the frozen products; a whole step
     layer, fastest form     the layer once more where that kernel is taken whenever one trial found it faster
@@ -251,6 +253,7 @@ def run(arguments):
     if not command.cpu:
         beside.update({name: (command.sanitizer, name) for name in SANITIZERS})
         beside["compile"] = (command.compile_ahead,)
+        beside["compile, step"] = (steps.compile_ahead, command)
         for tile in ("128x128", "128x256"):
             beside[f"parity, {tile}"] = (command.one_kernel, tile)
     fastest = functools.partial(command.benchmark, environment={"RORA_CUDA_SUM": "timed"})

@@ -13,7 +13,7 @@ TINY = {**SMALL, "hidden": 64, "intermediate": 160, "heads": 4, "vocab": 96, "ba
 # LLaMA-3-8B but for its 32 layers.
 LARGE = {"hidden": 4096, "intermediate": 14336, "heads": 32, "kv-heads": 8, "vocab": 128256, "batch": 4, "seq": 2048,
          "rank": 16, "dtype": "bfloat16", "warmup": 3, "steps": 8}
-LAYERS, FEWER = 4, 2
+LAYERS, FEWER, WHOLE = 4, 2, 32
 
 
 def flags(values):
@@ -94,6 +94,16 @@ def training(command, limit):
 
     attempt("RoRA is LoRA at equal scale", equal_scale)
 
+    def without_waiting(values):
+        call(other, **{"no-waits": True, "steps": 4, **values})
+        return [], {}
+
+    if not command.cpu:
+        short = {"dtype": "bfloat16"}
+        for values in ({}, {**short, "rows": "packed", "dropout": 0.1}, {**short, "dora": True}):
+            name = ", ".join(["no step waits for the GPU but to read its loss", *map(str, values)])
+            attempt(name, lambda values=values: without_waiting(values))
+
     def zero_b():
         adapted = call(other, lr=0, steps=1)["runs"][0]["losses"][0]
         frozen = call(other, frozen=True, steps=1)["runs"][0]["losses"][0]
@@ -119,8 +129,25 @@ def peft_step(command, limit, device, **values):
     return json.loads(out.strip().splitlines()[-1])
 
 
+def product_flops(sizes, layers):
+    """FLOPs of a step's frozen products, forward and for the gradients of their inputs: what no adapter can avoid.
+    Nothing asks for the gradient of the embeddings."""
+    tokens, hidden = sizes["batch"] * sizes["seq"], sizes["hidden"]
+    kv = hidden * sizes["kv-heads"] // sizes["heads"]
+    first = hidden * (hidden + 2 * kv)
+    layer = first + hidden * hidden + 3 * hidden * sizes["intermediate"]
+    return 2 * tokens * (2 * layers * layer - first + 2 * hidden * sizes["vocab"])
+
+
+def compile_ahead(command, limit):
+    """Fills the compiler's cache with PEFT's compiled step."""
+    peft_step(command, limit, "cuda", **{**LARGE, "layers": LAYERS, "compile": True, "warmup": 1, "steps": 1})
+    return {"ok": True}
+
+
 def step(command, limit):
-    """A whole step beside PEFT's, in turn; ratios are formed within a round."""
+    """A whole step beside PEFT's, in turn; ratios are formed within a round. The last programs run once, while there is
+    time."""
     end = time.monotonic() + limit
     device = "cpu" if command.cpu else "cuda"
     sizes = {**TINY, "steps": 3, "warmup": 1} if command.cpu else dict(LARGE)
@@ -130,52 +157,68 @@ def step(command, limit):
         "rora, fewer layers": (gpu_step, {"layers": FEWER, **own}),
         "PEFT, fewer layers": (peft_step, {"layers": FEWER}),
         "PEFT, bf16 adapters": (peft_step, {"layers": LAYERS, "short-adapters": True}),
+        "hand-written addmm": (peft_step, {"layers": LAYERS, "hand-written": True}),
         "rora, frozen": (gpu_step, {"layers": LAYERS, "frozen": True, **own}),
         "rora, DoRA": (gpu_step, {"layers": LAYERS, "dora": True, **own}),
         "rora, packed rows": (gpu_step, {"layers": LAYERS, "rows": "packed", **own}),
     }
-    if command.arguments.full:
-        programs["PEFT, compiled"] = (peft_step, {"layers": LAYERS, "compile": True})
+    last = {"PEFT, compiled": (peft_step, {"layers": LAYERS, "compile": True})}
+    for name, values in (("dropout 0.05", {"dropout": 0.05}), ("rank 64", {"rank": 64}), ("rank 256", {"rank": 256}),
+                         ("rank 8", {"rank": 8})):
+        last[f"rora, {name}"] = (gpu_step, {"layers": LAYERS, **values, **own})
+        last[f"PEFT, {name}"] = (peft_step, {"layers": LAYERS, **values})
     if command.cpu:
-        programs = {name: programs[name] for name in ("rora", "PEFT")}
-    runs, failed, rounds, longest = {name: [] for name in programs}, [], 0, 0.0
+        programs, last = {name: programs[name] for name in ("rora", "PEFT", "hand-written addmm")}, {}
+    runs, failed, left_out, rounds, longest = {name: [] for name in [*programs, *last]}, [], [], 0, 0.0
+
+    def run(name, program, values):
+        try:
+            runs[name].append(program(command, end - time.monotonic(), device, **{**sizes, **values}))
+        except Exception as error:
+            failed.append({"case": name, "wrong": [str(error)]})
+
     while rounds < (1 if command.cpu else 3) and time.monotonic() + longest < end:
         begin = time.monotonic()
-        for name, (program, values) in programs.items():
-            if rounds > 0 and name not in ("rora", "PEFT"):
-                continue
-            try:
-                runs[name].append(program(command, end - time.monotonic(), device, **{**sizes, **values}))
-            except Exception as error:
-                failed.append({"case": name, "wrong": [str(error)]})
+        for name, call in programs.items():
+            if rounds == 0 or name in ("rora", "PEFT"):
+                run(name, *call)
         rounds += 1
         pair = ("rora", "PEFT") if rounds == 1 else programs
         longest = (time.monotonic() - begin) * (1.2 * len(pair) / len(programs) if rounds == 1 else 1.2)
+    for name, call in last.items():
+        begin = time.monotonic()
+        if begin + longest > end:
+            left_out.append(name)
+        else:
+            run(name, *call)
     found = {"sizes": sizes, "layers": LAYERS, "fewer_layers": FEWER, "rounds": rounds, "failed": failed,
-             "programs": {}}
+             "left_out": left_out, "programs": {}}
     for name, each in runs.items():
         if each:
-            found["programs"][name] = {"step_s": statistics.median(run["step_s"] for run in each),
-                                       "of_rounds": [run["step_s"] for run in each],
+            layers = {**programs, **last}[name][1]["layers"]
+            seconds = statistics.median(run["step_s"] for run in each)
+            found["programs"][name] = {"step_s": seconds, "of_rounds": [run["step_s"] for run in each],
+                                       "product_tflops": product_flops(sizes, layers) / seconds / 1e12,
                                        "peak_bytes": each[0]["peak_bytes"]}
     pairs = list(zip(runs["PEFT"], runs["rora"]))
     if pairs:
         found["times_pefts_speed"] = statistics.median(peft["step_s"] / rora["step_s"] for peft, rora in pairs)
         if pairs[0][1]["peak_bytes"]:
             found["of_pefts_memory"] = pairs[0][1]["peak_bytes"] / pairs[0][0]["peak_bytes"]
-    found["whole_model"] = extrapolated(found["programs"])
+    found["whole_model"] = extrapolated(found["programs"], sizes)
     return found
 
 
-def extrapolated(programs):
+def extrapolated(programs, sizes):
     """A step of all 32 layers, from the difference that layers make: not measured."""
     seconds = {}
     for name in ("rora", "PEFT"):
         if name in programs and f"{name}, fewer layers" in programs:
             few = programs[f"{name}, fewer layers"]["step_s"]
             layer = (programs[name]["step_s"] - few) / (LAYERS - FEWER)
-            seconds[name] = few + (32 - FEWER) * layer
+            seconds[name] = few + (WHOLE - FEWER) * layer
     if len(seconds) < 2:
         return None
-    return {"note": f"32 layers, extrapolated from {FEWER} and {LAYERS}", "step_s": seconds,
+    return {"note": f"{WHOLE} layers, extrapolated from {FEWER} and {LAYERS}", "step_s": seconds,
+            "product_tflops": {name: product_flops(sizes, WHOLE) / each / 1e12 for name, each in seconds.items()},
             "times_pefts_speed": seconds["PEFT"] / seconds["rora"]}
