@@ -23,6 +23,7 @@ TEST(FinetuneErrors, WrongUsageIsOneLineAndCode2) {
   expect_error(run_rora(place.finetune("run", 1, {"--max-steps", "010"})), 2, "--max-steps");
   expect_error(run_rora(place.finetune("run", 1, {"--rank", "0x8"})), 2, "--rank");
   expect_error(run_rora(place.finetune("run", 1, {"--schedule", "square"})), 2, "constant|linear|cosine");
+  expect_error(run_rora(place.finetune("run", 1, {"--device", "cuda", "--dtype", "float16"})), 2, "float32|bfloat16");
   expect_error(run_rora(place.finetune("run", 1, {"--epochs", "2"})), 2, "--epochs");
   expect_error(run_rora(place.finetune("run", 1, {"--no-such-flag"})), 2, "--no-such-flag");
   expect_error(run_rora(place.finetune("run", 1, {"--eval-every", "1"})), 2, "--eval-data");
