@@ -57,7 +57,11 @@ inline std::optional<kernels::cuda::GemmRequest> gemm_request(
 inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double alpha, double beta) {
   if (y.scalar_type() == a.scalar_type()) {
     at::addmm_out(y, y, a, b, beta, alpha);
-  } else if (const at::Tensor product = at::mm(a, b); beta == 0.0) {
+    return;
+  }
+  // The form that does not round on its way to fp32 is a GPU's alone.
+  const bool wide = a.is_cuda() && y.scalar_type() == at::kFloat;
+  if (const at::Tensor product = wide ? at::mm(a, b, at::kFloat) : at::mm(a, b); beta == 0.0) {
     y.copy_(product).mul_(alpha);
   } else {
     y.mul_(beta).add_(product, alpha);
