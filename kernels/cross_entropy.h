@@ -8,8 +8,9 @@ namespace rora::kernels::cuda {
 
 /// loss = log Σ e^logit − logit[target] of each row, a block a row; where `gradient`, the row becomes softmax − onehot in
 /// place. The greatest logit and the sum are found in one pass: whenever a thread meets a greater one, it scales its sum down.
-/// Reads the row once, and with the gradient once more and writes it; writes losses. A target outside the vocabulary, which
-/// callers refuse, reads nothing and gives NaN as the loss and softmax as the gradient.
+/// Reads the row once, and with the gradient once more and writes it; writes losses. A row that is ignored is not read: its
+/// loss is 0, and so is its gradient. Any other target outside the vocabulary, which callers refuse, reads nothing and gives
+/// NaN as the loss and softmax as the gradient.
 template <class T>
 struct CrossEntropy {
   static constexpr int kThreads = 512;
@@ -29,6 +30,10 @@ struct CrossEntropy {
   RORA_DEVICE void operator()() const {
     T* logits = static_cast<T*>(p.logits.data) + block_x() * p.logits.stride;
     const int64_t target = p.targets[block_x()];
+    if (target == CrossEntropyParameters::kIgnored) {
+      ignore(logits);
+      return;
+    }
     const bool known = target >= 0 && target < p.vocab;
     const float of_target = known ? widen(logits[target]) : bits_to_float(kNaN);
 
@@ -84,6 +89,17 @@ struct CrossEntropy {
   }
   static RORA_DEVICE float scale_between(float before, float after) {
     return exponential(before - finite(after));
+  }
+
+  /// No loss, and zeros as the gradient.
+  RORA_DEVICE void ignore(T* logits) const {
+    if (thread_index() == 0) {
+      static_cast<float*>(p.losses)[block_x()] = 0.0f;
+    }
+    for (int64_t i = thread_index(); p.gradient && i < p.vocab; i += kThreads) {
+      const float zero[1] = {0.0f};
+      store(zero, logits + i);
+    }
   }
 
   /// Calls f(stretch, i) for the stretches of a row that fall to this thread: packets where rows begin at their boundaries,

@@ -55,8 +55,10 @@ struct RotaryParameters {
   bool inverse = false; ///< turns the other way
 };
 
-/// Rows of logits, each turned into its gradient softmax − onehot where asked.
+/// Rows of logits, each turned into its gradient softmax − onehot where asked. A row whose target is `kIgnored` has the loss
+/// 0 and the gradient 0.
 struct CrossEntropyParameters {
+  static constexpr int64_t kIgnored = -100; ///< LibTorch's `ignore_index`
   Type type{};
   int64_t vocab = 0;
   Rows logits; ///< read, and written where `gradient` is set

@@ -23,15 +23,20 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot.
+static_assert(kIgnoredTarget == kernels::CrossEntropyParameters::kIgnored);
+
+/// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot. Both are 0
+/// of a row that is ignored.
 at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
-  const at::Tensor index = targets.unsqueeze(1);
+  const at::Tensor ignored = targets == kIgnoredTarget;
+  const at::Tensor index = targets.masked_fill(ignored, 0).unsqueeze(1);
   at::Tensor wide = logits.to(detail::wide_type(logits.scalar_type()));
   const at::Tensor normaliser = wide.logsumexp(1, /*keepdim=*/true);
-  const at::Tensor losses = (normaliser - wide.gather(1, index)).squeeze(1);
+  const at::Tensor losses = (normaliser - wide.gather(1, index)).squeeze(1).masked_fill(ignored, 0);
   if (gradient) {
     wide = (wide - normaliser).exp();
-    logits.copy_(wide.scatter_add(1, index, at::full_like(index, -1, wide.options())));
+    wide = wide.scatter_add(1, index, at::full_like(index, -1, wide.options()));
+    logits.copy_(wide.masked_fill(ignored.unsqueeze(1), 0));
   }
   return losses;
 }
@@ -149,8 +154,9 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 
 at::Tensor detail::checked_targets(const at::Tensor& targets, int64_t vocab, at::Device device) {
   if (targets.numel() > 0 && !targets.is_meta()) {
-    const int64_t least = targets.min().item<int64_t>();
-    const int64_t greatest = targets.max().item<int64_t>();
+    const at::Tensor counted = targets.masked_fill(targets == kIgnoredTarget, 0);
+    const int64_t least = counted.min().item<int64_t>();
+    const int64_t greatest = counted.max().item<int64_t>();
     if (least < 0 || greatest >= vocab) {
       throw std::out_of_range(
           "label " + std::to_string(least < 0 ? least : greatest) + " is outside the vocabulary of " +

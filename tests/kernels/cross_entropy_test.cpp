@@ -40,10 +40,11 @@ TEST_P(CrossEntropyKernel, IsTheCpusForAnyVocabulary) {
   at::manual_seed(4);
   for (const int64_t vocab : {1, 7, 256, 20003}) { // some of them no whole packets
     for (const int64_t apart : {0, 7}) {
-      const int64_t rows = 2, stride = (vocab + 7) / 8 * 8 + apart;
+      const int64_t rows = 3, stride = (vocab + 7) / 8 * 8 + apart;
       const at::Tensor storage = at::randn({rows, stride}).mul_(4).to(dtype);
       const at::Tensor targets = at::randint(vocab, {rows}, at::kLong);
       targets[0] = vocab - 1;
+      targets[1] = CrossEntropyParameters::kIgnored;
       for (const bool gradient : {false, true}) {
         const at::Tensor expected = storage.clone(), found = storage.clone();
         const at::Tensor logits = found.narrow(1, 0, vocab), expected_logits = expected.narrow(1, 0, vocab);
@@ -72,6 +73,18 @@ TEST_P(CrossEntropyKernel, IsAtensWhereLogitsAreFarApart) {
   run(parameters_of(logits, targets, losses, true), logits, losses);
   EXPECT_TRUE(at::allclose(losses.to(at::kDouble), expected, 1e-5, 1e-5)) << losses << expected;
   EXPECT_LT((logits.to(at::kDouble) - expected_gradient).abs().max().item<double>(), tolerance(GetParam()));
+}
+
+TEST_P(CrossEntropyKernel, DoesNotReadRowsThatAreIgnored) {
+  for (const int64_t vocab : {1, 9, 1600}) {
+    for (const bool gradient : {false, true}) {
+      const at::Tensor logits = at::full({2, vocab}, std::nan("")).to(GetParam()), losses = at::full({2}, 3.0);
+      const at::Tensor targets = at::full({2}, CrossEntropyParameters::kIgnored, at::kLong);
+      run(parameters_of(logits, targets, losses, gradient), logits, losses);
+      EXPECT_TRUE(at::equal(losses, at::zeros({2})));
+      EXPECT_TRUE(gradient ? at::equal(logits, at::zeros_like(logits)) : logits.isnan().all().item<bool>());
+    }
+  }
 }
 
 TEST_P(CrossEntropyKernel, GivesNoLossForATargetThatIsNone) {

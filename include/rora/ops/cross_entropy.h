@@ -7,11 +7,14 @@
 
 namespace rora::ops {
 
+/// The target of a token that has neither a loss nor a gradient: LibTorch's `ignore_index`.
+inline constexpr int64_t kIgnoredTarget = -100;
+
 /// Σ_t −log softmax(weight·hidden_t)[target_t], a scalar in fp32 (fp64 for fp64).
 ///
-/// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, all of them counted. Logits exist for
+/// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, `kIgnoredTarget` or an id. Logits exist for
 /// `chunk` tokens at a time (0: `cross_entropy_chunk`), in hidden's dtype; gradients of `hidden`, and of `weight` where it is
-/// trained, are formed in the same pass. Throws `std::out_of_range` for a target outside the vocabulary; `targets` may
+/// trained, are formed in the same pass. Throws `std::out_of_range` for another target outside the vocabulary; `targets` may
 /// lie on the CPU whatever hidden's device, and finding that out then waits for no GPU.
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden,

@@ -133,6 +133,14 @@ void cross_entropy(const CrossEntropyParameters& p, int64_t begin, int64_t end) 
   using W = wide_t<T>;
   for (int64_t i = begin; i < end; ++i) {
     T* logits = row<T>(p.logits, i);
+    const int64_t target = p.targets[i];
+    if (target == CrossEntropyParameters::kIgnored) {
+      static_cast<W*>(p.losses)[i] = 0;
+      for_registers<W>(p.gradient ? p.vocab : 0, [&](int64_t j, int64_t count) {
+        store(logits + j, Vector<W>{}, count);
+      });
+      continue;
+    }
     Vector<W> most = broadcast(-static_cast<W>(__builtin_inf()));
     for_registers<W>(p.vocab, [&](int64_t j, int64_t count) {
       // The last register is moved back over lanes that were seen already, which changes no maximum.
@@ -153,7 +161,6 @@ void cross_entropy(const CrossEntropyParameters& p, int64_t begin, int64_t end) 
       sums += e;
     });
     const W normaliser = shift + logarithm(sum_lanes<W>(sums));
-    const int64_t target = p.targets[i];
     static_cast<W*>(p.losses)[i] = normaliser - widen(logits[target]);
     if (p.gradient) {
       // d loss / d logits = softmax(logits) − onehot(target)
