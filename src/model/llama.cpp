@@ -1,7 +1,6 @@
 #include <rora/model/llama.h>
 
 #include "../ops/targets.h"
-#include "../ops/to_device.h"
 #include "layer_checkpointing.h"
 #include "rotary_frequencies.h"
 
@@ -12,10 +11,6 @@
 
 namespace rora {
 namespace {
-
-using ops::detail::to_device;
-
-constexpr int64_t kIgnoredLabel = -100;
 
 /// On the mask's device, or on the CPU: which positions are in use can then be seen without waiting for a GPU.
 at::Tensor default_positions(const LlamaInput& input, int64_t cached) {
@@ -57,28 +52,40 @@ LlamaModelImpl::LlamaModelImpl(const LlamaOptions& options) : options(options) {
 }
 
 at::Tensor LlamaModelImpl::forward(const LlamaInput& input, KeyValueCache* cache) {
-  return run(input, cache, /*chosen=*/{});
+  return compute(prepare(input, cache != nullptr ? cache->size() : 0).on(embed_tokens->weight.device()), cache);
 }
 
 at::Tensor LlamaModelImpl::states(const LlamaInput& input, const at::Tensor& chosen) {
-  return run(input, /*cache=*/nullptr, chosen).squeeze(0);
+  PreparedInput prepared = prepare(input);
+  prepared.chosen = chosen;
+  return compute(prepared.on(embed_tokens->weight.device())).squeeze(0);
 }
 
-at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, const at::Tensor& chosen) {
-  const int64_t cached = cache != nullptr ? cache->size() : 0;
+PreparedInput LlamaModelImpl::prepare(const LlamaInput& input, int64_t cached) const {
   check_input(input, cached);
-  const int64_t seq = input.input_ids.size(1);
-  const at::Device device = embed_tokens->weight.device();
-  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds
-                                                    : embed_tokens->forward(to_device(input.input_ids, device));
-  LayerContext context;
+  PreparedInput prepared;
+  if (input.inputs_embeds.defined()) {
+    prepared.inputs_embeds = input.inputs_embeds;
+  } else {
+    prepared.input_ids = input.input_ids;
+  }
   if (input.attention_mask.defined()) {
     // Boundaries serve rows that are there as a whole; single tokens behind a cache need no copy to find them.
-    context.sequences = cached == 0 && seq > 1 ? ops::read_sequences(input.attention_mask, device)
-                                               : ops::Sequences{to_device(input.attention_mask, device)};
+    prepared.sequences = cached == 0 && input.input_ids.size(1) > 1
+        ? ops::read_sequences(input.attention_mask, embed_tokens->weight.device())
+        : ops::Sequences{input.attention_mask};
   }
-  const at::Tensor positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
-  const auto [cos, sin] = detail::rotary_tables(options, positions, device);
+  prepared.positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
+  prepared.frequencies = detail::rotary_frequencies(options, prepared.positions);
+  return prepared;
+}
+
+at::Tensor LlamaModelImpl::compute(const PreparedInput& input, KeyValueCache* cache) {
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
+  const int64_t seq = hidden.size(1);
+  LayerContext context;
+  context.sequences = input.sequences;
+  const auto [cos, sin] = detail::rotary_tables(input.positions, input.frequencies);
   context.cos = cos.to(hidden.scalar_type());
   context.sin = sin.to(hidden.scalar_type());
   context.cache = cache;
@@ -87,7 +94,7 @@ at::Tensor LlamaModelImpl::run(const LlamaInput& input, KeyValueCache* cache, co
   for (const auto& module : *layers) {
     auto* layer = module->as<LlamaDecoderLayerImpl>();
     if (module == *(layers->end() - 1)) {
-      context.chosen = chosen.defined() ? to_device(chosen, device) : at::Tensor();
+      context.chosen = input.chosen;
     }
     if (activation_checkpointing && is_training()) {
       const auto run = [layer, context](const at::Tensor& x) {
@@ -124,24 +131,33 @@ at::Tensor LlamaForCausalLMImpl::head_weight() const {
 }
 
 LossSum LlamaForCausalLMImpl::loss(const LlamaInput& input, const at::Tensor& labels) {
+  const PreparedLoss prepared = prepare_loss(input, labels);
+  return {compute_loss(prepared.on(head_weight().device())), prepared.tokens};
+}
+
+PreparedLoss LlamaForCausalLMImpl::prepare_loss(const LlamaInput& input, const at::Tensor& labels) const {
   TORCH_CHECK_VALUE(
       labels.sizes() == input.input_ids.sizes(),
       "labels ", labels.sizes(), " are not as long as input_ids ", input.input_ids.sizes());
   // On the CPU, so that finding the labelled tokens waits for no GPU. The state of position t−1 predicts the label of
   // position t.
-  const at::Tensor targets = at::constant_pad_nd(labels.cpu().slice(1, 1), {0, 1}, kIgnoredLabel).reshape({-1});
-  const at::Tensor labelled = (targets != kIgnoredLabel).nonzero().squeeze(1);
-  const at::Tensor states = model->states(input, labelled);
-  const at::Tensor chosen = targets.index_select(0, labelled);
-  LossSum loss{{}, labelled.size(0)};
+  const at::Tensor targets = at::constant_pad_nd(labels.cpu().slice(1, 1), {0, 1}, ops::kIgnoredTarget).reshape({-1});
+  PreparedLoss prepared;
+  prepared.input = model->prepare(input);
+  prepared.input.chosen = (targets != ops::kIgnoredTarget).nonzero().squeeze(1);
+  prepared.targets = targets.index_select(0, prepared.input.chosen);
+  prepared.tokens = prepared.targets.size(0);
+  ops::detail::check_targets(prepared.targets, options.vocab_size());
+  return prepared;
+}
+
+at::Tensor LlamaForCausalLMImpl::compute_loss(const PreparedLoss& prepared) {
+  const at::Tensor states = model->compute(prepared.input).squeeze(0);
   if (!lm_head.is_empty() && lm_head->active_adapter() != nullptr) {
     const auto wide = states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const at::Tensor own = ops::detail::checked_targets(chosen, options.vocab_size(), states.device());
-    loss.sum = at::cross_entropy_loss(lm_head->forward(states).to(wide), own, {}, at::Reduction::Sum);
-  } else {
-    loss.sum = ops::token_cross_entropy(states, head_weight(), chosen);
+    return at::cross_entropy_loss(lm_head->forward(states).to(wide), prepared.targets, {}, at::Reduction::Sum);
   }
-  return loss;
+  return ops::detail::cross_entropy_of_checked(states, head_weight(), prepared.targets);
 }
 
 } // namespace rora

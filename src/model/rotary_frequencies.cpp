@@ -1,7 +1,5 @@
 #include "rotary_frequencies.h"
 
-#include "../ops/to_device.h"
-
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -54,14 +52,16 @@ at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length) {
   TORCH_INTERNAL_ASSERT(false, "unknown RopeScaling");
 }
 
-std::pair<at::Tensor, at::Tensor> rotary_tables(
-    const LlamaOptions& options, const at::Tensor& position_ids, at::Device device) {
+at::Tensor rotary_frequencies(const LlamaOptions& options, const at::Tensor& position_ids) {
   int64_t length = 0;
   if (options.rope().scaling() == RopeScaling::kDynamic && position_ids.numel() > 0) {
     length = position_ids.max().item<int64_t>() + 1;
   }
-  const at::Tensor frequencies = ops::detail::to_device(rotary_frequencies(options, length), device);
-  const at::Tensor angles = ops::detail::to_device(position_ids, device).to(at::kFloat).unsqueeze(-1) * frequencies;
+  return rotary_frequencies(options, length);
+}
+
+std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& position_ids, const at::Tensor& frequencies) {
+  const at::Tensor angles = position_ids.to(at::kFloat).unsqueeze(-1) * frequencies;
   const at::Tensor both = at::cat({angles, angles}, -1);
   return {both.cos(), both.sin()};
 }

@@ -3,7 +3,6 @@
 #include <rora/model/llama_options.h>
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Device.h>
 
 #include <utility>
 
@@ -13,9 +12,10 @@ namespace rora::detail {
 /// dynamic scaling follows once it exceeds the trained length.
 at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length);
 
-/// cos and sin of `position_ids` `[batch, seq]`, fp32 `[batch, seq, head_dim]` on `device`. Dynamic scaling looks at
-/// the positions where they lie.
-std::pair<at::Tensor, at::Tensor> rotary_tables(
-    const LlamaOptions& options, const at::Tensor& position_ids, at::Device device);
+/// Those for `position_ids`, on the CPU. Dynamic scaling looks at the positions where they lie.
+at::Tensor rotary_frequencies(const LlamaOptions& options, const at::Tensor& position_ids);
+
+/// cos and sin of `position_ids` `[batch, seq]`, fp32 `[batch, seq, head_dim]`, by `frequencies` beside them.
+std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& position_ids, const at::Tensor& frequencies);
 
 } // namespace rora::detail

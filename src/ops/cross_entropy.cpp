@@ -152,7 +152,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 
 } // namespace
 
-at::Tensor detail::checked_targets(const at::Tensor& targets, int64_t vocab, at::Device device) {
+void detail::check_targets(const at::Tensor& targets, int64_t vocab) {
   if (targets.numel() > 0 && !targets.is_meta()) {
     const at::Tensor counted = targets.masked_fill(targets == kIgnoredTarget, 0);
     const int64_t least = counted.min().item<int64_t>();
@@ -163,7 +163,6 @@ at::Tensor detail::checked_targets(const at::Tensor& targets, int64_t vocab, at:
           std::to_string(vocab));
     }
   }
-  return to_device(targets, device);
 }
 
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size, at::Device device) {
@@ -174,14 +173,19 @@ int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size, at::Device devi
 
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk) {
-  const at::Tensor own = detail::checked_targets(targets, weight.size(0), hidden.device());
+  detail::check_targets(targets, weight.size(0));
+  return detail::cross_entropy_of_checked(hidden, weight, detail::to_device(targets, hidden.device()), chunk);
+}
+
+at::Tensor detail::cross_entropy_of_checked(
+    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk) {
   if (chunk <= 0) {
     chunk = cross_entropy_chunk(weight.size(0), hidden.element_size(), hidden.device());
   }
   // Asked here, as inside the node's forward gradients are always off.
   const bool recording = at::GradMode::is_enabled();
   const std::array<bool, 2> mask{recording && hidden.requires_grad(), recording && weight.requires_grad()};
-  return TokenCrossEntropyFunction::apply(hidden, weight, own, chunk, mask);
+  return TokenCrossEntropyFunction::apply(hidden, weight, targets, chunk, mask);
 }
 
 } // namespace rora::ops

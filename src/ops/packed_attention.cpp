@@ -1,7 +1,5 @@
 #include <rora/ops/attention.h>
 
-#include "to_device.h"
-
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <torch/library.h>
@@ -109,11 +107,8 @@ Sequences read_sequences(const at::Tensor& mask, at::Device device) {
   Sequences sequences;
   if (device.is_cuda()) {
     sequences = find_sequences(mask.cpu());
-    if (sequences.boundaries.defined()) {
-      sequences.boundaries = detail::to_device(sequences.boundaries, device);
-    }
   }
-  sequences.ids = detail::to_device(mask, device);
+  sequences.ids = mask;
   return sequences;
 }
 

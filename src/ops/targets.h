@@ -1,14 +1,17 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Device.h>
 
 #include <cstdint>
 
 namespace rora::ops::detail {
 
-/// `targets` on `device`. Throws `std::out_of_range` for one that is neither in [0, vocab) nor `kIgnoredTarget`. They
-/// are looked at where they lie: a program that has them on the CPU waits for no GPU.
-at::Tensor checked_targets(const at::Tensor& targets, int64_t vocab, at::Device device);
+/// Throws `std::out_of_range` for a target that is neither in [0, vocab) nor `kIgnoredTarget`. They are looked at where they
+/// lie: a program that has them on the CPU waits for no GPU.
+void check_targets(const at::Tensor& targets, int64_t vocab);
+
+/// `token_cross_entropy` of targets that lie beside `hidden` and are known to be right: nothing looks at them.
+at::Tensor cross_entropy_of_checked(
+    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk = 0);
 
 } // namespace rora::ops::detail

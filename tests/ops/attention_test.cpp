@@ -166,17 +166,14 @@ TEST(FindSequences, TakesAMaskOfAnyStridesAndIntegers) {
   EXPECT_TRUE(at::equal(find_sequences(mask.to(at::kInt)).boundaries, find_sequences(mask).boundaries));
 }
 
-TEST(ReadSequences, BringsTheIdsToTheDevice) {
-  const Sequences read = read_sequences(longs({{1, 1, 2}}), at::kMeta);
-  EXPECT_TRUE(read.ids.is_meta());
-  EXPECT_EQ(read.ids.sizes(), (std::vector<int64_t>{1, 3}));
-}
-
-TEST(ReadSequences, LeavesTheCpuToTheIds) {
+TEST(ReadSequences, LooksForBoundariesForAGpuAloneAndStaysOnTheCpu) {
   const at::Tensor mask = longs({{1, 1, 2}});
-  const Sequences read = read_sequences(mask, at::kCPU);
-  EXPECT_TRUE(read.ids.is_same(mask));
-  EXPECT_FALSE(read.boundaries.defined());
+  for (const at::Device device : {at::Device(at::kCPU), at::Device(at::kMeta), at::Device(at::kCUDA)}) {
+    const Sequences read = read_sequences(mask, device);
+    EXPECT_TRUE(read.ids.is_same(mask)) << device;
+    EXPECT_EQ(read.boundaries.defined(), device.is_cuda()) << device;
+  }
+  EXPECT_TRUE(read_sequences(mask, at::kCUDA).boundaries.is_cpu());
 }
 
 /// Attention by boundaries, heads turned as it takes them.

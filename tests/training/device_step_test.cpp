@@ -1,3 +1,4 @@
+#include "support/operator_watch.h"
 #include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
@@ -19,6 +20,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -46,7 +48,10 @@ void shape_of_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
   op.callBoxed(stack);
   const at::Tensor result = torch::jit::pop(*stack).toTensor();
-  torch::jit::push(stack, written.defined() ? written.resize_(result.sizes()) : result.to(at::kMeta));
+  torch::jit::push(
+      stack,
+      written.defined() ? written.resize_(result.sizes())
+                        : at::empty(result.sizes(), result.options().device(at::kMeta)));
 }
 
 TORCH_LIBRARY_IMPL(aten, Meta, m) {
@@ -214,6 +219,36 @@ TEST_P(DeviceStep, LooksAtNoElementOfTheDevice) {
   at::Tensor norm;
   ASSERT_NO_THROW(norm = parameters.clip_gradients(1.0));
   EXPECT_TRUE(norm.is_meta());
+}
+
+/// How often numbers were brought from the CPU to another device.
+int copies_to_device(const std::function<void()>& work) {
+  int copies = 0;
+  const testing::OperatorWatch watch([&](const at::RecordFunction& call) {
+    if (call.name() == std::string_view("aten::copy_")) {
+      copies += !call.inputs()[0].toTensor().is_cpu() && call.inputs()[1].toTensor().is_cpu();
+    }
+  });
+  work();
+  return copies;
+}
+
+// What a CUDA graph repeats must be on the device by then.
+TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
+  if (GetParam().adapter.dropout() > 0.0) {
+    GTEST_SKIP() << "masks are made on the CPU where there is no kernel";
+  }
+  LlamaForCausalLM model = make(GetParam(), at::kMeta);
+  FlatParameters parameters(trained(model, GetParam()));
+  const Batch batch = make_batch(examples(), GetParam().rows);
+  const PreparedLoss prepared = model->prepare_loss({batch.input_ids, batch.attention_mask}, batch.labels);
+  for (at::Tensor* each : PreparedLoss(prepared).tensors()) {
+    EXPECT_TRUE(!each->defined() || each->is_cpu());
+  }
+  PreparedLoss moved;
+  EXPECT_GT(copies_to_device([&] { moved = prepared.on(at::kMeta); }), 0);
+  const at::Tensor factor = at::full({}, 0.1, at::kMeta);
+  EXPECT_EQ(copies_to_device([&] { model->compute_loss(moved).backward(factor); }), 0);
 }
 
 TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {

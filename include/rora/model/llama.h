@@ -3,6 +3,7 @@
 #include <rora/model/key_value_cache.h>
 #include <rora/model/llama_layer.h>
 #include <rora/model/llama_options.h>
+#include <rora/model/prepared_input.h>
 #include <rora/model/rms_norm.h>
 
 #include <torch/nn/module.h>
@@ -36,15 +37,20 @@ class LlamaModelImpl : public torch::nn::Module {
   /// layer computes no others.
   at::Tensor states(const LlamaInput& input, const at::Tensor& chosen);
 
+  /// What `compute` reads, where its tensors were or on the CPU. `cached` are the tokens of a cache. A mask is read where it
+  /// lies.
+  PreparedInput prepare(const LlamaInput& input, int64_t cached = 0) const;
+
+  /// `forward`, or `states` as `[1, chosen, hidden]`, from what lies on the model's device: the host decides nothing by
+  /// values, and nothing waits.
+  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr);
+
   LlamaOptions options;
   torch::nn::Embedding embed_tokens{nullptr};
   torch::nn::ModuleList layers{nullptr};
   RMSNorm norm{nullptr};
   /// Layers recompute their activations in backward instead of keeping them.
   bool activation_checkpointing = false;
-
- private:
-  at::Tensor run(const LlamaInput& input, KeyValueCache* cache, const at::Tensor& chosen);
 };
 TORCH_MODULE(LlamaModel);
 
@@ -67,6 +73,10 @@ class LlamaForCausalLMImpl : public torch::nn::Module {
   /// a chunk at a time; all of them at once where an adapter of lm_head is active. With labels on the CPU the program
   /// does not wait for a GPU. Throws `std::out_of_range` for a label outside the vocabulary.
   LossSum loss(const LlamaInput& input, const at::Tensor& labels);
+
+  /// `loss` in its two halves: what a host makes of a batch, and the sum that the model's device computes from it there.
+  PreparedLoss prepare_loss(const LlamaInput& input, const at::Tensor& labels) const;
+  at::Tensor compute_loss(const PreparedLoss& prepared);
 
   /// The head's projection of hidden states `[..., hidden]`.
   at::Tensor logits(const at::Tensor& hidden);

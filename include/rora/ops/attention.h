@@ -29,8 +29,8 @@ struct Sequences {
 /// or behind padding.
 Sequences find_sequences(const at::Tensor& mask);
 
-/// The sequences of `mask` for tokens on `device`, with boundaries on a GPU if there are any. They are found on the
-/// CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
+/// The sequences of `mask` for tokens on `device`, with boundaries for a GPU if there are any. Those are found, and stay, on
+/// the CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
 Sequences read_sequences(const at::Tensor& mask, at::Device device);
 
 /// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 on a GPU

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <rora/ops/attention.h>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace rora {
+
+/// What a forward pass reads beside the weights: all that follows from the values of a `LlamaInput`. Where it lies on the
+/// model's device, the pass looks at no element of it and copies nothing there.
+struct PreparedInput {
+  at::Tensor input_ids; ///< int64 `[batch, seq]`; undefined where `inputs_embeds` is not
+  at::Tensor inputs_embeds; ///< `[batch, seq, hidden]` on the model's device, or undefined
+  at::Tensor positions; ///< int64 `[batch or 1, seq]`
+  at::Tensor frequencies; ///< fp32 `[head_dim / 2]`: the angle that a position adds
+  ops::Sequences sequences; ///< with boundaries where the model is on a GPU
+  at::Tensor chosen; ///< int64, of batch·seq: the only tokens whose states are wanted. Undefined: all
+
+  /// The tensors that a host makes, defined or not: all but `inputs_embeds`.
+  std::vector<at::Tensor*> tensors();
+
+  /// The same on `device`; from the CPU to a GPU without waiting.
+  PreparedInput on(at::Device device) const;
+};
+
+/// What the loss of a batch reads beside the weights.
+struct PreparedLoss {
+  PreparedInput input; ///< its `chosen` are those tokens whose states predict a label
+  at::Tensor targets; ///< int64 `[chosen]`: the labels, or `ops::kIgnoredTarget`
+  int64_t tokens = 0; ///< targets that count
+
+  std::vector<at::Tensor*> tensors();
+  PreparedLoss on(at::Device device) const;
+};
+
+} // namespace rora
