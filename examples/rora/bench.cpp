@@ -5,6 +5,7 @@
 #include <rora/adapters/attach.h>
 #include <rora/data/dataset.h>
 #include <rora/training/adamw.h>
+#include <rora/training/step_graphs.h>
 #include <rora/training/trainer.h>
 
 #include <ATen/ATen.h>
@@ -29,6 +30,7 @@ struct Arguments {
   AdapterFlags adapter;
   std::optional<double> alpha;
   bool frozen = false;
+  bool cuda_graph = false;
   int64_t batch = 4;
   int64_t seq = 256;
   int64_t steps = 5;
@@ -59,7 +61,7 @@ double median(std::vector<double> values) {
 
 struct Times {
   double step = 0.0;
-  double forward = 0.0;
+  std::optional<double> forward; ///< none where a graph holds forward and backward
   double loss = 0.0;
 };
 
@@ -93,21 +95,17 @@ class Stopwatch {
 };
 
 /// One step: forward, backward and, where something is trained, AdamW.
-Times take_step(
-    LlamaForCausalLM& model,
-    const LlamaInput& input,
-    const at::Tensor& labels,
-    FlatParameters* parameters,
-    AdamW* optimizer) {
+Times take_step(LlamaForCausalLM& model, const Batch& batch, FlatParameters* parameters, AdamW* optimizer) {
   Stopwatch stopwatch(model->head_weight().device());
-  LlamaInput own = input;
+  LlamaInput own;
+  own.input_ids = batch.input_ids;
   if (parameters == nullptr) {
     // The gradient reaches the inputs, as it would if an adapter stood below the first layer.
-    own.inputs_embeds = model->model->embed_tokens->forward(input.input_ids.to(model->head_weight().device()))
+    own.inputs_embeds = model->model->embed_tokens->forward(batch.input_ids.to(model->head_weight().device()))
                             .detach()
                             .set_requires_grad(true);
   }
-  const LossSum loss = model->loss(own, labels);
+  const LossSum loss = model->loss(own, batch.labels);
   const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
   stopwatch.mark();
   mean.backward();
@@ -122,9 +120,36 @@ Times take_step(
   return {stopwatch.seconds(2), stopwatch.seconds(1), mean.item<double>()};
 }
 
+/// The same by CUDA graphs.
+Times take_step(StepGraphs& graphs, const Batch& batch, FlatParameters& parameters, AdamW& optimizer) {
+  Stopwatch stopwatch(parameters.values().device());
+  const at::Tensor sum = graphs.add_gradient(batch, batch.labelled_tokens);
+  optimizer.step(kLearningRate);
+  parameters.zero_grad();
+  stopwatch.mark();
+  parameters.gradients()[0].item();
+  return {stopwatch.seconds(1), std::nullopt, sum.item<double>() / static_cast<double>(batch.labelled_tokens)};
+}
+
+/// Rows of random tokens with labels at their ends.
+Batch random_batch(const Arguments& arguments, int64_t vocab_size) {
+  Batch batch;
+  batch.input_ids = at::randint(kFirstId, vocab_size, {arguments.batch, arguments.seq}, at::kLong);
+  batch.labels = batch.input_ids.clone();
+  const auto unlabelled = static_cast<int64_t>(static_cast<double>(arguments.seq) * (1.0 - arguments.labelled));
+  batch.labels.slice(1, 0, unlabelled).fill_(kIgnoreIndex);
+  batch.tokens = batch.input_ids.numel();
+  batch.labelled_tokens = batch.labels.slice(1, 1).ne(kIgnoreIndex).sum().item<int64_t>();
+  return batch;
+}
+
 int bench(Arguments& arguments, const Flags& flags) {
   if (!(arguments.labelled > 0.0 && arguments.labelled <= 1.0)) {
     throw UsageError("--labelled must be over 0 and at most 1");
+  }
+  arguments.model.check_cuda_graph(arguments.cuda_graph);
+  if (arguments.cuda_graph && arguments.frozen) {
+    throw UsageError("--cuda-graph is for steps that train: --frozen has none");
   }
   AdapterFlags& adapter = arguments.adapter;
   LlamaForCausalLM model = arguments.model.load();
@@ -138,19 +163,23 @@ int bench(Arguments& arguments, const Flags& flags) {
     optimizer.emplace(*parameters);
   }
   model->train();
-  LlamaInput input;
-  input.input_ids = at::randint(kFirstId, model->options.vocab_size(), {arguments.batch, arguments.seq}, at::kLong);
-  at::Tensor labels = input.input_ids.clone();
-  const auto unlabelled = static_cast<int64_t>(static_cast<double>(arguments.seq) * (1.0 - arguments.labelled));
-  labels.slice(1, 0, unlabelled).fill_(kIgnoreIndex);
-
+  std::optional<StepGraphs> graphs;
+  if (const auto why = arguments.cuda_graph ? why_not_captured(model) : std::nullopt) {
+    throw UsageError("--cuda-graph: " + *why);
+  } else if (arguments.cuda_graph) {
+    graphs.emplace(model, *parameters, cuda_graph_runner(model->head_weight().device()));
+  }
+  const Batch batch = random_batch(arguments, model->options.vocab_size());
   std::vector<double> steps, forwards;
   Times times;
-  for (int64_t step = 0; step <= arguments.steps; ++step) {
-    times = take_step(model, input, labels, parameters ? &*parameters : nullptr, optimizer ? &*optimizer : nullptr);
-    if (step > 0) {
+  const int64_t warm_ups = graphs ? StepGraphs::kWarmUps + 1 : 1;
+  for (int64_t step = 0; step < warm_ups + arguments.steps; ++step) {
+    times = graphs
+        ? take_step(*graphs, batch, *parameters, *optimizer)
+        : take_step(model, batch, parameters ? &*parameters : nullptr, optimizer ? &*optimizer : nullptr);
+    if (step >= warm_ups) {
       steps.push_back(times.step);
-      forwards.push_back(times.forward);
+      forwards.push_back(times.forward.value_or(0.0));
     }
   }
   Json json;
@@ -162,8 +191,10 @@ int bench(Arguments& arguments, const Flags& flags) {
   json["seq"] = arguments.seq;
   json["labelled"] = arguments.labelled;
   json["step_s"] = rounded(median(steps), 4);
-  json["forward_s"] = rounded(median(forwards), 4);
-  json["tokens_per_s"] = rounded(static_cast<double>(arguments.batch * arguments.seq) / median(steps), 1);
+  if (times.forward) {
+    json["forward_s"] = rounded(median(forwards), 4);
+  }
+  json["tokens_per_s"] = rounded(static_cast<double>(batch.tokens) / median(steps), 1);
   json["peak_rss_mib"] = peak_rss_mib();
   if (const auto peak = peak_cuda_mib(model->head_weight().device())) {
     json["peak_cuda_mib"] = *peak;
@@ -187,10 +218,12 @@ Run add_bench(Flags& flags) {
       arguments->frozen,
       "No adapter, whatever the flags of one say: forward, and the gradient to the inputs through all layers (default: "
       "off)");
+  flags.add(
+      "cuda-graph", arguments->cuda_graph, "Forward and backward by a CUDA graph; needs --device cuda (default: off)");
   flags.add("batch", arguments->batch, "Rows a step").at_least(1);
   flags.add("seq", arguments->seq, "Tokens a row").at_least(2);
   arguments->model.add_dtype(flags);
-  flags.add("steps", arguments->steps, "Timed steps, after one that warms up").at_least(1);
+  flags.add("steps", arguments->steps, "Timed steps, after those that warm up").at_least(1);
   flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label");
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);

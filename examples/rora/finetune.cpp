@@ -27,6 +27,7 @@ const std::vector<std::string> kAdapterFlags{
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
   training.check();
+  arguments.model.check_cuda_graph(training.cuda_graph);
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
   if (!training.resume) {
     require_neither_model_nor_adapter(training.output);

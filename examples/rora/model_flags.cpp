@@ -74,6 +74,12 @@ at::Device ModelFlags::open_device() const {
   return at::Device(device);
 }
 
+void ModelFlags::check_cuda_graph(bool wanted) const {
+  if (wanted && device != "cuda") {
+    throw UsageError("--cuda-graph needs --device cuda: steps on the CPU have no CUDA graphs");
+  }
+}
+
 LlamaForCausalLM ModelFlags::load() const {
   use_threads();
   const at::Device target = open_device();

@@ -38,6 +38,8 @@ struct ModelFlags {
   void use_threads() const;
   /// Throws `UsageError` for CUDA where there is none.
   at::Device open_device() const;
+  /// Throws `UsageError` for CUDA graphs on another device.
+  void check_cuda_graph(bool wanted) const;
   /// The model, and the adapter where one was asked for, on the device; in evaluation mode.
   LlamaForCausalLM load() const;
   std::unique_ptr<Tokenizer> load_tokenizer() const;

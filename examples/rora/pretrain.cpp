@@ -136,6 +136,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   TrainingFlags& training = arguments.training;
   training.train_on_inputs = true;
   training.check();
+  arguments.model.check_cuda_graph(training.cuda_graph);
   check_sources(arguments);
   RunFolder folder(training.output, training.resume, {"config.json", "model.safetensors"});
   if (folder.finished()) {

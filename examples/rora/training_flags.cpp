@@ -65,6 +65,10 @@ void TrainingFlags::add(Flags& flags) {
       {{"on", true}, {"off", false}},
       "A new order each epoch, of batches of like length; off: the file's order");
   flags.add("activation-checkpointing", activation_checkpointing, "Recompute activations in backward (default: off)");
+  flags.add(
+      "cuda-graph",
+      cuda_graph,
+      "Forward and backward by CUDA graphs where batches are of like shape; needs --device cuda (default: off)");
   flags.choice<std::optional<ChatTemplate>>(
       "chat-template",
       chat_template,
@@ -107,7 +111,8 @@ TrainerOptions TrainingFlags::trainer_options() const {
       .early_stopping_patience(early_stopping_patience)
       .save_every(save_every)
       .output(output)
-      .resume(resume);
+      .resume(resume)
+      .cuda_graph(cuda_graph);
 }
 
 DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {

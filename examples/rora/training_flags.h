@@ -36,6 +36,7 @@ struct TrainingFlags {
   bool train_on_inputs = false;
   bool shuffle = true;
   bool activation_checkpointing = false;
+  bool cuda_graph = false;
   bool dry_run = false;
   std::optional<ChatTemplate> chat_template;
 

@@ -102,29 +102,35 @@ struct Trainer::State {
 
   /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the
   /// gradient is that of one big batch. Returns the batches' sums of losses.
-  std::vector<at::Tensor> accumulate(const StepBatches& step) {
+  std::vector<at::Tensor> accumulate(const StepBatches& step, StepGraphs* graphs) {
     std::vector<at::Tensor> sums;
     parameters.zero_grad();
+    const at::Tensor factor = detail::loss_factor(model, 1.0 / static_cast<double>(step.labelled_tokens));
     uint64_t place = 0;
     for (const Batch& batch : step.batches) {
       if (batch.labelled_tokens > 0) {
         const auto number = static_cast<uint64_t>(step.number);
         torch::manual_seed(mix(mix(options.batches().seed) ^ mix(number * 0x10001 + place)));
-        const LossSum loss = detail::batch_loss(model, batch);
-        (loss.sum / static_cast<double>(step.labelled_tokens)).backward();
-        sums.push_back(loss.sum.detach().to(at::kDouble));
+        sums.push_back(
+            graphs != nullptr ? graphs->add_gradient(batch, step.labelled_tokens) : add_gradient(batch, factor));
       }
       ++place;
     }
     return sums;
   }
 
-  StepMetrics take_step() {
+  at::Tensor add_gradient(const Batch& batch, const at::Tensor& factor) {
+    const PreparedLoss prepared = model->prepare_loss(detail::batch_input(batch), batch.labels);
+    return detail::add_gradient(model, prepared.on(factor.device()), factor).to(at::kDouble);
+  }
+
+  /// `graphs` may be null.
+  StepMetrics take_step(StepGraphs* graphs) {
     const auto begin = std::chrono::steady_clock::now();
     const StepBatches step = next.number == progress.step ? std::move(next) : make_step(progress.step);
     // All of the step is queued before a GPU is waited for: the update leaves itself out where it would do harm, and
     // the next batches are made meanwhile.
-    std::vector<at::Tensor> figures = accumulate(step);
+    std::vector<at::Tensor> figures = accumulate(step, graphs);
     figures.push_back(parameters.clip_gradients(options.clip()).to(at::kDouble));
     const at::Tensor queued = at::stack(figures);
     StepMetrics metrics;
@@ -181,6 +187,35 @@ struct Trainer::State {
   bool out_of_patience() const {
     return options.early_stopping_patience() > 0 &&
            progress.evaluations_without_gain >= options.early_stopping_patience();
+  }
+
+  /// All steps that are left, with what follows on each.
+  TrainingResult take_steps() {
+    std::optional<StepGraphs> graphs;
+    if (options.cuda_graph() && !why_not_captured(model)) {
+      graphs.emplace(model, parameters, cuda_graph_runner(parameters.values().device()));
+    }
+    TrainingResult result;
+    while (progress.step < total_steps) {
+      if (out_of_patience()) {
+        result.stopped_early = true;
+        break;
+      }
+      const StepMetrics metrics = take_step(graphs ? &*graphs : nullptr);
+      if (on_step) {
+        on_step(metrics);
+      }
+      const bool last = progress.step == total_steps || out_of_patience();
+      if (stop_requested && !last) {
+        save_checkpoint();
+        result.interrupted = true;
+        break;
+      }
+      if (options.save_every() > 0 && (last || progress.step % options.save_every() == 0)) {
+        save_checkpoint();
+      }
+    }
+    return result;
   }
 
   LlamaForCausalLM model;
@@ -246,27 +281,8 @@ int64_t Trainer::restore() {
 TrainingResult Trainer::train() {
   restore();
   State& state = *state_;
-  TrainingResult result;
   state.model->train();
-  while (state.progress.step < state.total_steps) {
-    if (state.out_of_patience()) {
-      result.stopped_early = true;
-      break;
-    }
-    const StepMetrics metrics = state.take_step();
-    if (state.on_step) {
-      state.on_step(metrics);
-    }
-    const bool last = state.progress.step == state.total_steps || state.out_of_patience();
-    if (state.stop_requested && !last) {
-      state.save_checkpoint();
-      result.interrupted = true;
-      break;
-    }
-    if (state.options.save_every() > 0 && (last || state.progress.step % state.options.save_every() == 0)) {
-      state.save_checkpoint();
-    }
-  }
+  TrainingResult result = state.take_steps();
   state.model->eval();
   if (!result.interrupted && state.progress.best_values.defined()) {
     at::NoGradGuard no_grad;

@@ -144,6 +144,19 @@ TEST(FinetuneErrors, AFullDiskLeavesNoAdapter) {
   EXPECT_FALSE(place.exists("run/.partial"));
 }
 
+TEST(FinetuneErrors, CudaGraphsOnTheCpuAreWrongUsage) {
+  const Workplace place;
+  const std::string said = "--cuda-graph needs --device cuda";
+  expect_error(run_rora(place.finetune("run", 1, {"--cuda-graph"})), 2, said);
+  expect_error(run_rora({"bench", "--model", place.path("model"), "--cuda-graph"}), 2, said);
+  expect_error(
+      run_rora(
+          {"pretrain", "--model", place.path("model"), "--data", place.path("train.jsonl"), "--output",
+           place.path("run"), "--cuda-graph"}),
+      2, said);
+  EXPECT_FALSE(place.exists("run"));
+}
+
 TEST(FinetuneErrors, CudaWithoutADeviceIsWrongUsage) {
   const Workplace place;
   const Outcome outcome = run_rora(place.finetune("run", 1, {"--device", "cuda", "--dry-run"}));

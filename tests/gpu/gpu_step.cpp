@@ -7,6 +7,7 @@
 #include <rora/model/llama.h>
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
+#include <rora/training/step_graphs.h>
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -24,7 +25,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -87,6 +90,7 @@ struct Arguments {
         dtype(flags.choice("dtype", {"float32", "bfloat16"}) == "bfloat16" ? at::kBFloat16 : at::kFloat),
         rows(flags.choice("rows", {"whole", "padded", "packed"})),
         init(flags.choice("init", {"cpu", "device"})),
+        graph(flags.choice("graph", {"none", "repeated", "captured"})),
         batch(flags.integer("batch", 4)),
         seq(flags.integer("seq", 64)),
         steps(flags.integer("steps", 5)),
@@ -115,11 +119,15 @@ struct Arguments {
         .dora(flags.is_set("dora"))
         .dropout(flags.number("dropout", 0.0));
     flags.finish();
+    if (frozen && graph != "none") {
+      throw std::invalid_argument("--graph is for what is trained: --frozen trains nothing");
+    }
   }
 
   at::Device device;
   at::ScalarType dtype;
   std::string rows, init;
+  std::string graph; ///< `repeated` does what is captured again without a graph, on any device
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
   bool frozen, checkpointing, no_waits, deterministic;
@@ -213,6 +221,41 @@ rora::LossSum frozen_loss(rora::LlamaForCausalLM& model, const rora::Batch& batc
   return model->loss(input, batch.labels);
 }
 
+/// In place of CUDA graphs: what is captured is called again.
+class Repeats : public rora::GraphRunner {
+ public:
+  std::function<void()> capture(const std::function<void()>& work) override {
+    return work;
+  }
+};
+
+/// What the gradients of batches come from where `--graph` asks for it.
+std::unique_ptr<rora::StepGraphs> make_graphs(
+    const Arguments& arguments, const rora::LlamaForCausalLM& model, rora::FlatParameters& parameters) {
+  std::unique_ptr<rora::GraphRunner> runner;
+  if (arguments.graph == "repeated") {
+    runner = std::make_unique<Repeats>();
+  } else if (const auto why = rora::why_not_captured(model)) {
+    throw std::invalid_argument("--graph captured: " + *why);
+  } else {
+    runner = rora::cuda_graph_runner(parameters.values().device());
+  }
+  return std::make_unique<rora::StepGraphs>(model, parameters, std::move(runner));
+}
+
+/// Gradients of the mean loss of a batch, and that loss.
+at::Tensor add_gradient(
+    rora::LlamaForCausalLM& model, rora::StepGraphs* graphs, const rora::Batch& batch, at::Tensor& embedded, bool frozen) {
+  const int64_t labelled = batch.labels.slice(1, 1).ne(kIgnoreIndex).sum().item<int64_t>();
+  if (graphs != nullptr) {
+    return graphs->add_gradient(batch, labelled) / static_cast<double>(labelled);
+  }
+  const rora::LossSum loss = frozen ? frozen_loss(model, batch, embedded) : rora::detail::batch_loss(model, batch);
+  const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
+  mean.backward();
+  return mean;
+}
+
 void synchronize(const Arguments& arguments) {
   if (!arguments.device.is_cpu()) {
     at::accelerator::synchronizeDevice(at::accelerator::getDeviceIndex());
@@ -271,6 +314,7 @@ Run train(const Arguments& arguments) {
     parameters.emplace(trained);
     optimizer.emplace(*parameters);
   }
+  const auto graphs = arguments.graph == "none" ? nullptr : make_graphs(arguments, model, parameters.value());
   Run run;
   run.trained = parameters ? parameters->values().numel() : 0;
   at::Tensor last;
@@ -288,10 +332,7 @@ Run train(const Arguments& arguments) {
       parameters->zero_grad();
     }
     at::Tensor embedded;
-    const rora::LossSum loss =
-        arguments.frozen ? frozen_loss(model, batch, embedded) : rora::detail::batch_loss(model, batch);
-    const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
-    mean.backward();
+    const at::Tensor mean = add_gradient(model, graphs.get(), batch, embedded, arguments.frozen);
     if (!arguments.frozen) {
       parameters->clip_gradients(1.0);
       optimizer->step(arguments.learning_rate);

@@ -17,7 +17,8 @@ finds goes into one JSON file (--output), section by section, and a summary to t
     masks        so are those of the operators that apply it inside
     memcheck, racecheck, initcheck      the operators of small sizes under compute-sanitizer, where it works
     training     gpu_step on the CPU and on the GPU: the same losses; ten runs with the same bits; LoRA at RoRA's scale; no
-                 wait for the GPU but where the loss is read
+                 wait for the GPU but where the loss is read; steps captured in CUDA graphs: the bits of the
+                 same steps without
     parity, 128x128 and 128x256     the first once more where one kernel forms W*x + B*S, if it was built (CUTLASS)
     layer, linears, step    the benchmark: projections beside PEFT's, addmm and the frozen products; a whole step
     layer, fastest form     the layer once more where that kernel is taken whenever one trial found it faster

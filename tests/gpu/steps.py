@@ -87,6 +87,25 @@ def training(command, limit):
     # LibTorch's own attention need not be deterministic unless it is told to be: on record only.
     attempt("the same bits, without LibTorch's deterministic mode", lambda: ([], same_bits(False)[1]))
 
+    def graphs(values):
+        # Of CUDA graphs and of the same work without them, where rows and counts are padded alike; and of neither.
+        kinds = ("none", "repeated") if command.cpu else ("none", "repeated", "captured")
+        runs = {kind: call(other, graph=kind, deterministic=True, **values)["runs"][0] for kind in kinds}
+        wrong = []
+        if not command.cpu and any(runs["captured"][key] != runs["repeated"][key] for key in ("digest", "losses")):
+            wrong.append("captured steps have other bits than the same steps repeated")
+        plain, padded = runs["none"]["losses"], runs["repeated"]["losses"]
+        most = max(abs(a - b) / abs(a) if a is not None and b is not None else float("inf")
+                   for a, b in zip(plain, padded))
+        if most > TOLERANCE[values["dtype"]]:
+            wrong.append(f"losses of padded batches differ by {most:.1e}")
+        return wrong, {"most": most, "last": padded[-1]}
+
+    for values in ({"dtype": "float32"}, {"dtype": "float32", "dora": True},
+                   {"dtype": "bfloat16", "rows": "packed"}, {"dtype": "bfloat16", "rows": "padded", "dora": True}):
+        name = ", ".join(["CUDA graphs", *map(str, values.values())])
+        attempt(name, lambda values=values: graphs(values))
+
     def equal_scale():
         runs = [call(other, scaling=scaling, alpha=alpha, rank=16, deterministic=True)["runs"][0]["digest"]
                 for scaling, alpha in (("rora", 16), ("lora", 64))]
@@ -161,6 +180,8 @@ def step(command, limit):
         "rora, frozen": (gpu_step, {"layers": LAYERS, "frozen": True, **own}),
         "rora, DoRA": (gpu_step, {"layers": LAYERS, "dora": True, **own}),
         "rora, packed rows": (gpu_step, {"layers": LAYERS, "rows": "packed", **own}),
+        "rora, CUDA graph": (gpu_step, {"layers": LAYERS, "graph": "captured", **own}),
+        "rora, packed rows, CUDA graph": (gpu_step, {"layers": LAYERS, "rows": "packed", "graph": "captured", **own}),
     }
     last = {"PEFT, compiled": (peft_step, {"layers": LAYERS, "compile": True})}
     for name, values in (("dropout 0.05", {"dropout": 0.05}), ("rank 64", {"rank": 64}), ("rank 256", {"rank": 256}),

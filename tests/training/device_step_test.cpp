@@ -13,7 +13,8 @@
 #include <torch/library.h>
 
 #if defined(RORA_HAS_CUDA)
-#include <c10/cuda/CUDAFunctions.h>
+#include "support/no_waiting.h"
+
 #include <c10/util/Exception.h>
 #endif
 
@@ -274,19 +275,6 @@ TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {
 }
 
 #if defined(RORA_HAS_CUDA)
-/// While it lives, LibTorch throws where the program would wait for the GPU.
-class NoWaiting {
- public:
-  NoWaiting() {
-    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR);
-  }
-  ~NoWaiting() {
-    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
-  }
-  NoWaiting(const NoWaiting&) = delete;
-  NoWaiting& operator=(const NoWaiting&) = delete;
-};
-
 TEST_P(DeviceStep, WaitsForNoGpu) {
   if (!at::hasCUDA()) {
     GTEST_SKIP() << "there is no CUDA device";
@@ -302,7 +290,7 @@ TEST_P(DeviceStep, WaitsForNoGpu) {
     optimizer.step(1e-3, parameters.clip_gradients(1.0).isfinite().logical_not().to(at::kFloat));
   };
   step(); // libraries are loaded
-  const NoWaiting no_waiting;
+  const testing::NoWaiting no_waiting;
   EXPECT_THROW(parameters.values()[0].item(), c10::Error);
   EXPECT_NO_THROW(step());
 }

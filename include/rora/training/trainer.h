@@ -5,6 +5,7 @@
 #include <rora/model/llama.h>
 #include <rora/training/adamw.h>
 #include <rora/training/learning_rate.h>
+#include <rora/training/step_graphs.h>
 
 #include <c10/core/Device.h>
 #include <torch/arg.h>
@@ -47,6 +48,9 @@ struct TrainerOptions {
   TORCH_ARG(std::filesystem::path, output);
   /// Go on from the last whole checkpoint in `output`, if there is one.
   TORCH_ARG(bool, resume) = false;
+  /// Forward and backward by CUDA graphs where shapes repeat (`StepGraphs`); without effect where `why_not_captured` gives
+  /// a reason.
+  TORCH_ARG(bool, cuda_graph) = false;
 
  public:
   /// Throws `std::invalid_argument` naming the option that is out of range.
