@@ -25,4 +25,9 @@ cudaError_t low_rank_gradient(const LowRankGradientParameters& p, cudaStream_t s
 cudaError_t low_rank_gradient_x(const LowRankGradientXParameters& p, cudaStream_t stream);
 cudaError_t partial_sums(const PartialSumsParameters& p, cudaStream_t stream);
 
+/// In tiles of `groups` groups of rows.
+cudaError_t rms_norm_shrink(const RMSNormShrinkParameters& p, int64_t groups, cudaStream_t stream);
+/// Of shared memory, that a block of the current device may ask for.
+int64_t most_shared_bytes();
+
 } // namespace rora::kernels::cuda

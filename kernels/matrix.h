@@ -101,6 +101,15 @@ RORA_DEVICE void copy_later(void* to_shared, const void* from, int bytes) {
 #endif
 }
 
+/// Begins to bring what lies at `from` in the GPU's memory into its cache.
+RORA_DEVICE void prefetch(const void* from) {
+#if defined(__CUDACC__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+#else
+  static_cast<void>(from);
+#endif
+}
+
 /// Makes one group of the copies that this thread has begun since the last one; it may be empty.
 RORA_DEVICE void commit_copies() {
 #if defined(__CUDACC__)

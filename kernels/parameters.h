@@ -171,6 +171,53 @@ struct LowRankShrinkParameters {
   }
 };
 
+/// The norm of `RMSNormParameters` and shrunk `[rows, rank]` = scale·y·Aᵀ of the y that it writes, in bfloat16 and without
+/// dropout. No kernel of the CPU.
+struct RMSNormShrinkParameters {
+  static constexpr int64_t kMostRank = 64;
+  static constexpr int64_t kGroup = 8; ///< rows that the sizes of a tile differ by
+  static constexpr int64_t kFewestGroups = 2, kMostGroups = 3; ///< of a tile
+  static constexpr int64_t kWarps = 8; ///< of a block, each with a share of the columns
+  static constexpr int64_t kColumnsOfStep = 32; ///< of a warp
+  RMSNormParameters norm; ///< of the forward
+  int64_t rows = 0, rank = 0;
+  double scale = 1.0;
+  Rows a; ///< `[rank, norm.size]`: read
+  void* shrunk = nullptr; ///< dense: written
+
+  static constexpr int64_t kernel_rank(int64_t rank) {
+    return (rank + 15) / 16 * 16;
+  }
+  static constexpr int64_t steps_of_warp(int64_t size) {
+    return (size + kColumnsOfStep * kWarps - 1) / (kColumnsOfStep * kWarps);
+  }
+  /// Bytes of a block's shared memory: its rows, the sums of half its warps, and the squares that each warp found.
+  static constexpr int64_t rows_bytes(int64_t size, int64_t groups) {
+    return groups * kGroup * steps_of_warp(size) * kWarps * kColumnsOfStep * 2;
+  }
+  static constexpr int64_t sums_bytes(int64_t rank, int64_t groups) {
+    return kWarps / 2 * groups * kGroup * kernel_rank(rank) * 4;
+  }
+  static constexpr int64_t shared_bytes(int64_t size, int64_t rank, int64_t groups) {
+    return rows_bytes(size, groups) + sums_bytes(rank, groups) + kWarps * groups * kGroup * 4;
+  }
+
+  /// Groups of rows of a tile where a block may have `most_shared` bytes; 0 where the two kernels by themselves do better.
+  /// A is read once a tile, from the cache: with more than 3 ranks a row of it, that takes longer than reading y again.
+  /// Where the rows do not give every SM a tile, the low-rank kernel, which divides the columns, does.
+  static constexpr int64_t groups_for(int64_t rows, int64_t size, int64_t rank, int64_t most_shared) {
+    int64_t found = 0;
+    for (int64_t groups = kFewestGroups; groups <= kMostGroups; ++groups) {
+      const bool fills = (rows + groups * kGroup - 1) / (groups * kGroup) >= LowRankProducts::kSMs;
+      if (rank > 0 && rank <= kMostRank && rank <= 3 * groups * kGroup && fills && size > 0 &&
+          shared_bytes(size, rank, groups) <= most_shared) {
+        found = groups;
+      }
+    }
+    return found;
+  }
+};
+
 /// The gradients of a low-rank product from one pass over `wide` `[rows, columns]`, dy or x: wideᵀ·thin `[columns,
 /// rank]` and wide·B `[rows, rank]`, as partial sums.
 struct LowRankGradientParameters {

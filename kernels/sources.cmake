@@ -11,6 +11,7 @@ set(RORA_KERNEL_SOURCES
   lora_shrink.cu
   partial_sums.cu
   rms_norm.cu
+  rms_norm_shrink.cu
   rotary.cu
   swiglu.cu
   zero_magnitude.cu)
