@@ -3,6 +3,7 @@
 // What the ops' loops read and write, on the CPU (src/ops/cpu) and on a GPU (here): plain pointers, no ATen.
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace rora::kernels {
 
@@ -184,6 +185,16 @@ struct RMSNormShrinkParameters {
   double scale = 1.0;
   Rows a; ///< `[rank, norm.size]`: read
   void* shrunk = nullptr; ///< dense: written
+
+  /// Whether all rows are whole accesses of 16 bytes.
+  bool fits() const {
+    constexpr int64_t kBytes = 16, kNumbers = 8;
+    bool whole = norm.type == Type::kBFloat16 && norm.size % kNumbers == 0;
+    for (const Rows& each : {norm.x, norm.added, norm.sum, norm.y, a, Rows{const_cast<void*>(norm.weight), 0}}) {
+      whole = whole && reinterpret_cast<uintptr_t>(each.data) % kBytes == 0 && each.stride % kNumbers == 0;
+    }
+    return whole;
+  }
 
   static constexpr int64_t kernel_rank(int64_t rank) {
     return (rank + 15) / 16 * 16;

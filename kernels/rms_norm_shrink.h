@@ -7,7 +7,7 @@
 namespace rora::kernels::cuda {
 
 /// y = h·rstd⊙weight as `RMSNorm` writes it, h = x + added or x, and shrunk = scale·y·Aᵀ of the rounded y, for ranks up to
-/// `Rank`, in bfloat16; rows are whole packets. A block takes tiles of 8·`Groups` rows in turn, one a round of the grid,
+/// `Rank`, in bfloat16; the parameters must fit. A block takes tiles of 8·`Groups` rows in turn, one a round of the grid,
 /// and its warps divide the columns. A tile's h stays in shared memory between the two passes over it: each thread reads
 /// back there what it has put there itself, and as soon as it has, begins to fetch the next tile's x into the same place.
 /// Reads x and added once, weight and A once a tile (from the cache); writes (`=`) y, rstd, shrunk and, with `added`, h as
@@ -33,13 +33,6 @@ struct RMSNormShrink {
         tiles(divide_up(p.rows, kRows)), blocks(tiles < most_blocks ? tiles : most_blocks),
         sums_at(RMSNormShrinkParameters::rows_bytes(p.norm.size, Groups)),
         squares_at(sums_at + RMSNormShrinkParameters::sums_bytes(Rank, Groups)) {}
-
-  /// Whether all rows are whole packets.
-  static bool fits(const RMSNormShrinkParameters& p) {
-    const Rows weight{const_cast<void*>(p.norm.weight), 0};
-    return p.norm.type == Type::kBFloat16 &&
-        whole_packets<T>(p.norm.size, p.norm.x, p.norm.added, p.norm.sum, p.norm.y, weight, p.a);
-  }
 
   Geometry geometry() const {
     return {blocks, 1, RMSNormShrinkParameters::shared_bytes(p.norm.size, Rank, Groups)};

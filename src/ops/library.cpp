@@ -13,6 +13,9 @@ TORCH_LIBRARY(rora, m) {
   m.def("add_rms_norm(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y)");
   m.def(
       "add_rms_norm_forward(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y, Tensor rstd)");
+  m.def(
+      "rms_norm_shrink_forward(Tensor x, Tensor? added, Tensor weight, float eps, Tensor a, float scale)"
+      " -> (Tensor sum, Tensor y, Tensor rstd, Tensor shrunk)");
 
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_forward(Tensor gate, Tensor up) -> Tensor");

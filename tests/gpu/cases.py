@@ -81,6 +81,37 @@ class Maker:
             self.add("dropout", lambda op, t, p=p, seed=seed: op(t.x, p, seed),
                      lambda t, p=p, seed=seed: dropped(t.x, p, seed), f"p={p}", tensors=dict(x=x))
 
+    def norms_of_sums(self):
+        m, k, r = self.tokens, self.k, min(self.rank, 64)
+        tensors = dict(x=self.random("x", m, k), added=self.random("added", m, k),
+                       w=1 + self.random("weight", k, scale=0.2), a=self.random("a", r, k, scale=k**-0.5))
+
+        def norm_of_sum(t):
+            h = t.x + t.added
+            y, rstd = rms_norm(h, t.w)
+            return h, y, rstd.squeeze(-1)
+
+        def shrunk_too(t, y):
+            return SCALE * (y @ t.a.to(y.dtype).t())
+
+        def of_x(t):
+            y, rstd = rms_norm(t.x, t.w)
+            return None, y, rstd.squeeze(-1), shrunk_too(t, y)
+
+        def of_sum(t):
+            every = norm_of_sum(t)
+            return *every, shrunk_too(t, every[1])
+
+        both = {name: tensors[name] for name in ("x", "added", "w")}
+        self.add("add_rms_norm_forward", lambda op, t: op(t.x, t.added, t.w, EPS), norm_of_sum, tensors=both,
+                 outputs=("sum", "y", "rstd"))
+        self.add("add_rms_norm", lambda op, t: op(t.x, t.added, t.w, EPS)[1], lambda t: norm_of_sum(t)[1],
+                 tensors=dict(**both, dy=self.random("dy", m, k)), gradients=("x", "added", "w"))
+        for what, formula in (("of x", of_x), ("of a sum", of_sum)):
+            self.add("rms_norm_shrink_forward",
+                     lambda op, t, formula=formula: op(t.x, t.added if formula is of_sum else None, t.w, EPS, t.a, SCALE),
+                     formula, f"r={r}, {what}", tensors=tensors, wide=("a",), outputs=("sum", "y", "rstd", "shrunk"))
+
     def rotary(self):
         m, heads, size = self.tokens, 3, 32
         x, dy = self.random("rope", 1, m, heads, size), self.random("drope", 1, m, heads, size)
@@ -300,6 +331,7 @@ def has_argument(op, name):
 def cases_of(tokens, **sizes):
     maker = Maker(tokens, **sizes)
     maker.norms_and_elementwise()
+    maker.norms_of_sums()
     maker.rotary()
     if tokens > 0:
         maker.attention()
@@ -327,6 +359,7 @@ def all_cases(kind):
     cases += cases_of(4097, k=512, n=384, rank=16) + cases_of(127, k=256, n=256, rank=130, note=", high rank")
     large = Maker(4097, k=4096, n=1024, rank=64, note=", a model's sizes")
     large.norms_and_elementwise()
+    large.norms_of_sums()
     large.products()
     large.low_rank()
     for case in large.cases:  # in float32 they would keep the CPU for minutes

@@ -2,7 +2,10 @@
 
 #include <kernels/rms_norm.h>
 #include <kernels/rms_norm_shrink.h>
+#include <ops/cuda/rms_norm_shrink.h>
+#include <rora/ops/rms_norm_shrink.h>
 
+#include <optional>
 #include <string>
 
 namespace rora::testing {
@@ -63,7 +66,7 @@ struct Call {
     return at::full({rows, shape.size + shape.beside}, NAN, at::kBFloat16).narrow(1, 0, shape.size);
   }
   void run(int64_t groups, int64_t blocks) {
-    ASSERT_TRUE((kernels::cuda::RMSNormShrink<16, 2>::fits(p)));
+    ASSERT_TRUE(p.fits());
     const std::vector<at::Tensor> written{sum, y, rstd, shrunk};
     groups == 2 ? run_tiles<2>(p, blocks, written) : run_tiles<3>(p, blocks, written);
   }
@@ -134,7 +137,7 @@ TEST(RMSNormShrinkKernel, TakesWholePacketsOfBFloat16Alone) {
   const auto fits = [](const auto& change) {
     Call one({20, 64, 8}, true);
     change(one.p);
-    return kernels::cuda::RMSNormShrink<16, 2>::fits(one.p);
+    return one.p.fits();
   };
   const auto shifted = [](const kernels::Rows& rows) {
     return kernels::Rows{static_cast<char*>(rows.data) + 2, rows.stride};
@@ -179,6 +182,51 @@ TEST(RMSNormShrinkKernel, AsksForTheSharedMemoryThatItUses) {
   const kernels::cuda::RMSNormShrink<48, 3> kernel(one.p, 132);
   constexpr int64_t kRows = 24 * 4096 * 2, kSums = 4 * 32 * (48 * 24 / 32) * 4, kSquares = 8 * 24 * 4;
   EXPECT_EQ(kernel.geometry().shared_bytes, kRows + kSums + kSquares);
+}
+
+int launches = 0;
+
+TEST(RMSNormShrinkOnAGpu, IsTheReferenceByTheKernelWhereThatFits) {
+  at::manual_seed(4);
+  const ops::detail::RMSNormShrinkKernel on_the_host{
+      [] { return kSharedOfH200; },
+      [](const RMSNormShrinkParameters& p, int64_t groups) {
+        ++launches;
+        ASSERT_EQ(groups, 2);
+        kernels::cuda::host::run(kernels::cuda::RMSNormShrink<16, 2>(p, 132));
+      }};
+  struct Case {
+    at::ScalarType dtype, of_a;
+    int64_t tokens, size, beside;
+    int launches;
+  };
+  constexpr int64_t kTokens = 2100;
+  for (const Case& c : {Case{at::kBFloat16, at::kFloat, kTokens, 16, 0, 1},
+                        {at::kBFloat16, at::kBFloat16, kTokens, 16, 8, 1},
+                        {at::kBFloat16, at::kFloat, kTokens, 16, 1, 0}, // rows that are no whole packets
+                        {at::kBFloat16, at::kFloat, kTokens, 18, 0, 0},
+                        {at::kBFloat16, at::kFloat, 100, 16, 0, 0},
+                        {at::kBFloat16, at::kFloat, 0, 16, 0, 0},
+                        {at::kFloat, at::kFloat, kTokens, 16, 0, 0}}) {
+    const at::Tensor x = at::randn({c.tokens, c.size + c.beside}).to(c.dtype).narrow(1, 0, c.size);
+    const at::Tensor given = at::randn({c.tokens, c.size}).to(c.dtype);
+    const at::Tensor weight = at::rand({c.size}).to(c.dtype), a = at::randn({5, c.size}).to(c.of_a);
+    for (const bool with_added : {false, true}) {
+      const auto added = with_added ? std::optional<at::Tensor>(given) : std::nullopt;
+      launches = 0;
+      const auto [sum, y, rstd, shrunk] =
+          ops::detail::rms_norm_shrink_forward(on_the_host, x, added, weight, 1e-5, a, kScale);
+      const auto [their_sum, their_y, their_rstd, their_shrunk] =
+          ops::reference::rms_norm_shrink_forward(x, added, weight, 1e-5, a, kScale);
+      EXPECT_EQ(launches, c.launches);
+      ASSERT_EQ(sum.defined(), with_added);
+      EXPECT_TRUE(!with_added || at::equal(sum, their_sum));
+      EXPECT_TRUE(at::allclose(y, their_y, 1e-2, 1e-2));
+      EXPECT_TRUE(at::allclose(rstd, their_rstd, 1e-5, 1e-5));
+      EXPECT_TRUE(at::allclose(shrunk, their_shrunk, 2e-2, 2e-2));
+      EXPECT_EQ(shrunk.scalar_type(), their_shrunk.scalar_type());
+    }
+  }
 }
 
 } // namespace

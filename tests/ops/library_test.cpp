@@ -16,7 +16,8 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "rotary_embedding", "rotary_embedding_forward", "attention", "packed_attention", "attention_forward",
         "attention_backward",
         "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
-        "low_rank_shrink", "sum_of_products", "sum_of_products_", "low_rank_gradient_b", "low_rank_gradient_a",
+        "low_rank_shrink", "rms_norm_shrink_forward",
+        "sum_of_products", "sum_of_products_", "low_rank_gradient_b", "low_rank_gradient_a",
         "low_rank_gradient_x_", "magnitude_gradient", "dora_norm_rows", "zero_magnitude_gradient_",
         "dropout"}) {
     const auto schema = dispatcher.findSchema({std::string("rora::") + name, ""});

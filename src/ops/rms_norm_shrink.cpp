@@ -1,0 +1,108 @@
+#include <rora/ops/low_rank_products.h>
+#include <rora/ops/operation.h>
+#include <rora/ops/rms_norm_shrink.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <array>
+#include <utility>
+
+namespace rora::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+template <class Signature>
+const c10::TypedOperatorHandle<Signature> handle_of(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+using Norm = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double);
+using AddAndNorm = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, double);
+using NormBackward = std::tuple<at::Tensor, at::Tensor>(
+    const at::Tensor&,
+    const at::Tensor&,
+    const at::Tensor&,
+    const at::Tensor&,
+    std::array<bool, 2>,
+    const std::optional<at::Tensor>&);
+
+struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> {
+  static variable_list forward(
+      AutogradContext* ctx,
+      const at::Tensor& x,
+      const at::Tensor& weight,
+      const std::optional<at::Tensor>& added,
+      double eps,
+      const at::Tensor& a,
+      double scale) {
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["added"] = added.has_value();
+    auto [sum, y, rstd, shrunk] = detail::call_operation<reference::rms_norm_shrink_forward>(
+        "rora::rms_norm_shrink_forward", x, added, weight, eps, a, scale);
+    const at::Tensor normed = added ? sum : x;
+    ctx->save_for_backward({normed, weight, rstd});
+    ctx->mark_non_differentiable({shrunk});
+    return {normed, y, shrunk};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    detail::refuse_second_derivative("rora::add_rms_norm_shrink");
+    const auto saved = ctx->get_saved_variables();
+    const bool added = ctx->saved_data["added"].toBool();
+    const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
+    const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
+    const at::Tensor &dsum = gradients[0], &dy = gradients[1];
+    at::Tensor dx = dsum, dweight;
+    if (dy.defined()) {
+      static const auto handle = handle_of<NormBackward>("rora::rms_norm_backward");
+      std::tie(dx, dweight) = handle.call(
+          dy, saved[0], saved[1], saved[2], mask, dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
+    }
+    return {dx, dweight, added ? dx : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
+  m.impl("rms_norm_shrink_forward", reference::rms_norm_shrink_forward);
+}
+
+} // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> reference::rms_norm_shrink_forward(
+    const at::Tensor& x,
+    const std::optional<at::Tensor>& added,
+    const at::Tensor& weight,
+    double eps,
+    const at::Tensor& a,
+    double scale) {
+  at::Tensor sum, y, rstd;
+  if (added) {
+    static const auto handle = handle_of<AddAndNorm>("rora::add_rms_norm_forward");
+    std::tie(sum, y, rstd) = handle.call(x, *added, weight, eps);
+  } else {
+    static const auto handle = handle_of<Norm>("rora::rms_norm_forward");
+    std::tie(y, rstd) = handle.call(x, weight, eps);
+  }
+  at::Tensor shrunk = ops::low_rank_shrink(y.reshape({-1, y.size(-1)}), a, scale);
+  return {std::move(sum), std::move(y), std::move(rstd), std::move(shrunk)};
+}
+
+NormedAndShrunk add_rms_norm_shrink(
+    const at::Tensor& x,
+    const at::Tensor& added,
+    const at::Tensor& weight,
+    double eps,
+    const at::Tensor& a,
+    double scale) {
+  const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
+  variable_list outputs = RMSNormShrinkFunction::apply(x, weight, given, eps, a.detach(), scale);
+  return {std::move(outputs[0]), std::move(outputs[1]), std::move(outputs[2])};
+}
+
+} // namespace rora::ops
