@@ -20,13 +20,13 @@ LlamaAttentionImpl::LlamaAttentionImpl(const LlamaOptions& options, int64_t laye
   o_proj = register_module("o_proj", Projection(width, options.hidden_size(), bias));
 }
 
-at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x, const LayerContext& context) {
-  const int64_t batch = x.size(0);
-  const int64_t seq = x.size(1);
+at::Tensor LlamaAttentionImpl::forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context) {
+  const int64_t batch = stream.states.size(0);
+  const int64_t seq = stream.states.size(1);
   const auto by_head = [&](const at::Tensor& flat) {
     return flat.view({batch, seq, -1, head_dim_}).transpose(1, 2);
   };
-  const auto projected = project_together(x, {q_proj.get(), k_proj.get(), v_proj.get()});
+  const auto projected = project_norm(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()});
   const at::Tensor q = ops::rotary_embedding(by_head(projected[0]), context.cos, context.sin);
   at::Tensor k = ops::rotary_embedding(by_head(projected[1]), context.cos, context.sin);
   at::Tensor v = by_head(projected[2]);
@@ -45,8 +45,8 @@ LlamaMLPImpl::LlamaMLPImpl(const LlamaOptions& options, int64_t layer) {
   down_proj = register_module("down_proj", Projection(inner, hidden, options.mlp_bias()));
 }
 
-at::Tensor LlamaMLPImpl::forward(const at::Tensor& x) {
-  const auto projected = project_together(x, {gate_proj.get(), up_proj.get()});
+at::Tensor LlamaMLPImpl::forward(RMSNormImpl& norm, ResidualStream& stream) {
+  const auto projected = project_norm(norm, stream, {gate_proj.get(), up_proj.get()});
   return down_proj->forward(ops::swiglu(projected[0], projected[1]));
 }
 
@@ -65,14 +65,13 @@ LlamaDecoderLayerImpl::LlamaDecoderLayerImpl(const LlamaOptions& options, int64_
 
 ResidualStream LlamaDecoderLayerImpl::forward(ResidualStream stream, const LayerContext& context) {
   if (!self_attn.is_empty()) {
-    const at::Tensor normed = input_layernorm->forward(stream);
-    stream = {context.of_chosen(stream.states), self_attn->forward(normed, context)};
+    const at::Tensor change = self_attn->forward(*input_layernorm, stream, context);
+    stream = {context.of_chosen(stream.states), change};
   } else {
     stream = {context.of_chosen(stream.sum())};
   }
   if (!mlp.is_empty()) {
-    const at::Tensor normed = post_attention_layernorm->forward(stream);
-    stream.change = mlp->forward(normed);
+    stream.change = mlp->forward(*post_attention_layernorm, stream);
   }
   return stream;
 }

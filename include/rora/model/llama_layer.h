@@ -30,8 +30,9 @@ class LlamaAttentionImpl : public torch::nn::Module {
  public:
   LlamaAttentionImpl(const LlamaOptions& options, int64_t layer);
 
-  /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
-  at::Tensor forward(const at::Tensor& x, const LayerContext& context);
+  /// Of the norm of a stream `[batch, seq, hidden]`, whose sum becomes its states; the result is `[batch, seq, hidden]` or
+  /// `[1, chosen, hidden]`.
+  at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context);
 
   Projection q_proj{nullptr};
   Projection k_proj{nullptr};
@@ -49,8 +50,8 @@ class LlamaMLPImpl : public torch::nn::Module {
  public:
   LlamaMLPImpl(const LlamaOptions& options, int64_t layer);
 
-  /// x `[batch, seq, hidden]` → the same shape.
-  at::Tensor forward(const at::Tensor& x);
+  /// Of the norm of a stream `[batch, seq, hidden]`, whose sum becomes its states; the result has that shape.
+  at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream);
 
   Projection gate_proj{nullptr};
   Projection up_proj{nullptr};

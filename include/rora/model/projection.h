@@ -1,8 +1,10 @@
 #pragma once
 
 #include <rora/model/adapter.h>
+#include <rora/model/rms_norm.h>
 #include <rora/ops/linear_weight.h>
 #include <rora/ops/low_rank_linear.h>
+#include <rora/ops/rms_norm_shrink.h>
 
 #include <c10/util/Exception.h>
 #include <torch/nn/module.h>
@@ -12,6 +14,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -221,22 +224,63 @@ class ProjectionImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Projection);
 
-/// The outputs of projections that read the same x `[..., in]` (q, k and v; gate and up), in their order: one graph node
-/// where all of them are low-rank or frozen.
-inline std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_list<ProjectionImpl*> projections) {
+namespace detail {
+
+/// The projections as terms of one graph node; none where an adapter among them computes another way.
+inline std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_list<ProjectionImpl*> projections) {
   std::vector<ops::LowRankTerm> terms;
   for (ProjectionImpl* projection : projections) {
     terms.push_back(projection->frozen_term());
     Adapter* adapter = projection->active_adapter();
     if (adapter != nullptr && !adapter->low_rank_term(*projection, terms.back())) {
-      std::vector<at::Tensor> outputs;
-      for (ProjectionImpl* each : projections) {
-        outputs.push_back(each->forward(x));
-      }
-      return outputs;
+      return std::nullopt;
     }
   }
-  return ops::low_rank_linear(x, std::move(terms));
+  return terms;
+}
+
+/// `project_norm` of terms that take one Ŝ: the norm forms it.
+inline std::vector<at::Tensor> project_norm_with_shrunk(
+    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms) {
+  const at::Tensor a = [&] {
+    at::NoGradGuard no_grad; // A's gradient comes from the terms
+    return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(stream.states));
+  }();
+  auto [sum, y, shrunk] =
+      ops::add_rms_norm_shrink(stream.states, stream.change, norm.weight, norm.eps, a, terms[0].scale);
+  stream = {std::move(sum)};
+  return ops::low_rank_linear(y, std::move(terms), shrunk);
+}
+
+} // namespace detail
+
+/// The outputs of projections that read the same x `[..., in]` (q, k and v; gate and up), in their order: one graph node
+/// where all of them are low-rank or frozen.
+inline std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_list<ProjectionImpl*> projections) {
+  if (auto terms = detail::terms_together(projections)) {
+    return ops::low_rank_linear(x, std::move(*terms));
+  }
+  std::vector<at::Tensor> outputs;
+  for (ProjectionImpl* each : projections) {
+    outputs.push_back(each->forward(x));
+  }
+  return outputs;
+}
+
+/// `project_together` of the norm of the stream's sum, which becomes its states. On a GPU, the norm forms what the low-rank
+/// branches share as it writes its result, where they share it; not on the CPU, where that would save nothing.
+inline std::vector<at::Tensor> project_norm(
+    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
+  if (stream.states.is_cuda()) {
+    auto terms = detail::terms_together(projections);
+    if (terms && ops::detail::takes_shrunk(*terms)) {
+      return detail::project_norm_with_shrunk(norm, stream, std::move(*terms));
+    }
+    if (terms) {
+      return ops::low_rank_linear(norm.forward(stream), std::move(*terms));
+    }
+  }
+  return project_together(norm.forward(stream), projections);
 }
 
 /// Runs every projection below `module` as its frozen layer while the guard lives. Throws where one is merged, and then

@@ -261,6 +261,11 @@ inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
   return terms.size() > 1;
 }
 
+/// Whether one Ŝ, formed before, may serve for the terms: they share it, or there is one, whose branch reads x itself.
+inline bool takes_shrunk(const std::vector<LowRankTerm>& terms) {
+  return shares_shrink(terms) || (terms.size() == 1 && terms[0].low_rank() && !terms[0].dropout.active());
+}
+
 /// The terms' A side by side, for one product with x `[Σ padded rank, in]`.
 inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
   std::vector<at::Tensor> all;
@@ -301,15 +306,16 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const at::Tensor& x,
       at::TensorList tensors,
       const std::vector<LowRankTerm>& terms,
-      const LowRankForm& form) {
+      const LowRankForm& form,
+      const std::optional<at::Tensor>& shrunk) {
     ctx->set_materialize_grads(false);
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     auto node = c10::make_intrusive<LowRankNode>();
     node->terms = terms;
     node->form = form;
     std::vector<LowRankTerm> own = with_b_for_products(terms, form);
-    at::Tensor shared;
-    if (shares_shrink(terms)) {
+    at::Tensor shared = shrunk.value_or(at::Tensor());
+    if (!shared.defined() && shares_shrink(terms)) {
       shared = low_rank_shrink(rows, side_by_side(terms, form), terms[0].scale);
     }
     torch::autograd::variable_list outputs, kept;
@@ -421,13 +427,26 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     }
     gradients.emplace_back(); // the terms
     gradients.emplace_back(); // their form
+    gradients.emplace_back(); // Ŝ
     return gradients;
   }
 };
 
 /// `low_rank_linear` with A and B in the form that a device's products take.
 inline std::vector<at::Tensor> low_rank_linear_in(
-    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms) {
+    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {}) {
+  if (shrunk.defined()) {
+    TORCH_CHECK_VALUE(takes_shrunk(terms), "only terms that share it, without dropout, take an Ŝ formed before");
+    int64_t rank = 0;
+    for (const LowRankTerm& term : terms) {
+      rank += form.padded(term.a.size(0));
+    }
+    const std::array<int64_t, 2> sizes{x.numel() / std::max<int64_t>(x.size(-1), 1), rank};
+    TORCH_CHECK_VALUE(
+        shrunk.sizes() == at::IntArrayRef(sizes) && shrunk.scalar_type() == x.scalar_type() && !shrunk.requires_grad(),
+        "an Ŝ of ", at::IntArrayRef(sizes), " in ", x.scalar_type(), " that needs no gradient is not ", shrunk.sizes(),
+        " in ", shrunk.scalar_type(), shrunk.requires_grad() ? " that does" : "");
+  }
   std::vector<at::Tensor> tensors;
   for (LowRankTerm& term : terms) {
     for (at::Tensor* parameter : LowRankLinearFunction::parameters(term)) {
@@ -436,15 +455,21 @@ inline std::vector<at::Tensor> low_rank_linear_in(
       }
     }
   }
-  return LowRankLinearFunction::apply(x, at::TensorList(tensors), terms, form);
+  const auto given = shrunk.defined() ? std::optional<at::Tensor>(shrunk) : std::nullopt;
+  return LowRankLinearFunction::apply(x, at::TensorList(tensors), terms, form, given);
 }
 
 } // namespace detail
 
 /// Applies every term to the same x `[..., in]`, in x's dtype; the i-th result is `[..., out_i]`. Gradients come back in
 /// each tensor's own dtype.
-inline std::vector<at::Tensor> low_rank_linear(const at::Tensor& x, std::vector<LowRankTerm> terms) {
-  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms));
+///
+/// `shrunk` `[tokens, Σ rank]` is s·x·Aᵀ of all terms side by side, as `detail::side_by_side` has their A, where the caller
+/// has it already, as rounded as x. It is no input of the graph: x's and A's gradients are the same with it as without.
+/// Throws where the terms do not share one Ŝ of x itself, or where it has another size or dtype or needs a gradient.
+inline std::vector<at::Tensor> low_rank_linear(
+    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {}) {
+  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms), shrunk);
 }
 
 } // namespace rora::ops
