@@ -3,6 +3,7 @@
 
 #include "dtype.h"
 #include "launch.h"
+#include "rms_norm.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -175,19 +176,7 @@ struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    detail::refuse_second_derivative("rora::add_rms_norm");
-    const auto saved = ctx->get_saved_variables();
-    const bool added = ctx->saved_data["added"].toBool();
-    const at::Tensor &dsum = gradients[0], &dy = gradients[1];
-    at::Tensor dx = dsum, dweight;
-    if (dy.defined()) {
-      const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
-      const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
-      std::tie(dx, dweight) = detail::call_operation<backward_reference>(
-          "rora::rms_norm_backward", dy, saved[0], saved[1], saved[2], mask,
-          dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
-    }
-    return {dx, dweight, added ? dx : at::Tensor(), at::Tensor()};
+    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm", 4);
   }
 };
 
@@ -212,6 +201,27 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 }
 
 } // namespace
+
+variable_list detail::add_rms_norm_gradients(
+    AutogradContext* ctx, const variable_list& gradients, const char* name, size_t inputs) {
+  refuse_second_derivative(name);
+  const auto saved = ctx->get_saved_variables();
+  const bool added = ctx->saved_data["added"].toBool();
+  const at::Tensor &dsum = gradients[0], &dy = gradients[1];
+  at::Tensor dx = dsum, dweight;
+  if (dy.defined()) {
+    const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
+    const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
+    std::tie(dx, dweight) = call_operation<backward_reference>(
+        "rora::rms_norm_backward", dy, saved[0], saved[1], saved[2], mask,
+        dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
+  }
+  variable_list found(inputs);
+  found[0] = dx;
+  found[1] = dweight;
+  found[2] = added ? dx : at::Tensor();
+  return found;
+}
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RMSNormFunction::apply(x, weight, eps);

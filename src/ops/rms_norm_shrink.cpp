@@ -2,12 +2,13 @@
 #include <rora/ops/operation.h>
 #include <rora/ops/rms_norm_shrink.h>
 
+#include "rms_norm.h"
+
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include <array>
 #include <utility>
 
 namespace rora::ops {
@@ -24,13 +25,6 @@ const c10::TypedOperatorHandle<Signature> handle_of(const char* name) {
 using Norm = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double);
 using AddAndNorm = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor&, const at::Tensor&, const at::Tensor&, double);
-using NormBackward = std::tuple<at::Tensor, at::Tensor>(
-    const at::Tensor&,
-    const at::Tensor&,
-    const at::Tensor&,
-    const at::Tensor&,
-    std::array<bool, 2>,
-    const std::optional<at::Tensor>&);
 
 struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> {
   static variable_list forward(
@@ -52,19 +46,7 @@ struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> 
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    detail::refuse_second_derivative("rora::add_rms_norm_shrink");
-    const auto saved = ctx->get_saved_variables();
-    const bool added = ctx->saved_data["added"].toBool();
-    const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
-    const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
-    const at::Tensor &dsum = gradients[0], &dy = gradients[1];
-    at::Tensor dx = dsum, dweight;
-    if (dy.defined()) {
-      static const auto handle = handle_of<NormBackward>("rora::rms_norm_backward");
-      std::tie(dx, dweight) = handle.call(
-          dy, saved[0], saved[1], saved[2], mask, dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
-    }
-    return {dx, dweight, added ? dx : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm_shrink", 6);
   }
 };
 

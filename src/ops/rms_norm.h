@@ -1,0 +1,17 @@
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cstddef>
+
+namespace rora::ops::detail {
+
+/// Backward of a node whose first inputs are x, weight and, where `saved_data["added"]` says so, added, and whose first outputs
+/// are the sum and its norm; it has saved the sum, weight and rstd. Gives `inputs` gradients, undefined behind the third.
+torch::autograd::variable_list add_rms_norm_gradients(
+    torch::autograd::AutogradContext* ctx,
+    const torch::autograd::variable_list& gradients,
+    const char* name,
+    size_t inputs);
+
+} // namespace rora::ops::detail
