@@ -240,7 +240,7 @@ TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tok
 int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   model->model->activation_checkpointing = training->activation_checkpointing;
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
-    std::cerr << "rora " << command << ": --cuda-graph is without effect: " << *why << "\n";
+    throw UsageError("--cuda-graph: " + *why);
   }
   print_plan(model, data, *training);
   Json record;

@@ -146,9 +146,14 @@ StepGraphs::Shape& StepGraphs::shape_of(const PreparedLoss& prepared) {
 
 void StepGraphs::capture(Shape& shape) {
   // What is remembered of the parameters (DoRA's norms) must be formed inside the graph, each time anew. What it formed
-  // while captured has no values, so that nobody else may use it.
+  // while captured has no values, so that nobody else may use it, be the capture a failure.
   parameters_.mark_changed();
-  shape.replay = runner_->capture(shape.work);
+  try {
+    shape.replay = runner_->capture(shape.work);
+  } catch (...) {
+    parameters_.mark_changed();
+    throw;
+  }
   parameters_.mark_changed();
   ++captures_;
 }

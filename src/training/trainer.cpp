@@ -192,7 +192,10 @@ struct Trainer::State {
   /// All steps that are left, with what follows on each.
   TrainingResult take_steps() {
     std::optional<StepGraphs> graphs;
-    if (options.cuda_graph() && !why_not_captured(model)) {
+    if (options.cuda_graph()) {
+      if (const auto why = why_not_captured(model)) {
+        throw std::invalid_argument("cuda_graph: " + *why);
+      }
       graphs.emplace(model, parameters, cuda_graph_runner(parameters.values().device()));
     }
     TrainingResult result;

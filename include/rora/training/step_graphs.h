@@ -40,9 +40,13 @@ std::optional<std::string> why_not_captured(const LlamaForCausalLM& model);
 /// So that shapes do repeat, rows are padded to whole multiples of 64 tokens, and labelled tokens and the boundaries of
 /// sequences to a few counts. What is padded has neither a loss nor a gradient; sums are formed in another order only. The
 /// first batches of a shape are computed kernel by kernel, on the stream and from the tensors that the graph then reads;
-/// capturing waits for the device. Graphs share their memory, and the one used longest ago makes way for a new one.
+/// capturing waits for the device. Graphs share their memory, and the one used longest ago makes way for a new one. That
+/// memory, the most that one of them needs, is for graphs alone: what is computed without one, a shape's first batches and
+/// validation, has its own beside it, so that activations may take twice what they take without graphs. DoRA's norms are
+/// formed in each graph: once a batch, not once a step.
 ///
-/// While it lives, the model's tensors must stay where they are, and its frozen ones as they are.
+/// While it lives, the model's tensors must stay where they are, and its frozen ones as they are; no graph of autograd that
+/// reads the parameters may be left from before.
 class StepGraphs {
  public:
   static constexpr int kWarmUps = 2; ///< batches of a shape before its graph
@@ -55,7 +59,8 @@ class StepGraphs {
   StepGraphs& operator=(const StepGraphs&) = delete;
 
   /// Adds the gradient of (the batch's sum of losses)/`labelled_tokens` to the parameters'. Returns the sum, an fp64 scalar
-  /// on the model's device. The batch lies on the CPU; nothing waits for the device but a capture.
+  /// on the model's device. The batch lies on the CPU; nothing waits for the device but a capture, and the end of a graph
+  /// that makes way.
   at::Tensor add_gradient(const Batch& batch, int64_t labelled_tokens);
 
   /// How many graphs were captured so far.

@@ -48,8 +48,8 @@ struct TrainerOptions {
   TORCH_ARG(std::filesystem::path, output);
   /// Go on from the last whole checkpoint in `output`, if there is one.
   TORCH_ARG(bool, resume) = false;
-  /// Forward and backward by CUDA graphs where shapes repeat (`StepGraphs`); without effect where `why_not_captured` gives
-  /// a reason.
+  /// Forward and backward by CUDA graphs where shapes repeat (`StepGraphs`); `Trainer::train` throws
+  /// `std::invalid_argument` where `why_not_captured` gives a reason.
   TORCH_ARG(bool, cuda_graph) = false;
 
  public:
