@@ -242,8 +242,8 @@ TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
   LlamaForCausalLM model = make(GetParam(), at::kMeta);
   FlatParameters parameters(trained(model, GetParam()));
   const Batch batch = make_batch(examples(), GetParam().rows);
-  const PreparedLoss prepared = model->prepare_loss({batch.input_ids, batch.attention_mask}, batch.labels);
-  for (at::Tensor* each : PreparedLoss(prepared).tensors()) {
+  PreparedLoss prepared = model->prepare_loss({batch.input_ids, batch.attention_mask}, batch.labels);
+  for (const at::Tensor* each : prepared.tensors()) {
     EXPECT_TRUE(!each->defined() || each->is_cpu());
   }
   PreparedLoss moved;
