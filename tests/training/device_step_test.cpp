@@ -236,6 +236,9 @@ int copies_to_device(const std::function<void()>& work) {
 
 // What a CUDA graph repeats must be on the device by then.
 TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
+#if !defined(NDEBUG)
+  GTEST_SKIP() << "LibTorch, built with NDEBUG, lays out the record of a call otherwise";
+#endif
   if (GetParam().adapter.dropout() > 0.0) {
     GTEST_SKIP() << "masks are made on the CPU where there is no kernel";
   }
