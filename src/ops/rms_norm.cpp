@@ -164,15 +164,10 @@ struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
       double eps) {
     ctx->set_materialize_grads(false);
     ctx->saved_data["added"] = added.has_value();
-    at::Tensor sum = x, y, rstd;
-    if (added) {
-      std::tie(sum, y, rstd) =
-          detail::call_operation<add_forward_reference>("rora::add_rms_norm_forward", x, *added, weight, eps);
-    } else {
-      std::tie(y, rstd) = detail::call_operation<forward_reference>("rora::rms_norm_forward", x, weight, eps);
-    }
-    ctx->save_for_backward({sum, weight, rstd});
-    return {sum, y};
+    auto [sum, y, rstd] = detail::rms_norm_of_sum(x, added, weight, eps);
+    const at::Tensor normed = added ? sum : x;
+    ctx->save_for_backward({normed, weight, rstd});
+    return {normed, y};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
@@ -201,6 +196,15 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 }
 
 } // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> detail::rms_norm_of_sum(
+    const at::Tensor& x, const std::optional<at::Tensor>& added, const at::Tensor& weight, double eps) {
+  if (added) {
+    return call_operation<add_forward_reference>("rora::add_rms_norm_forward", x, *added, weight, eps);
+  }
+  auto [y, rstd] = call_operation<forward_reference>("rora::rms_norm_forward", x, weight, eps);
+  return {at::Tensor(), std::move(y), std::move(rstd)};
+}
 
 variable_list detail::add_rms_norm_gradients(
     AutogradContext* ctx, const variable_list& gradients, const char* name, size_t inputs) {

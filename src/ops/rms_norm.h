@@ -3,8 +3,14 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstddef>
+#include <optional>
+#include <tuple>
 
 namespace rora::ops::detail {
+
+/// (sum, y, rstd) by the device's operators; without `added`, the sum is undefined.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> rms_norm_of_sum(
+    const at::Tensor& x, const std::optional<at::Tensor>& added, const at::Tensor& weight, double eps);
 
 /// Backward of a node whose first inputs are x, weight and, where `saved_data["added"]` says so, added, and whose first outputs
 /// are the sum and its norm; it has saved the sum, weight and rstd. Gives `inputs` gradients, undefined behind the third.

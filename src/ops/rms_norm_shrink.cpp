@@ -5,7 +5,6 @@
 #include "rms_norm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -16,15 +15,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-template <class Signature>
-const c10::TypedOperatorHandle<Signature> handle_of(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-using Norm = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double);
-using AddAndNorm = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-    const at::Tensor&, const at::Tensor&, const at::Tensor&, double);
 
 struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> {
   static variable_list forward(
@@ -63,14 +53,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> reference::rms_norm_s
     double eps,
     const at::Tensor& a,
     double scale) {
-  at::Tensor sum, y, rstd;
-  if (added) {
-    static const auto handle = handle_of<AddAndNorm>("rora::add_rms_norm_forward");
-    std::tie(sum, y, rstd) = handle.call(x, *added, weight, eps);
-  } else {
-    static const auto handle = handle_of<Norm>("rora::rms_norm_forward");
-    std::tie(y, rstd) = handle.call(x, weight, eps);
-  }
+  auto [sum, y, rstd] = detail::rms_norm_of_sum(x, added, weight, eps);
   at::Tensor shrunk = ops::low_rank_shrink(y.reshape({-1, y.size(-1)}), a, scale);
   return {std::move(sum), std::move(y), std::move(rstd), std::move(shrunk)};
 }
