@@ -34,9 +34,8 @@ at::Tensor pack_matrix(const at::Tensor& matrix) {
   const int64_t columns = (p.columns + kColumnsOfRegister - 1) / kColumnsOfRegister * kColumnsOfRegister;
   at::Tensor panels = at::empty({columns * p.depth}, matrix.options());
   p.packed = panels.mutable_data_ptr();
-  const kernels::Kernels& table = kernels::kernels();
-  launch(
-      matrix, &kernels::Kernels::pack_panels, p, (p.columns + table.panel_columns - 1) / table.panel_columns, table.panel_columns * p.depth);
+  const int64_t width = kernels::kernels().panel_columns(p.type, p.columns);
+  launch(matrix, &kernels::Kernels::pack_panels, p, (p.columns + width - 1) / width, width * p.depth);
   return at::detail::make_tensor<PackedTensor>(
       c10::DispatchKeySet(c10::DispatchKey::CPU), matrix.dtype(), matrix.device(),
       PackedMatrix{matrix, std::move(panels)}, matrix.sizes());

@@ -98,7 +98,7 @@ int64_t divide(ProductParameters& p) {
   constexpr int64_t kItemsOfThread = 4;
   constexpr int64_t kMostRowsOfPackedA = 1024;
   const kernels::Kernels& table = kernels::kernels();
-  const int64_t width = table.panel_columns / (p.type == kernels::Type::kDouble ? 2 : 1);
+  const int64_t width = table.panel_columns(p.type, p.columns);
   const int64_t threads = at::get_num_threads();
   const int64_t panels = (p.columns + width - 1) / width;
   const bool even = p.columns % width == 0 && panels % threads == 0;

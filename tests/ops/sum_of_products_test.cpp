@@ -132,6 +132,21 @@ TEST(SumOfProducts, TakesTransposesOnEverySide) {
   }
 }
 
+TEST(SumOfProducts, FillsPanelsOfEveryWidth) {
+  at::manual_seed(12);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (const int64_t columns : {48, 64, 96, 128, 130, 256}) {
+      for (const int64_t rows : {8, 13, 96}) {
+        const Pairs each = pairs(rows, columns, {70, 34}, dtype);
+        EXPECT_LT(error(sum_of_products(each.a, each.b), truth(each)), tolerance(dtype, dtype, 2))
+            << dtype << " " << rows << " " << columns;
+      }
+    }
+    const Pairs deep = pairs(13, 128, {4100, 98}, dtype); // more depth than is packed at once
+    EXPECT_LT(error(sum_of_products(deep.a, deep.b), truth(deep)), tolerance(dtype, dtype, 2)) << dtype;
+  }
+}
+
 TEST(SumOfProducts, OfFloatTakesBFloat16AsItIs) {
   at::manual_seed(9);
   const at::Tensor a = at::randn({16, 200}), w = at::randn({130, 200}).to(at::kBFloat16);

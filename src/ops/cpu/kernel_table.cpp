@@ -36,6 +36,10 @@ RORA_BY_TYPE(column_sum, ColumnSumParameters)
 #if defined(__AVX512BF16__)
 RORA_BY_TYPE(product, ProductParameters)
 RORA_BY_TYPE(pack_panels, PackParameters)
+
+int64_t panel_columns_by_type(Type type, int64_t columns) {
+  return type == Type::kDouble ? panel_columns<double>(columns) : panel_columns<float>(columns);
+}
 #endif
 
 #undef RORA_BY_TYPE
@@ -61,7 +65,7 @@ const Kernels table{
 #if defined(__AVX512BF16__)
     product_by_type,
     pack_panels_by_type,
-    kPanelColumns<float>,
+    panel_columns_by_type,
     kProductRows<1>,
 #endif
 };

@@ -81,7 +81,7 @@ struct Kernels {
   /// Items are blocks of rows of panels. Null where LibTorch's products are better.
   void (*product)(const ProductParameters&, int64_t begin, int64_t end) = nullptr;
   void (*pack_panels)(const PackParameters&, int64_t begin, int64_t end) = nullptr; ///< items are panels
-  int64_t panel_columns = 0; ///< columns of a product's panel, in float; half of it in double
+  int64_t (*panel_columns)(Type, int64_t columns) = nullptr; ///< of a panel of a product's result that has `columns`
   int64_t tile_rows = 0; ///< rows that all of its tiles divide
   void (*dora_norm)(const DoRANormParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows; a GPU's alone
   void (*zero_magnitude)(const ZeroMagnitudeParameters&, int64_t begin, int64_t end) = nullptr; ///< items are columns

@@ -1,27 +1,15 @@
 #pragma once
 
 #include "kernels.h"
+#include "panel.h"
 #include "tile.h"
 
-#include <type_traits>
-
 namespace rora::kernels::RORA_CPU_CAPABILITY {
-
-static_assert(kHasPairs, "bfloat16 is multiplied in pairs here");
-
-constexpr int kPanelVectors = 3;
-template <class T>
-constexpr int64_t kPanelColumns = kPanelVectors * kLanes<wide_t<T>>;
 
 /// Rows of a tile N registers wide: its sums fill the registers that N columns and a broadcast leave.
 template <int N>
 constexpr int kProductRows = (kTileRows * kTileVectors) / N;
 
-/// What elements of type T are multiplied as: bfloat16 in twos, neighbours along the depth.
-template <class T>
-using Factor = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
-template <class T>
-constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
 /// Factors in a line of the cache.
 template <class T>
 constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
@@ -40,21 +28,6 @@ template <class T>
 struct DepthPieces {
   DepthPiece<T> piece[ProductParameters::kMaxPairs];
   int64_t count = 0;
-};
-
-/// Columns [column, column + columns) of a matrix, packed as rows of registers: those of B under a tile, or A's rows where
-/// they are columns of its transpose.
-template <class T>
-struct Panel {
-  int64_t column, columns;
-  Factor<T>* packed;
-
-  int64_t n_registers() const {
-    return (columns + kLanes<wide_t<T>> - 1) / kLanes<wide_t<T>>;
-  }
-  int64_t stride() const {
-    return n_registers() * kLanes<wide_t<T>>;
-  }
 };
 
 /// Where the sums of a tile come from and go to.
@@ -128,7 +101,7 @@ RORA_INLINE void product_tile(
   for (int r = 0; r < Rows; ++r) {
     for (int n = 0; n < N; ++n) {
       // Blocks are summed each by itself: a long depth rounds less.
-      W* before = target.partial + (row + r) * kPanelColumns<T> + n * kLanes<W>;
+      W* before = target.partial + ((row + r) * N + n) * kLanes<W>;
       const Vector<W> sum = target.first ? sums[r][n] : load(before) + sums[r][n];
       if (target.last) {
         store_result<T>(target.p, target.row_begin + row + r, panel, n, sum);
@@ -153,116 +126,6 @@ void product_rows(
   }
 }
 
-/// `count` elements as lower halves of words.
-RORA_INLINE Words half_words(const BFloat16* p, int64_t count) {
-  BFloat16 buffer[kFloatLanes] = {};
-  const BFloat16* from = p;
-  if (count < kFloatLanes) {
-    __builtin_memcpy(buffer, p, static_cast<size_t>(count) * sizeof(BFloat16));
-    from = buffer;
-  }
-  HalfWords half;
-  __builtin_memcpy(&half, from, sizeof(half));
-  return __builtin_convertvector(half, Words);
-}
-RORA_INLINE Words half_words(const float* p, int64_t count) {
-  return __builtin_convertvector(round_to_bfloat16(load(p, count)), Words);
-}
-
-/// The twos of two rows, 2·kFloatLanes of them.
-RORA_INLINE void interleave_rows(const BFloat16* first, const BFloat16* second, BFloat16Pair* out) {
-  typedef uint16_t Elements __attribute__((vector_size(kVectorBytes)));
-  using Sequence = std::make_integer_sequence<int, 2 * static_cast<int>(kFloatLanes)>;
-  Elements a, b;
-  __builtin_memcpy(&a, first, sizeof(a));
-  __builtin_memcpy(&b, second, sizeof(b));
-  const Elements low = interleave_low(a, b, Sequence()), high = interleave_high(a, b, Sequence());
-  __builtin_memcpy(out, &low, sizeof(low));
-  __builtin_memcpy(out + kFloatLanes, &high, sizeof(high));
-}
-
-/// Packs a panel of X `[depth, columns]`, whose columns are dense, into rows of its registers; columns it lacks are 0.
-/// depth counts elements.
-template <class T, class X>
-void pack_rows(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel) {
-  using W = wide_t<T>;
-  Factor<T>* out = panel.packed;
-  for (int64_t k = 0; k < depth; k += kElementsOfFactor<T>, out += panel.stride()) {
-    const X* row = x + k * ldx;
-    int64_t column = 0;
-    if constexpr (std::is_same_v<X, BFloat16> && std::is_same_v<T, BFloat16>) {
-      for (; column + 2 * kLanes<W> <= panel.columns; column += 2 * kLanes<W>) {
-        interleave_rows(row + column, row + ldx + column, out + column);
-      }
-    }
-    for (; column < panel.columns; column += kLanes<W>) {
-      const int64_t left = panel.columns - column;
-      const int64_t count = left < kLanes<W> ? left : kLanes<W>;
-      if constexpr (std::is_same_v<T, BFloat16>) {
-        const Words two = half_words(row + column, count) | (half_words(row + ldx + column, count) << 16);
-        __builtin_memcpy(out + column, &two, sizeof(two));
-      } else {
-        store(out + column, load(row + column, count));
-      }
-    }
-  }
-}
-
-/// The same of X given as its transpose `[columns, depth]`; `scratch` holds kLanes<W>·depth elements.
-template <class T, class X>
-void pack_columns(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
-  using W = wide_t<T>;
-  const int64_t factors = depth / kElementsOfFactor<T>;
-  for (int64_t n = 0; n < panel.n_registers(); ++n) {
-    const X* first = x + n * kLanes<W> * ldx;
-    const int64_t left = panel.columns - n * kLanes<W>;
-    const void* square = first;
-    int64_t stride = ldx / kElementsOfFactor<T>;
-    if (!std::is_same_v<X, T> || left < kLanes<W>) {
-      T* to = reinterpret_cast<T*>(scratch);
-      for (int64_t column = 0; column < kLanes<W>; ++column, to += depth) {
-        if (column >= left) {
-          __builtin_memset(to, 0, static_cast<size_t>(depth) * sizeof(T));
-          continue;
-        }
-        const X* from = first + column * ldx;
-        for_registers<W>(depth, [&](int64_t k, int64_t count) { store(to + k, load(from + k, count), count); });
-      }
-      square = scratch;
-      stride = factors;
-    }
-    // Twos are moved as the floats whose bits they are.
-    transpose(
-        static_cast<const W*>(square), stride, reinterpret_cast<W*>(panel.packed) + n * kLanes<W>, panel.stride(),
-        kLanes<W>, factors);
-  }
-}
-
-/// Packs depth [k, k + depth) of a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
-template <class T, class X>
-void pack_as(
-    const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
-  const X* data = static_cast<const X*>(rows.data);
-  if (along_depth) {
-    pack_columns<T>(data + panel.column * rows.stride + k, rows.stride, depth, panel, scratch);
-  } else {
-    pack_rows<T>(data + k * rows.stride + panel.column, rows.stride, depth, panel);
-  }
-}
-
-template <class T>
-void pack(
-    const ProductParameters::Matrix& matrix, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel,
-    Factor<T>* scratch) {
-  if constexpr (std::is_same_v<T, double>) {
-    pack_as<T, double>(matrix.rows, along_depth, k, depth, panel, scratch);
-  } else if (matrix.type == Type::kFloat) {
-    pack_as<T, float>(matrix.rows, along_depth, k, depth, panel, scratch);
-  } else {
-    pack_as<T, BFloat16>(matrix.rows, along_depth, k, depth, panel, scratch);
-  }
-}
-
 /// How the depth is cut, and the memory that a thread needs.
 template <class T>
 struct ProductPlan {
@@ -271,7 +134,7 @@ struct ProductPlan {
   Factor<T>* packed_b;
   Factor<T>* packed_a;
   Factor<T>* scratch;
-  W* partial; ///< `[row_block, kPanelColumns]`
+  W* partial; ///< `[row_block, columns of a panel]`
 
   ProductPlan(const ProductParameters& p, Workspace& workspace) {
     constexpr int64_t kMostDepth = ProductParameters::kDepthBytes / static_cast<int64_t>(sizeof(T));
@@ -284,10 +147,11 @@ struct ProductPlan {
     blocks = (depth + kMostDepth - 1) / kMostDepth;
     block_depth = ((depth + blocks - 1) / blocks + 31) / 32 * 32; // all about as deep
     const int64_t column_bytes = block_depth * static_cast<int64_t>(sizeof(T));
-    const int64_t b_bytes = kPanelColumns<T> * column_bytes;
+    const int64_t columns = panel_columns<T>(p.columns);
+    const int64_t b_bytes = columns * column_bytes;
     const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>) * column_bytes : 0;
     const int64_t scratch_bytes = kLanes<W> * column_bytes;
-    const int64_t row_bytes = kPanelColumns<T> * static_cast<int64_t>(sizeof(W));
+    const int64_t row_bytes = columns * static_cast<int64_t>(sizeof(W));
     char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + (blocks > 1 ? p.row_block * row_bytes : 0));
     packed_b = reinterpret_cast<Factor<T>*>(memory);
     packed_a = reinterpret_cast<Factor<T>*>(memory + b_bytes);
@@ -303,8 +167,8 @@ class ProductItem {
   ProductItem(const ProductParameters& p, const ProductPlan<T>& plan, int64_t row_begin, int64_t column)
       : p_(p), plan_(plan), row_begin_(row_begin) {
     rows_ = row_begin + p.row_block < p.rows ? p.row_block : p.rows - row_begin;
-    panel_ = {
-        column, column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column, plan.packed_b};
+    const int64_t columns = panel_columns<T>(p.columns);
+    panel_ = {column, column + columns < p.columns ? columns : p.columns - column, plan.packed_b};
   }
 
   /// The whole item. What an item before it has packed alike is not packed again.
@@ -319,8 +183,11 @@ class ProductItem {
         case 2:
           product_rows<kProductRows<2>, 2>(pieces, panel_, target, 0, rows_);
           break;
-        default:
+        case 3:
           product_rows<kProductRows<3>, 3>(pieces, panel_, target, 0, rows_);
+          break;
+        default:
+          product_rows<kProductRows<4>, 4>(pieces, panel_, target, 0, rows_);
       }
     }
   }
@@ -378,29 +245,17 @@ template <class T>
 void product(const ProductParameters& p, int64_t begin, int64_t end) {
   static thread_local Workspace workspace;
   const ProductPlan<T> plan(p, workspace);
-  const int64_t panels = (p.columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
+  const int64_t columns = panel_columns<T>(p.columns);
+  const int64_t panels = (p.columns + columns - 1) / columns;
   const int64_t row_blocks = (p.rows + p.row_block - 1) / p.row_block;
   int64_t packed_panel = -1, packed_rows = -1;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t panel = p.rows_first ? item % panels : item / row_blocks;
     const int64_t rows = p.rows_first ? item / panels : item % row_blocks;
-    ProductItem<T>(p, plan, rows * p.row_block, panel * kPanelColumns<T>)
+    ProductItem<T>(p, plan, rows * p.row_block, panel * columns)
         .run(plan.blocks > 1 || rows != packed_rows, plan.blocks > 1 || panel != packed_panel);
     packed_panel = panel;
     packed_rows = rows;
-  }
-}
-
-template <class T>
-void pack_panels(const PackParameters& p, int64_t begin, int64_t end) {
-  static thread_local Workspace workspace;
-  auto* scratch = reinterpret_cast<Factor<T>*>(
-      workspace.reserve(kLanes<wide_t<T>> * p.depth * static_cast<int64_t>(sizeof(T))));
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t column = item * kPanelColumns<T>;
-    const int64_t columns = column + kPanelColumns<T> < p.columns ? kPanelColumns<T> : p.columns - column;
-    Factor<T>* packed = static_cast<Factor<T>*>(p.packed) + column * p.depth / kElementsOfFactor<T>;
-    pack(p.matrix, p.matrix.transposed, 0, p.depth, Panel<T>{column, columns, packed}, scratch);
   }
 }
 
