@@ -147,6 +147,29 @@ TEST(SumOfProducts, FillsPanelsOfEveryWidth) {
   }
 }
 
+TEST(SumOfProducts, WritesATransposeAsItWritesRows) {
+  at::manual_seed(13);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    const at::ScalarType wide = dtype == at::kBFloat16 ? at::kFloat : dtype;
+    for (const auto result : {dtype, wide}) {
+      for (const int64_t columns : {48, 55, 96, 128}) {
+        for (const int64_t rows : {8, 21, 32}) {
+          const Pairs each = pairs(rows, columns, {40, 6000}, dtype);
+          at::Tensor y = at::empty({rows, columns}, result), turned = at::full({columns, rows}, 7.0, result).t();
+          sum_of_products_(y, each.a, each.b, 0.5, /*accumulate=*/false);
+          sum_of_products_(turned, each.a, each.b, 0.5, /*accumulate=*/false);
+          if (kernels::leads_products(detail::kernel_type(each.a[0]))) { // the bits of LibTorch's products are another's promise
+            EXPECT_TRUE(at::equal(turned, y)) << dtype << " " << result << " " << rows << " " << columns;
+          }
+          EXPECT_LT(error(turned, truth(each) * 0.5), tolerance(dtype, result, 2)) << dtype << " " << result;
+          sum_of_products_(turned, each.a, each.b, 0.5);
+          EXPECT_LT(error(turned, truth(each)), tolerance(dtype, result, 2)) << dtype << " " << result;
+        }
+      }
+    }
+  }
+}
+
 TEST(SumOfProducts, OfFloatTakesBFloat16AsItIs) {
   at::manual_seed(9);
   const at::Tensor a = at::randn({16, 200}), w = at::randn({130, 200}).to(at::kBFloat16);

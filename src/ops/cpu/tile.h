@@ -119,25 +119,33 @@ RORA_INLINE V interleave_high(V a, V b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (n / 2 + I / 2 + (I % 2) * n)...);
 }
 
+/// Registers that hold a row each then hold its columns one after another, kLanes<W>/Rows of them in each register.
+template <int Rows, class W>
+RORA_INLINE void rows_to_columns(Vector<W> (&a)[Rows]) {
+  static_assert((Rows & (Rows - 1)) == 0 && Rows <= kLanes<W>);
+  using Sequence = std::make_integer_sequence<int, static_cast<int>(kLanes<W>)>;
+  Vector<W> b[Rows];
+  // Each round interleaves the upper half of the rows with the lower.
+  for (int round = 1; round < Rows; round *= 2) {
+    for (int r = 0; r < Rows / 2; ++r) {
+      b[2 * r] = interleave_low(a[r], a[r + Rows / 2], Sequence());
+      b[2 * r + 1] = interleave_high(a[r], a[r + Rows / 2], Sequence());
+    }
+    for (int r = 0; r < Rows; ++r) {
+      a[r] = b[r];
+    }
+  }
+}
+
 /// y[j][i] = x[i][j] of one square of registers.
 template <class W>
 RORA_INLINE void transpose_square(const W* x, int64_t ldx, W* y, int64_t ldy) {
   constexpr int kSide = static_cast<int>(kLanes<W>);
-  using Sequence = std::make_integer_sequence<int, kSide>;
-  Vector<W> a[kSide], b[kSide];
+  Vector<W> a[kSide];
   for (int r = 0; r < kSide; ++r) {
     a[r] = load(x + r * ldx);
   }
-  // Each round interleaves the upper half of the rows with the lower.
-  for (int round = 1; round < kSide; round *= 2) {
-    for (int r = 0; r < kSide / 2; ++r) {
-      b[2 * r] = interleave_low(a[r], a[r + kSide / 2], Sequence());
-      b[2 * r + 1] = interleave_high(a[r], a[r + kSide / 2], Sequence());
-    }
-    for (int r = 0; r < kSide; ++r) {
-      a[r] = b[r];
-    }
-  }
+  rows_to_columns<kSide, W>(a);
   for (int r = 0; r < kSide; ++r) {
     store(y + r * ldy, a[r]);
   }
