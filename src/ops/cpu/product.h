@@ -10,12 +10,12 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 template <int N>
 constexpr int kProductRows = (kTileRows * kTileVectors) / N;
 
-/// Of the tiles that store them so: of three registers in a row.
+/// Rows of the tiles that can store the transpose by registers: those of three registers a row.
 constexpr int kRowsStoredAsColumns = kProductRows<3>;
 
-/// Factors in a line of the cache.
+constexpr int64_t kLineBytes = 64; ///< of the cache
 template <class T>
-constexpr int64_t kFactorsOfLine = 64 / static_cast<int64_t>(sizeof(Factor<T>));
+constexpr int64_t kFactorsOfLine = kLineBytes / static_cast<int64_t>(sizeof(Factor<T>));
 
 /// A stretch of depth of one pair, counted in factors.
 template <class T>
@@ -106,11 +106,37 @@ RORA_INLINE void store_columns(
   }
 }
 
+/// Asks for C's part under a tile, so that it has come when the sums are stored: stores that wait for memory, each in its
+/// turn, would stop the next tile.
+template <int Rows, class T>
+RORA_INLINE void fetch_target(const ProductParameters& p, int64_t row, const Panel<T>& panel) {
+  const int64_t bytes = p.c.type == Type::kBFloat16 ? 2 : static_cast<int64_t>(sizeof(wide_t<T>));
+  const int64_t stride = p.c.rows.stride * bytes;
+  const char* c = static_cast<const char*>(p.c.rows.data);
+  if (p.c.transposed) {
+    c += panel.column * stride + row * bytes;
+    for (int64_t i = 0; i < panel.columns; ++i) {
+      __builtin_prefetch(c + i * stride, 1);
+    }
+    return;
+  }
+  c += row * stride + panel.column * bytes;
+  for (int r = 0; r < Rows; ++r) {
+    for (int64_t i = 0; i < panel.columns * bytes; i += kLineBytes) {
+      __builtin_prefetch(c + r * stride + i, 1);
+    }
+    __builtin_prefetch(c + r * stride + panel.columns * bytes - 1, 1);
+  }
+}
+
 /// A tile of `Rows` rows of the block from `row` on and the N registers of `panel`.
 template <int Rows, int N, class T>
 RORA_INLINE void product_tile(
     const DepthPieces<T>& pieces, const Panel<T>& panel, const TileTarget<T>& target, int64_t row) {
   using W = wide_t<T>;
+  if (target.last) {
+    fetch_target<Rows, T>(target.p, target.row_begin + row, panel);
+  }
   Vector<W> sums[Rows][N] = {};
   for (int64_t i = 0; i < pieces.count; ++i) {
     const DepthPiece<T>& piece = pieces.piece[i];
