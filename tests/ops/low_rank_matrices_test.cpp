@@ -84,5 +84,42 @@ TEST(LowRankMatrices, ThatNeedNothingAreNotCopied) {
   EXPECT_TRUE(columns_beside_each_other({c}, kGpu).is_same(c));
 }
 
+TEST(LowRankMatrices, ThatLieTogetherAlreadyAreNotCopied) {
+  const LowRankForm form;
+  const at::Tensor rows = at::randn({12, 5}), columns = at::randn({5, 12});
+  const std::vector<at::Tensor> above{rows.narrow(0, 0, 3), rows.narrow(0, 3, 7), rows.narrow(0, 10, 2)};
+  EXPECT_EQ(rows_above_each_other(above, form).const_data_ptr(), rows.const_data_ptr());
+  EXPECT_TRUE(at::equal(rows_above_each_other(above, form), rows));
+  const std::vector<at::Tensor> beside{columns.narrow(1, 0, 3), columns.narrow(1, 3, 7), columns.narrow(1, 10, 2)};
+  EXPECT_EQ(columns_beside_each_other(beside, form).const_data_ptr(), columns.const_data_ptr());
+  EXPECT_TRUE(at::equal(columns_beside_each_other(beside, form), columns));
+
+  const auto parts = empty_beside_each_other(5, {3, 7, 2}, form, columns.options());
+  EXPECT_TRUE(lie_beside_each_other(parts));
+  EXPECT_FALSE(empty_beside_each_other(5, {3, 7, 2}, kGpu, columns.options())[0].defined());
+}
+
+TEST(LowRankMatrices, ThatLieOtherwiseAreCopied) {
+  const LowRankForm form;
+  const at::Tensor rows = at::randn({12, 5}), columns = at::randn({5, 12});
+  const std::vector<std::vector<at::Tensor>> all_above{
+      {rows.narrow(0, 3, 7), rows.narrow(0, 0, 3)}, // in another order
+      {rows.narrow(0, 0, 3), rows.narrow(0, 4, 2)}, // with rows between
+      {rows.narrow(0, 0, 3), rows.clone().narrow(0, 3, 4)}, // elsewhere
+      {rows.narrow(0, 0, 3), rows.narrow(0, 0, 3)}, // the same twice
+      {at::randn({3, 5}), at::randn({5, 5}).t()}};
+  for (const auto& each : all_above) {
+    EXPECT_TRUE(at::equal(rows_above_each_other(each, form), at::cat(each)));
+  }
+  const std::vector<std::vector<at::Tensor>> all_beside{
+      {columns.narrow(1, 3, 7), columns.narrow(1, 0, 3)},
+      {columns.narrow(1, 0, 3), columns.narrow(1, 3, 7)}, // not all of the columns
+      {columns.narrow(1, 0, 5), columns.clone().narrow(1, 5, 7)},
+      {columns.narrow(1, 0, 6), columns.narrow(1, 0, 6)}};
+  for (const auto& each : all_beside) {
+    EXPECT_TRUE(at::equal(columns_beside_each_other(each, form), at::cat(each, 1)));
+  }
+}
+
 } // namespace
 } // namespace rora::ops::detail

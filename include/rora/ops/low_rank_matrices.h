@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -23,17 +25,38 @@ struct LowRankForm {
   }
 };
 
-/// The `matrices` `[rank, in]` above each other `[Σ padded rank, in]`, zeros below each that is padded: cast and put
-/// together by one copy. One alone that needs no zeros is given back as it is, as products cast a matrix themselves.
-inline at::Tensor rows_above_each_other(const std::vector<at::Tensor>& matrices, const LowRankForm& form) {
-  if (matrices.size() == 1 && form.padded(matrices[0].size(0)) == matrices[0].size(0)) {
-    return matrices[0];
-  }
-  int64_t rows = 0;
+/// Whether the `matrices` `[rank, in]` are stretches of one dense matrix, each beginning where the one before it ends.
+inline bool lie_above_each_other(const std::vector<at::Tensor>& matrices) {
+  const at::Tensor& first = matrices[0];
+  int64_t begin = first.storage_offset();
   for (const at::Tensor& each : matrices) {
-    rows += form.padded(each.size(0));
+    if (!each.is_contiguous() || each.size(1) != first.size(1) || each.scalar_type() != first.scalar_type() ||
+        !each.has_storage() || !each.is_alias_of(first) || each.storage_offset() != begin) {
+      return false;
+    }
+    begin += each.numel();
+  }
+  return true;
+}
+
+/// The `matrices` `[rank, in]` above each other `[Σ padded rank, in]`, zeros below each that is padded: cast and put
+/// together by one copy. Those that need no zeros and no cast and lie so already (as `FlatParameters` keeps q, k and v's A)
+/// are not copied, nor is one alone that needs no zeros, as products cast a matrix themselves.
+inline at::Tensor rows_above_each_other(const std::vector<at::Tensor>& matrices, const LowRankForm& form) {
+  int64_t rows = 0;
+  bool needs_zeros = false;
+  for (const at::Tensor& each : matrices) {
+    const int64_t padded = form.padded(each.size(0));
+    needs_zeros = needs_zeros || padded != each.size(0);
+    rows += padded;
   }
   const at::ScalarType dtype = form.dtype.value_or(matrices[0].scalar_type());
+  if (!needs_zeros && matrices.size() == 1) {
+    return matrices[0];
+  }
+  if (!needs_zeros && dtype == matrices[0].scalar_type() && lie_above_each_other(matrices)) {
+    return matrices[0].as_strided({rows, matrices[0].size(1)}, {matrices[0].size(1), 1});
+  }
   const at::Tensor all = at::empty({rows, matrices[0].size(1)}, matrices[0].options().dtype(dtype));
   std::vector<at::Tensor> places;
   int64_t begin = 0;
@@ -69,8 +92,43 @@ inline std::vector<at::Tensor> columns_in_multiples(std::vector<at::Tensor> matr
   return matrices;
 }
 
-/// The `parts` `[tokens, rank]` side by side, zeros beside each that is padded; one alone that is not is given back.
+/// Whether the `parts` `[tokens, rank]` are all of a dense matrix's columns, each beginning where the one before it ends.
+inline bool lie_beside_each_other(const std::vector<at::Tensor>& parts) {
+  const at::Tensor& first = parts[0];
+  int64_t column = 0;
+  for (const at::Tensor& each : parts) {
+    if (!each.has_storage() || !each.is_alias_of(first) || each.scalar_type() != first.scalar_type() ||
+        each.size(0) != first.size(0) || each.stride(0) != first.stride(0) || each.stride(1) != 1 ||
+        each.storage_offset() != first.storage_offset() + column) {
+      return false;
+    }
+    column += each.size(1);
+  }
+  return first.stride(0) == column;
+}
+
+/// Where to write parts `[tokens, rank]` that are then to lie side by side, as `columns_beside_each_other` takes them without
+/// a copy; undefined tensors for a form that pads ranks.
+inline std::vector<at::Tensor> empty_beside_each_other(
+    int64_t tokens, const std::vector<int64_t>& ranks, const LowRankForm& form, const at::TensorOptions& options) {
+  std::vector<at::Tensor> parts(ranks.size());
+  if (form.rank_multiple == 1) {
+    const at::Tensor all = at::empty({tokens, std::accumulate(ranks.begin(), ranks.end(), int64_t{0})}, options);
+    int64_t column = 0;
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      parts[i] = all.narrow(1, column, ranks[i]);
+      column += ranks[i];
+    }
+  }
+  return parts;
+}
+
+/// The `parts` `[tokens, rank]` side by side, zeros beside each that is padded; one alone that is not is given back. In a form
+/// that pads no ranks, those that lie so already are not copied.
 inline at::Tensor columns_beside_each_other(const std::vector<at::Tensor>& parts, const LowRankForm& form) {
+  if (form.rank_multiple == 1 && parts.size() > 1 && lie_beside_each_other(parts)) {
+    return parts[0].as_strided({parts[0].size(0), parts[0].stride(0)}, {parts[0].stride(0), 1});
+  }
   std::vector<at::Tensor> all;
   for (const at::Tensor& each : parts) {
     all.push_back(each);
