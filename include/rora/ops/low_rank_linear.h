@@ -1,5 +1,6 @@
 #pragma once
 
+#include <rora/ops/gradient_buffer.h>
 #include <rora/ops/low_rank_matrices.h>
 #include <rora/ops/low_rank_products.h>
 #include <rora/ops/low_rank_term.h>
@@ -47,6 +48,25 @@ inline at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowR
     all.push_back(term.a);
   }
   return rows_above_each_other(all, form);
+}
+
+inline std::vector<int64_t> ranks_of(const std::vector<LowRankTerm>& terms) {
+  std::vector<int64_t> ranks;
+  for (const LowRankTerm& term : terms) {
+    ranks.push_back(term.a.size(0));
+  }
+  return ranks;
+}
+
+/// The buffers that wait for the gradients of all terms' A, as the one matrix that these are; undefined where they are not.
+inline at::Tensor take_buffers_of_a(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
+  std::vector<at::Tensor> all;
+  bool whole = true;
+  for (const LowRankTerm& term : terms) {
+    all.push_back(GradientBuffer::take(term.a));
+    whole = whole && all.back().defined() && form.padded(term.a.size(0)) == term.a.size(0);
+  }
+  return whole && lie_above_each_other(all) ? rows_above_each_other(all, LowRankForm{}) : at::Tensor();
 }
 
 /// The terms with B as products take it.
@@ -163,6 +183,10 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
         std::all_of(output_gradients.begin(), output_gradients.end(), [](const at::Tensor& dy) { return dy.defined(); });
     std::vector<LowRankGradients> found(count);
     std::vector<at::Tensor> shared;
+    if (shares) {
+      const at::Tensor& dy = output_gradients[0];
+      shared = empty_beside_each_other(dy.numel() / dy.size(-1), ranks_of(terms), form, dy.options());
+    }
     for (size_t i = 0; i < count; ++i) {
       if (!output_gradients[i].defined()) {
         continue;
@@ -172,7 +196,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const SavedTerm saved{kept[1 + 3 * i], kept[2 + 3 * i]};
       found[i] = low_rank_backward(
           terms[i], form, dy, x, y.defined() ? y.reshape({-1, y.size(-1)}) : y, saved, needs[i], input,
-          shares ? &shared : nullptr);
+          shares ? &shared[i] : nullptr);
     }
     if (shares) {
       const at::Tensor dshrunk = columns_beside_each_other(shared, form);
@@ -180,7 +204,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
         input.add(dshrunk, side_by_side(terms, form));
       }
       if (needs_a) {
-        const at::Tensor da = low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type());
+        const at::Tensor da =
+            low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type(), {}, take_buffers_of_a(terms, form));
         int64_t row = 0;
         for (size_t i = 0; i < count; ++i) {
           found[i].a = da.narrow(0, row, terms[i].a.size(0));

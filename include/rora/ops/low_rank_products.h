@@ -8,6 +8,7 @@
 
 #include <array>
 #include <tuple>
+#include <utility>
 
 namespace rora::ops {
 
@@ -33,17 +34,33 @@ inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, doub
   return ops::sum_of_products({ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)})}, {a.t()}, scale);
 }
 
-inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
-  at::Tensor dshrunk, db;
-  if (mask[0]) {
+/// Into the tensors that are defined; the others are made.
+inline void low_rank_gradient_b_into(
+    const at::Tensor& dy,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    double scale,
+    std::array<bool, 2> mask,
+    at::Tensor& dshrunk,
+    at::Tensor& db) {
+  if (mask[0] && dshrunk.defined()) {
+    ops::sum_of_products_(dshrunk, {dy}, {b}, scale, /*accumulate=*/false);
+  } else if (mask[0]) {
     dshrunk = ops::sum_of_products({dy}, {b}, scale);
   }
   if (mask[1]) { // as its transpose, so that the thin matrix is the left one
-    db = at::empty({dy.size(1), shrunk.size(1)}, dy.options().dtype(b.scalar_type()));
+    if (!db.defined()) {
+      db = at::empty({dy.size(1), shrunk.size(1)}, dy.options().dtype(b.scalar_type()));
+    }
     at::Tensor turned = db.t();
     ops::sum_of_products_(turned, {shrunk.t()}, {dy}, 1.0, /*accumulate=*/false);
   }
+}
+
+inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
+  at::Tensor dshrunk, db;
+  low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
   return {dshrunk, db};
 }
 
@@ -89,15 +106,30 @@ inline at::Tensor low_rank_shrink(
       "rora::low_rank_shrink", x, a, scale, dropout.p, static_cast<int64_t>(dropout.seed));
 }
 
-/// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it.
+/// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it; written into
+/// `dshrunk` and `db` where these are given.
 inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
+    const at::Tensor& dy,
+    const at::Tensor& shrunk,
+    const at::Tensor& b,
+    double scale,
+    std::array<bool, 2> mask,
+    at::Tensor dshrunk = {},
+    at::Tensor db = {}) {
+  if ((mask[0] && dshrunk.defined()) || (mask[1] && db.defined())) {
+    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
+    return {std::move(dshrunk), std::move(db)};
+  }
   return detail::call_operation<reference::low_rank_gradient_b>("rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
 }
 
-/// dSᵀ·drop(x) `[rank, in]` in `dtype`.
+/// dSᵀ·drop(x) `[rank, in]` in `dtype`; written into `da` where that is given.
 inline at::Tensor low_rank_gradient_a(
-    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}) {
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}, at::Tensor da = {}) {
+  if (da.defined()) {
+    sum_of_products_(da, {dshrunk.t()}, {ops::dropout(x, dropout)}, 1.0, /*accumulate=*/false);
+    return da;
+  }
   return detail::call_operation<reference::low_rank_gradient_a>(
       "rora::low_rank_gradient_a", dshrunk, x, dtype, dropout.p, static_cast<int64_t>(dropout.seed));
 }

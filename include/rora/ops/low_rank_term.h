@@ -1,6 +1,7 @@
 #pragma once
 
 #include <rora/ops/dropout.h>
+#include <rora/ops/gradient_buffer.h>
 #include <rora/ops/linear_weight.h>
 #include <rora/ops/low_rank_matrices.h>
 #include <rora/ops/low_rank_products.h>
@@ -187,8 +188,8 @@ class InputGradient {
 };
 
 /// Adds a term's share to `input` and returns its gradients. `needs` says, in the order of `LowRankGradients`, which are
-/// asked for. Where `shared` is given, s·dz·B is appended to it, and what comes of that (dA, a share of dx) left to the
-/// caller.
+/// asked for. Where `shared` is given, s·dz·B is written into that tensor, or made where it is undefined, and what comes of it
+/// (dA, a share of dx) left to the caller.
 inline LowRankGradients low_rank_backward(
     const LowRankTerm& term,
     const LowRankForm& form,
@@ -198,7 +199,7 @@ inline LowRankGradients low_rank_backward(
     const SavedTerm& saved,
     const std::array<bool, 5>& needs,
     InputGradient& input,
-    std::vector<at::Tensor>* shared) {
+    at::Tensor* shared) {
   const auto [needs_weight, needs_bias, needs_a, needs_b, needs_magnitude] = needs;
   LowRankGradients gradients;
   if (needs_bias) {
@@ -218,15 +219,17 @@ inline LowRankGradients low_rank_backward(
   if (needs_magnitude) {
     gradients.magnitude = direction_gradient(term, dy, x, y, saved);
   }
-  at::Tensor dshrunk;
-  std::tie(dshrunk, gradients.b) =
-      low_rank_gradient_b(dz, saved.shrunk, term.b, term.scale, {needs_a || input.wanted(), needs_b});
+  at::Tensor dshrunk = shared != nullptr ? *shared : at::Tensor();
+  std::tie(dshrunk, gradients.b) = low_rank_gradient_b(
+      dz, saved.shrunk, term.b, term.scale, {shared != nullptr || needs_a || input.wanted(), needs_b}, dshrunk,
+      needs_b ? GradientBuffer::take(term.b) : at::Tensor());
   if (shared != nullptr) {
-    shared->push_back(dshrunk);
+    *shared = dshrunk;
     return gradients;
   }
   if (needs_a) {
-    gradients.a = low_rank_gradient_a(dshrunk, x, term.a.scalar_type(), term.dropout);
+    gradients.a =
+        low_rank_gradient_a(dshrunk, x, term.a.scalar_type(), term.dropout, GradientBuffer::take(term.a));
   }
   if (input.wanted() && term.drops_input()) {
     InputGradient dropped(true);
