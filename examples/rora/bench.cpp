@@ -114,8 +114,8 @@ Times take_step(LlamaForCausalLM& model, const Batch& batch, FlatParameters* par
     parameters->zero_grad();
   }
   stopwatch.mark();
-  // Reading an element of what was made last waits for a GPU.
-  const at::Tensor last = parameters != nullptr ? parameters->gradients() : own.inputs_embeds.grad();
+  // Reading an element of what the step has written waits for a GPU.
+  const at::Tensor last = parameters != nullptr ? parameters->values() : own.inputs_embeds.grad();
   last.flatten()[0].item();
   return {stopwatch.seconds(2), stopwatch.seconds(1), mean.item<double>()};
 }
@@ -127,7 +127,7 @@ Times take_step(StepGraphs& graphs, const Batch& batch, FlatParameters& paramete
   optimizer.step(kLearningRate);
   parameters.zero_grad();
   stopwatch.mark();
-  parameters.gradients()[0].item();
+  parameters.values()[0].item();
   return {stopwatch.seconds(1), std::nullopt, sum.item<double>() / static_cast<double>(batch.labelled_tokens)};
 }
 

@@ -80,6 +80,7 @@ RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_step
       {"eps", number(adamw.eps())},
       {"eval_every", std::to_string(options.eval_every())},
       {"grad_accum", std::to_string(options.grad_accum())},
+      {"layout", "rows of one length together"},  // of the saved values and moments
       {"lr", number(options.lr())},
       {"max_length", std::to_string(batches.max_length)},
       {"packing", batches.packing ? "on" : "off"},

@@ -107,6 +107,7 @@ at::Tensor StepGraphs::add_gradient(const Batch& batch, int64_t labelled_tokens)
   const Batch rows = detail::padded_rows(batch);
   const PreparedLoss prepared =
       detail::padded_counts(model_->prepare_loss(detail::batch_input(rows), rows.labels));
+  parameters_.gradients(); // each tensor has one, which graphs add to
   Shape& shape = shape_of(prepared);
   copy_values(prepared, shape.input);
   shape.factor.fill_(1.0 / static_cast<double>(labelled_tokens));

@@ -1,5 +1,6 @@
 #include "support/gradcheck.h"
 
+#include <rora/ops/low_rank_linear.h>
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
 
@@ -33,11 +34,57 @@ TEST(FlatParameters, KeepValuesAndTakeGradientsInPlace) {
   loss(expected).backward();
   EXPECT_TRUE(at::equal(
       flat.gradients(),
-      at::cat({expected[0].grad().flatten(), expected[1].grad().flatten(), expected[2].grad().flatten()})));
+      at::cat({expected[1].grad().flatten(), expected[2].grad().flatten(), expected[0].grad().flatten()})));
   flat.zero_grad();
-  EXPECT_EQ(own[0].grad().abs().sum().item<double>(), 0.0);
+  EXPECT_EQ(flat.gradients().abs().sum().item<double>(), 0.0);
+  EXPECT_TRUE(own[0].grad().is_alias_of(flat.gradients()));
   flat.values().zero_();
   EXPECT_EQ(own[2].abs().sum().item<double>(), 0.0);
+}
+
+TEST(FlatParameters, GatherGradientsFromWhereverTheyLie) {
+  auto own = parameters();
+  FlatParameters flat(own);
+  flat.gradients().fill_(1e9);
+  flat.zero_grad();
+  own[1].mutable_grad().reset();
+  own[2].sum().backward();
+  own[0].mutable_grad() = at::full({3, 4}, 2.0, at::kDouble);
+  EXPECT_TRUE(at::equal(
+      flat.gradients(), at::cat({at::zeros({5}, at::kDouble), at::ones({4}, at::kDouble), at::full({12}, 2.0, at::kDouble)})));
+  own[0].sum().backward(); // is added to what is there
+  EXPECT_TRUE(at::equal(flat.gradients().narrow(0, 9, 12), at::full({12}, 3.0, at::kDouble)));
+}
+
+TEST(FlatParameters, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
+  const at::Tensor x = at::randn({9, 6}), w = at::randn({5, 6});
+  std::vector<at::Tensor> own{at::randn({2, 6}).set_requires_grad(true), at::randn({5, 2}).set_requires_grad(true)};
+  const at::Tensor other = own[0].detach().clone().set_requires_grad(true);
+  own.push_back(other); // from a node that knows of no buffer
+  FlatParameters flat(own);
+  ops::LowRankTerm term;
+  term.weight = c10::make_intrusive<ops::DenseWeight>(w);
+  term.a = own[0];
+  term.b = own[1];
+  at::Tensor first;
+  for (int pass = 0; pass < 3; ++pass) {
+    flat.zero_grad();
+    EXPECT_EQ(own[0].grad().defined(), pass == 0);
+    EXPECT_TRUE(other.grad().defined()) << "a gradient of its own would be memory beside the buffer";
+    (ops::low_rank_linear(x, {term})[0].square().sum() + other.square().sum()).backward();
+    EXPECT_TRUE(own[0].grad().is_alias_of(flat.gradients()) && own[1].grad().is_alias_of(flat.gradients()));
+    first = first.defined() ? first : flat.gradients().clone();
+    EXPECT_LT(rora::testing::relative_error(flat.gradients(), first), 1e-6) << pass;
+  }
+}
+
+TEST(FlatParameters, PutMatricesOfEquallyLongRowsTogether) {
+  const auto of = [](at::IntArrayRef sizes, double value) { return at::full(sizes, value).set_requires_grad(true); };
+  const std::vector<at::Tensor> own{of({2, 3}, 1.0), of({4, 2}, 2.0), of({1, 3}, 3.0), of({5}, 4.0), of({3, 2}, 5.0)};
+  FlatParameters flat(own);
+  EXPECT_TRUE(at::equal(
+      flat.values(),
+      at::cat({at::full({5}, 4.0), at::full({8}, 2.0), at::full({6}, 5.0), at::full({6}, 1.0), at::full({3}, 3.0)})));
 }
 
 TEST(FlatParameters, ClipByTheirWholeNorm) {
@@ -53,7 +100,9 @@ TEST(FlatParameters, ClipByTheirWholeNorm) {
   EXPECT_LT(rora::testing::relative_error(flat.gradients(), before * (norm / 4) / (norm + 1e-6)), 1e-14);
 }
 
-TEST(FlatParameters, RefuseNothingAndMixedDtypes) {
+TEST(FlatParameters, RefuseNothingTheSameTwiceAndMixedDtypes) {
+  const at::Tensor once = at::ones({2});
+  EXPECT_THROW(FlatParameters({once, once}), std::invalid_argument);
   EXPECT_THROW(FlatParameters({}), std::invalid_argument);
   EXPECT_THROW(FlatParameters({at::ones({1}), at::ones({1}, at::kDouble)}), std::invalid_argument);
 }
