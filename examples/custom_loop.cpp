@@ -6,7 +6,7 @@
 #include <rora/adapters/peft_folder.h>
 #include <rora/data/batch.h>
 #include <rora/data/dataset.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 #include <rora/text/tokenizer.h>
 
 #include <c10/util/Exception.h>
@@ -23,7 +23,7 @@ void train(const char* model_folder, const char* data_file, const char* output) 
   torch::manual_seed(0);
 
   // A frozen LLaMA, and RoRA adapters on its projections: the only parameters that require gradients.
-  rora::LlamaForCausalLM model = rora::load_llama(model_folder);
+  rora::CausalLM model = rora::load_model(model_folder);
   const auto options = rora::AdapterOptions().low_rank(rora::LowRankOptions().rank(16).alpha(16));
   rora::attach_adapters(*model, options);
   const auto parameters = rora::adapter_parameters(*model);

@@ -3,7 +3,7 @@
 #include "parameters.h"
 #include "rows.h"
 
-#include <rora/ops/philox.h>
+#include <rora/core/philox.h>
 
 namespace rora::kernels::cuda {
 

@@ -10,7 +10,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 
 #include <c10/util/Exception.h>
 
@@ -41,7 +41,7 @@ Example as_example(const Tokenizer& tokenizer, const Record& record) {
 void compare(const std::filesystem::path& report) {
   const auto start = std::chrono::steady_clock::now();
   FineTuningTask task;
-  task.model = load_llama(RORA_DEMO_MODEL, at::kFloat);
+  task.model = load_model(RORA_DEMO_MODEL, at::kFloat);
   task.tokenizer = load_tokenizer(RORA_DEMO_MODEL);
   task.facts = make_facts(kFactsSeed, kPeople, kThingsEach);
   for (const Record& fact : task.facts) {

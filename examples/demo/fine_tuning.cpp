@@ -17,7 +17,7 @@ constexpr int64_t kGenerationBatch = 64;
 
 } // namespace
 
-Accuracy measure_accuracy(LlamaForCausalLM& model, const Tokenizer& tokenizer, const std::vector<Record>& records) {
+Accuracy measure_accuracy(CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records) {
   int64_t correct = 0;
   for (size_t start = 0; start < records.size(); start += kGenerationBatch) {
     const size_t end = std::min<size_t>(start + kGenerationBatch, records.size());

@@ -4,7 +4,7 @@
 
 #include <rora/adapters/adapter_options.h>
 #include <rora/data/dataset.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 #include <rora/text/tokenizer.h>
 
 #include <functional>
@@ -12,14 +12,14 @@
 namespace rora::demo {
 
 /// The share of `records` whose whole answer the model gives, decoding greedily.
-Accuracy measure_accuracy(LlamaForCausalLM& model, const Tokenizer& tokenizer, const std::vector<Record>& records);
+Accuracy measure_accuracy(CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records);
 
 /// What `method` means at `rank`.
 LowRankOptions low_rank_options(Method method, int64_t rank, double alpha);
 
 /// What the runs work on. The model is left as it was.
 struct FineTuningTask {
-  LlamaForCausalLM model{nullptr};
+  CausalLM model{nullptr};
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Record> facts;
   std::vector<Example> examples; ///< the facts, tokenised

@@ -89,7 +89,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   return options.low_rank(low_rank.dropout(dropout).dora_dropout(dora_dropout));
 }
 
-void AdapterFlags::attach(LlamaForCausalLM& model, const AdapterOptions& options) const {
+void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
   if (!init_adapter) {
     attach_adapters(*model, options);
     return;

@@ -3,7 +3,7 @@
 #include "flags.h"
 
 #include <rora/adapters/adapter_options.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <optional>
 #include <string>
@@ -19,7 +19,7 @@ struct AdapterFlags {
   bool dora = false;
   double dropout = 0.0;
   ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
-  std::vector<std::string> target_modules = kLlamaProjections;
+  std::vector<std::string> target_modules = kDefaultTargetModules;
   std::optional<std::string> init_adapter;
 
   /// Scaling and DoRA.
@@ -32,7 +32,7 @@ struct AdapterFlags {
   AdapterOptions resolve(const Flags& flags);
 
   /// Attaches what `resolve` returned, drawn from LibTorch's generator or read from the folder.
-  void attach(LlamaForCausalLM& model, const AdapterOptions& options) const;
+  void attach(CausalLM model, const AdapterOptions& options) const;
 };
 
 }  // namespace rora::cli

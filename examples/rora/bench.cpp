@@ -95,13 +95,13 @@ class Stopwatch {
 };
 
 /// One step: forward, backward and, where something is trained, AdamW.
-Times take_step(LlamaForCausalLM& model, const Batch& batch, FlatParameters* parameters, AdamW* optimizer) {
-  Stopwatch stopwatch(model->head_weight().device());
-  LlamaInput own;
+Times take_step(CausalLM model, const Batch& batch, FlatParameters* parameters, AdamW* optimizer) {
+  Stopwatch stopwatch(model->device());
+  ModelInput own;
   own.input_ids = batch.input_ids;
   if (parameters == nullptr) {
     // The gradient reaches the inputs, as it would if an adapter stood below the first layer.
-    own.inputs_embeds = model->model->embed_tokens->forward(batch.input_ids.to(model->head_weight().device()))
+    own.inputs_embeds = model->embed(batch.input_ids.to(model->device()))
                             .detach()
                             .set_requires_grad(true);
   }
@@ -152,7 +152,7 @@ int bench(Arguments& arguments, const Flags& flags) {
     throw UsageError("--cuda-graph is for steps that train: --frozen has none");
   }
   AdapterFlags& adapter = arguments.adapter;
-  LlamaForCausalLM model = arguments.model.load();
+  CausalLM model = arguments.model.load();
   torch::manual_seed(0);
   std::optional<FlatParameters> parameters;
   std::optional<AdamW> optimizer;
@@ -167,7 +167,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (const auto why = arguments.cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   } else if (arguments.cuda_graph) {
-    graphs.emplace(model, *parameters, cuda_graph_runner(model->head_weight().device()));
+    graphs.emplace(model, *parameters, cuda_graph_runner(model->device()));
   }
   const Batch batch = random_batch(arguments, model->options.vocab_size());
   std::vector<double> steps, forwards;
@@ -196,7 +196,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   }
   json["tokens_per_s"] = rounded(static_cast<double>(batch.tokens) / median(steps), 1);
   json["peak_rss_mib"] = peak_rss_mib();
-  if (const auto peak = peak_cuda_mib(model->head_weight().device())) {
+  if (const auto peak = peak_cuda_mib(model->device())) {
     json["peak_cuda_mib"] = *peak;
   }
   json["trainable"] = parameters ? parameters->values().numel() : 0;

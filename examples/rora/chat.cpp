@@ -81,7 +81,7 @@ class Chat {
   ChatTemplate format_;
   std::string system_;
   GenerationOptions options_;
-  LlamaForCausalLM model_;
+  CausalLM model_;
   std::vector<ChatMessage> messages_;
 };
 

@@ -38,8 +38,8 @@ void keep_first(std::vector<T>& items, int64_t limit) {
   }
 }
 
-LlamaForCausalLM load_model(const Arguments& arguments) {
-  LlamaForCausalLM model = arguments.model.load();
+CausalLM load_model(const Arguments& arguments) {
+  CausalLM model = arguments.model.load();
   if (arguments.merge) {
     merge_adapters(*model);
   }
@@ -55,12 +55,12 @@ std::unique_ptr<Tokenizer> tokenizer_for(const Arguments& arguments, const std::
 
 Json perplexity(const Arguments& arguments) {
   const auto tokenizer = tokenizer_for(arguments, read_records(arguments.data));
-  const LlamaOptions config = read_llama_config(arguments.model.model);
+  const DecoderOptions config = read_model_config(arguments.model.model);
   DatasetOptions options;
   options.vocab_size = config.vocab_size();
   Dataset data = load_dataset({arguments.data}, tokenizer.get(), options);
   keep_first(data.examples, arguments.limit);
-  LlamaForCausalLM model = load_model(arguments);
+  CausalLM model = load_model(arguments);
   examples::ProgressBar bar("perplexity", data.size());
   const Perplexity result =
       evaluate_perplexity(model, data.examples, arguments.batch_size, [&](int64_t done) { bar.update(done); });
@@ -69,7 +69,7 @@ Json perplexity(const Arguments& arguments) {
 
 AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer, const std::vector<Record>& records) {
   const GenerationOptions generation = arguments.generation.options(arguments.model, tokenizer);
-  LlamaForCausalLM model = load_model(arguments);
+  CausalLM model = load_model(arguments);
   const bool by_choice = arguments.task == Task::kChoice;
   examples::ProgressBar bar(by_choice ? "choice" : "generation", static_cast<int64_t>(records.size()));
   const auto on_progress = [&](int64_t done) { bar.update(done); };

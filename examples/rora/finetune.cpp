@@ -4,7 +4,7 @@
 #include "training_run.h"
 
 #include <rora/adapters/peft_folder.h>
-#include <rora/model/llama_options.h>
+#include <rora/model/decoder_options.h>
 
 #include <torch/utils.h>
 
@@ -38,11 +38,11 @@ int finetune(Arguments& arguments, const Flags& flags) {
   }
   arguments.model.open_device();
   const AdapterOptions options = arguments.adapter.resolve(flags);
-  const LlamaOptions config = read_llama_config(arguments.model.model);
+  const DecoderOptions config = read_model_config(arguments.model.model);
   const auto tokenizer = training.needs_tokenizer() ? arguments.model.load_tokenizer() : nullptr;
   TrainingData data = load_training_data(training, tokenizer.get(), config.vocab_size());
 
-  LlamaForCausalLM model = arguments.model.load();
+  CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
   arguments.adapter.attach(model, options);
   const auto save = [&](const std::filesystem::path& target) {

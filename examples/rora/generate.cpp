@@ -20,7 +20,7 @@ struct Arguments {
 };
 
 /// The prompt's ids. Where there are none, generation starts from BOS, as in transformers.
-std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tokenizer, const LlamaOptions& options) {
+std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tokenizer, const DecoderOptions& options) {
   const std::string prompt = arguments.prompt ? *arguments.prompt : read_file(*arguments.prompt_file);
   std::vector<int64_t> ids = encode_prompt(tokenizer, prompt);
   if (ids.empty()) {
@@ -41,7 +41,7 @@ int generate_text(const Arguments& arguments) {
   }
   const auto tokenizer = arguments.model.load_tokenizer();
   const GenerationOptions options = arguments.generation.options(arguments.model, *tokenizer);
-  LlamaForCausalLM model = arguments.model.load();
+  CausalLM model = arguments.model.load();
   std::vector<int64_t> ids = prompt_ids(arguments, *tokenizer, model->options);
 
   const bool streams = !arguments.json && options.num_beams() == 1 && isatty(STDOUT_FILENO) != 0;

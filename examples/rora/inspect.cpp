@@ -5,7 +5,7 @@
 #include <rora/checkpoint/model_folder.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
-#include <rora/model/llama_options.h>
+#include <rora/model/decoder_options.h>
 
 #include <iostream>
 #include <set>
@@ -37,7 +37,7 @@ void count(const Source& source, Json& json) {
 }
 
 Json describe_model(const std::filesystem::path& path) {
-  const LlamaOptions options = read_llama_config(path);
+  const DecoderOptions options = read_model_config(path);
   Json json;
   json["model"] = path.string();
   count(ModelFolder(path), json);

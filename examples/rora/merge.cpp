@@ -3,10 +3,10 @@
 #include "output_folder.h"
 
 #include <rora/adapters/attach.h>
-#include <rora/adapters/low_rank_adapter.h>
+#include <rora/core/low_rank_adapter.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/error.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>
 
@@ -24,10 +24,10 @@ struct Arguments {
 };
 
 /// Logits of tokens from all over the vocabulary, in fp32.
-at::Tensor probe(LlamaForCausalLM& model) {
+at::Tensor probe(CausalLM model) {
   at::NoGradGuard no_grad;
   const at::Tensor places = at::arange(kProbeTokens, at::kLong);
-  LlamaInput input;
+  ModelInput input;
   input.input_ids = ((places * 7919 + 1).remainder(model->options.vocab_size())).unsqueeze(0);
   return model->forward(input).to(at::kFloat);
 }
@@ -43,7 +43,7 @@ struct Changed {
   at::Tensor base;
 };
 
-std::vector<Changed> changed_projections(const LlamaForCausalLM& model) {
+std::vector<Changed> changed_projections(const CausalLM& model) {
   std::vector<Changed> changed;
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
     const auto* projection = item.value()->as<ProjectionImpl>();
@@ -58,7 +58,7 @@ std::vector<Changed> changed_projections(const LlamaForCausalLM& model) {
 
 /// Reads the merged folder back and compares it with the adapted model.
 double verify(const std::filesystem::path& folder, const at::Tensor& expected, const std::vector<Changed>& changed) {
-  LlamaForCausalLM merged = load_llama(folder);
+  CausalLM merged = load_model(folder);
   const auto parameters = merged->named_parameters();
   for (const Changed& each : changed) {
     const at::Tensor* weight = parameters.find(each.name + ".weight");
@@ -79,13 +79,13 @@ double verify(const std::filesystem::path& folder, const at::Tensor& expected, c
 int merge(const Arguments& arguments) {
   const std::filesystem::path output = arguments.output;
   require_neither_model_nor_adapter(output);
-  LlamaForCausalLM model = arguments.model.load();
+  CausalLM model = arguments.model.load();
   load_adapter(*model, arguments.adapter);
   const at::Tensor expected = probe(model);
   const auto changed = changed_projections(model);
   merge_adapters(*model);
   StagedFolder staged(output);
-  save_llama(model, staged.path());
+  save_model(model, staged.path());
   copy_companion_files(arguments.model.model, staged.path());
   const double error = verify(staged.path(), expected, changed);
   staged.commit();

@@ -1,7 +1,7 @@
 #include "model_flags.h"
 
 #include <rora/adapters/peft_folder.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 #include <rora/model/packed_weights.h>
 #include <rora/ops/packed_weight.h>
 
@@ -80,13 +80,13 @@ void ModelFlags::check_cuda_graph(bool wanted) const {
   }
 }
 
-LlamaForCausalLM ModelFlags::load() const {
+CausalLM ModelFlags::load() const {
   use_threads();
   const at::Device target = open_device();
   if (pack_weights && !(target.is_cpu() && dtype && ops::can_pack_weights(*dtype))) {
     throw UsageError("--pack-weights: weights of this dtype are not packed on this processor");
   }
-  LlamaForCausalLM loaded = load_llama(model, dtype);
+  CausalLM loaded = load_model(model, dtype);
   if (target.is_cuda()) {
     loaded->to(target);
   }
@@ -94,7 +94,7 @@ LlamaForCausalLM ModelFlags::load() const {
     load_adapter(*loaded, *adapter);
   }
   if (pack_weights) {
-    rora::pack_weights(*loaded->model);
+    rora::pack_weights(loaded);
   }
   loaded->eval();
   return loaded;

@@ -2,7 +2,7 @@
 
 #include "flags.h"
 
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 #include <rora/text/tokenizer.h>
 
 #include <c10/core/Device.h>
@@ -41,7 +41,7 @@ struct ModelFlags {
   /// Throws `UsageError` for CUDA graphs on another device.
   void check_cuda_graph(bool wanted) const;
   /// The model, and the adapter where one was asked for, on the device; in evaluation mode.
-  LlamaForCausalLM load() const;
+  CausalLM load() const;
   std::unique_ptr<Tokenizer> load_tokenizer() const;
 };
 

@@ -4,8 +4,8 @@
 
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
-#include <rora/model/checkpoint.h>
-#include <rora/model/llama_options.h>
+#include <rora/model/pretrained.h>
+#include <rora/model/decoder_options.h>
 
 #include <ATen/ATen.h>
 #include <torch/utils.h>
@@ -25,7 +25,7 @@ struct Arguments {
 };
 
 /// transformers' initialisation: weights normal with deviation `initializer_range`, biases 0, norms 1.
-void initialize(LlamaForCausalLM& model) {
+void initialize(CausalLM model) {
   at::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
     at::Tensor& parameter = item.value();
@@ -41,7 +41,7 @@ void initialize(LlamaForCausalLM& model) {
 
 /// What pre-training begins with: the model's options and a folder whose tokenizer files go along.
 struct Start {
-  LlamaOptions options;
+  DecoderOptions options;
   std::optional<std::filesystem::path> companions;
   std::string tokenizer_model;  ///< the content of a new tokenizer.model
 };
@@ -61,7 +61,7 @@ void check_sources(const Arguments& arguments) {
 /// Reads the configuration and fills in the special tokens that it leaves open.
 Start read_start(const Arguments& arguments) {
   Start start;
-  start.options = read_llama_config(arguments.from ? *arguments.from : *arguments.config);
+  start.options = read_model_config(arguments.from ? *arguments.from : *arguments.config);
   if (arguments.from || arguments.tokenizer) {
     start.companions = arguments.from ? *arguments.from : *arguments.tokenizer;
   }
@@ -114,13 +114,13 @@ std::unique_ptr<Tokenizer> open_tokenizer(const Arguments& arguments, Start& sta
   return tokenizer;
 }
 
-LlamaForCausalLM make_model(const Arguments& arguments, const LlamaOptions& options) {
+CausalLM make_model(const Arguments& arguments, const DecoderOptions& options) {
   torch::manual_seed(static_cast<uint64_t>(arguments.training.seed));
-  LlamaForCausalLM model{nullptr};
+  CausalLM model{nullptr};
   if (arguments.from) {
-    model = load_llama(*arguments.from, at::kFloat);
+    model = load_model(*arguments.from, at::kFloat);
   } else {
-    model = LlamaForCausalLM(options);
+    model = CausalLM(options);
     initialize(model);
   }
   if (const at::Device device = arguments.model.open_device(); device.is_cuda()) {
@@ -148,9 +148,9 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   Start start = read_start(arguments);
   const auto tokenizer = open_tokenizer(arguments, start);
   TrainingData data = load_training_data(training, tokenizer.get(), start.options.vocab_size());
-  LlamaForCausalLM model = make_model(arguments, start.options);
+  CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
-    save_llama(model, target);
+    save_model(model, target);
     if (start.companions) {
       copy_companion_files(*start.companions, target);
     }

@@ -147,7 +147,7 @@ Json data_json(const Dataset& data) {
 }
 
 /// What is trained on, the parameters that are trained and the memory that it will need, in MiB.
-void print_plan(const LlamaForCausalLM& model, const TrainingData& data, const TrainingFlags& flags) {
+void print_plan(const CausalLM& model, const TrainingData& data, const TrainingFlags& flags) {
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
   std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
@@ -217,7 +217,7 @@ Json results_json(
   results["total_parameters"] = counts.total;
   results["trainable_percent"] = counts.share();
   results["peak_rss_mib"] = peak_rss_mib();
-  if (const auto peak = peak_cuda_mib(run.model->head_weight().device())) {
+  if (const auto peak = peak_cuda_mib(run.model->device())) {
     results["peak_cuda_mib"] = *peak;
   }
   results["data"] = data_json(run.data.train);
@@ -238,7 +238,7 @@ TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tok
 }
 
 int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
-  model->model->activation_checkpointing = training->activation_checkpointing;
+  model->activation_checkpointing = training->activation_checkpointing;
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }

@@ -4,7 +4,7 @@
 #include "training_flags.h"
 
 #include <rora/data/dataset.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <functional>
 #include <string>
@@ -26,7 +26,7 @@ struct TrainingRun {
   std::string command;
   const Flags* flags;
   const TrainingFlags* training;
-  LlamaForCausalLM model;
+  CausalLM model;
   TrainingData data;
   /// Writes the trained part of the model into a folder: for checkpoints, and at the end.
   std::function<void(const std::filesystem::path&)> save;

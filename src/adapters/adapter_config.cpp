@@ -3,6 +3,8 @@
 #include "../checkpoint/json_object.h"
 #include "module_matching.h"
 
+#include <rora/core/initializer.h>
+
 #include <set>
 #include <stdexcept>
 
@@ -130,7 +132,7 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   low_rank.scaling(config.boolean("use_rslora", false) ? Scaling::kRankStabilized : Scaling::kStandard);
   low_rank.dora(config.boolean("use_dora", false));
   if (config.has("init_lora_weights") && config.at("init_lora_weights") == "gaussian") {
-    low_rank.initialization(Initialization::kGaussian);
+    low_rank.initializer(gaussian());
   }
   AdapterOptions options;
   options.target_modules(read_selection(config, "target_modules"));
@@ -179,7 +181,7 @@ std::string adapter_config_json(const AdapterOptions& options, const std::string
   json["fan_in_fan_out"] = false;
   json["modules_to_save"] = nullptr;
   json["init_lora_weights"] =
-      low_rank.initialization() == Initialization::kGaussian ? Json("gaussian") : Json(true);
+      low_rank.initializer() && low_rank.initializer()->name() != "true" ? Json(low_rank.initializer()->name()) : Json(true);
   return json.dump(2) + "\n";
 }
 

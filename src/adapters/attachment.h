@@ -1,8 +1,8 @@
 #pragma once
 
 #include <rora/adapters/adapter_options.h>
-#include <rora/adapters/low_rank_adapter.h>
-#include <rora/model/projection.h>
+#include <rora/core/low_rank_adapter.h>
+#include <rora/core/projection.h>
 
 #include <memory>
 #include <string>

@@ -65,7 +65,7 @@ std::vector<std::string> answer_candidates(const Record& record) {
 }
 
 AnswerEvaluation evaluate_choice(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const Tokenizer& tokenizer,
     const std::vector<Record>& records,
     int64_t batch_size,

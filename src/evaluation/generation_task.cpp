@@ -12,7 +12,7 @@ namespace rora {
 namespace {
 
 GenerationOptions with_stop_tokens(
-    GenerationOptions options, const LlamaForCausalLM& model, const Tokenizer& tokenizer) {
+    GenerationOptions options, const CausalLM& model, const Tokenizer& tokenizer) {
   if (options.stop_token_ids().empty()) {
     std::vector<int64_t> stops = model->options.eos_token_id();
     if (tokenizer.eos_id && std::find(stops.begin(), stops.end(), *tokenizer.eos_id) == stops.end()) {
@@ -26,7 +26,7 @@ GenerationOptions with_stop_tokens(
 } // namespace
 
 AnswerEvaluation evaluate_generation(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const Tokenizer& tokenizer,
     const std::vector<Record>& records,
     const GenerationTaskOptions& options,

@@ -63,7 +63,7 @@ struct Targets {
 };
 
 /// ln p(token) of each target, from hidden states `[batch, seq, hidden]`.
-std::vector<double> token_log_probabilities(LlamaForCausalLM& model, const at::Tensor& hidden, const Targets& targets) {
+std::vector<double> token_log_probabilities(CausalLM model, const at::Tensor& hidden, const Targets& targets) {
   constexpr int64_t kChunk = 256; // bounds the memory that logits take
   const at::Tensor states = hidden.reshape({-1, hidden.size(2)});
   const at::Tensor rows = at::tensor(targets.states, at::kLong).to(hidden.device());
@@ -83,8 +83,8 @@ std::vector<double> token_log_probabilities(LlamaForCausalLM& model, const at::T
 /// Scores one batch of prompts: first what the continuations of each share, then what they end in.
 class PromptBatch {
  public:
-  PromptBatch(LlamaForCausalLM& model, std::vector<const PromptContinuations*> prompts)
-      : model_(model), prompts_(std::move(prompts)), device_(model->head_weight().device()) {}
+  PromptBatch(CausalLM model, std::vector<const PromptContinuations*> prompts)
+      : model_(model), prompts_(std::move(prompts)), device_(model->device()) {}
 
   std::vector<std::vector<double>> score() {
     for (const PromptContinuations* each : prompts_) {
@@ -122,7 +122,7 @@ class PromptBatch {
       rows.push_back(std::move(row));
     }
     mask_ = padded(marks, 0);
-    const at::Tensor hidden = model_->model->forward({padded(rows, 0).to(device_), mask_.to(device_), {}}, &cache_);
+    const at::Tensor hidden = model_->hidden_states({padded(rows, 0).to(device_), mask_.to(device_), {}}, &cache_);
     const int64_t columns = hidden.size(1);
     Targets targets;
     for (size_t i = 0; i < prompts_.size(); ++i) {
@@ -176,11 +176,11 @@ class PromptBatch {
     }
     const at::Tensor index = at::tensor(origins, at::kLong);
     cache_.select(index.to(device_));
-    LlamaInput input;
+    ModelInput input;
     input.input_ids = padded(inputs, 0).to(device_);
     input.attention_mask = at::cat({mask_.index_select(0, index), padded(marks, 0)}, 1).to(device_);
     input.position_ids = padded(positions, 0).to(device_);
-    const at::Tensor hidden = model_->model->forward(input, &cache_);
+    const at::Tensor hidden = model_->hidden_states(input, &cache_);
     Targets targets;
     for (size_t row = 0; row < scored.size(); ++row) {
       const auto [i, c] = scored[row];
@@ -198,7 +198,7 @@ class PromptBatch {
     }
   }
 
-  LlamaForCausalLM& model_;
+  CausalLM model_;
   std::vector<const PromptContinuations*> prompts_;
   at::Device device_;
   std::vector<size_t> shared_; // of each prompt, how many tokens its continuations begin with alike
@@ -210,7 +210,7 @@ class PromptBatch {
 } // namespace
 
 std::vector<std::vector<double>> log_likelihoods(
-    LlamaForCausalLM& model, const std::vector<PromptContinuations>& prompts, int64_t batch_size) {
+    CausalLM model, const std::vector<PromptContinuations>& prompts, int64_t batch_size) {
   std::vector<int64_t> asked; // a prompt without continuations has nothing to score
   for (size_t i = 0; i < prompts.size(); ++i) {
     check(prompts[i], model->options.vocab_size());

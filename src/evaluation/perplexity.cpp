@@ -16,7 +16,7 @@ double Perplexity::perplexity() const {
 }
 
 Perplexity evaluate_perplexity(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<Example>& examples,
     int64_t batch_size,
     const std::function<void(int64_t)>& on_progress) {

@@ -117,7 +117,7 @@ std::vector<Candidate> best_continuations(const Beam& beam, const at::Tensor& lo
 } // namespace
 
 std::vector<std::vector<int64_t>> beam_search(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options,
     const std::vector<int64_t>& stops) {

@@ -7,7 +7,7 @@
 namespace rora::detail {
 
 DecodingState::DecodingState(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<std::vector<int64_t>>& prompts,
     int64_t copies)
     : model_(model) {
@@ -27,7 +27,7 @@ DecodingState::DecodingState(
     input_ids[row].slice(0, columns - length).copy_(at::tensor(prompt, at::kLong));
     attention_mask[row].slice(0, columns - length).fill_(1);
   }
-  const at::Device device = model->head_weight().device();
+  const at::Device device = model->device();
   if (padded) {
     attention_mask_ = attention_mask.to(device);
   }
@@ -59,7 +59,7 @@ void DecodingState::append(const std::vector<int64_t>& tokens) {
 }
 
 void DecodingState::run(const at::Tensor& input_ids) {
-  const at::Tensor hidden = model_->model->forward({input_ids, attention_mask_, {}}, &cache_);
+  const at::Tensor hidden = model_->hidden_states({input_ids, attention_mask_, {}}, &cache_);
   logits_ = model_->logits(hidden.select(1, -1));
 }
 

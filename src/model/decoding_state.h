@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <cstdint>
 #include <vector>
@@ -11,7 +11,7 @@ namespace rora::detail {
 class DecodingState {
  public:
   /// Runs the prompts. Each is repeated `copies` times, in neighbouring rows.
-  DecodingState(LlamaForCausalLM& model, const std::vector<std::vector<int64_t>>& prompts, int64_t copies = 1);
+  DecodingState(CausalLM model, const std::vector<std::vector<int64_t>>& prompts, int64_t copies = 1);
 
   /// The logits that follow each row's last token, `[rows, vocab]`.
   const at::Tensor& logits() const {
@@ -27,7 +27,7 @@ class DecodingState {
  private:
   void run(const at::Tensor& input_ids);
 
-  LlamaForCausalLM& model_;
+  CausalLM model_;
   KeyValueCache cache_;
   at::Tensor attention_mask_; // undefined while no row is padded
   at::Tensor logits_;

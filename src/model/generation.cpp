@@ -81,7 +81,7 @@ class Sampler {
 };
 
 std::vector<std::vector<int64_t>> choose_one_by_one(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options,
     const std::vector<int64_t>& stops,
@@ -122,7 +122,7 @@ std::vector<std::vector<int64_t>> choose_one_by_one(
 } // namespace
 
 std::vector<std::vector<int64_t>> generate(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options,
     const std::function<void(int64_t, int64_t)>& on_token) {

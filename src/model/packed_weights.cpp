@@ -1,15 +1,16 @@
 #include <rora/model/packed_weights.h>
 
+#include <rora/core/projection.h>
 #include <rora/ops/packed_weight.h>
 
 #include <vector>
 
 namespace rora {
 
-int64_t pack_weights(LlamaModelImpl& decoder) {
+int64_t pack_weights(CausalLM model) {
   std::vector<ProjectionImpl*> projections;
-  for (const auto& module : decoder.modules()) {
-    if (auto* projection = module->as<ProjectionImpl>()) {
+  for (const auto& module : model->named_modules("", /*include_self=*/false)) {
+    if (auto* projection = module.value()->as<ProjectionImpl>(); projection != nullptr && module.key() != "lm_head") {
       TORCH_CHECK_VALUE(
           projection->weight.device().is_cpu() && ops::can_pack_weights(projection->weight.scalar_type()), "weights of ",
           projection->weight.scalar_type(), " on ", projection->weight.device(), " are not packed on this processor");

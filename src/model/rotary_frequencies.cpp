@@ -28,7 +28,7 @@ at::Tensor llama3_frequencies(const RopeOptions& rope, int64_t trained, const at
 
 } // namespace
 
-at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length) {
+at::Tensor rotary_frequencies(const DecoderOptions& options, int64_t length) {
   const RopeOptions& rope = options.rope();
   const int64_t head_dim = options.resolved_head_dim();
   switch (rope.scaling()) {
@@ -52,7 +52,7 @@ at::Tensor rotary_frequencies(const LlamaOptions& options, int64_t length) {
   TORCH_INTERNAL_ASSERT(false, "unknown RopeScaling");
 }
 
-at::Tensor rotary_frequencies(const LlamaOptions& options, const at::Tensor& position_ids) {
+at::Tensor rotary_frequencies(const DecoderOptions& options, const at::Tensor& position_ids) {
   int64_t length = 0;
   if (options.rope().scaling() == RopeScaling::kDynamic && position_ids.numel() > 0) {
     length = position_ids.max().item<int64_t>() + 1;

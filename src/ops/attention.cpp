@@ -1,5 +1,5 @@
 #include <rora/ops/attention.h>
-#include <rora/ops/operation.h>
+#include <rora/core/operation.h>
 
 #include "dtype.h"
 #include "launch.h"

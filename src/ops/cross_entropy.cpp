@@ -1,6 +1,6 @@
 #include <rora/ops/cross_entropy.h>
-#include <rora/ops/operation.h>
-#include <rora/ops/sum_of_products.h>
+#include <rora/core/operation.h>
+#include <rora/core/sum_of_products.h>
 
 #include "dtype.h"
 #include "launch.h"
@@ -23,12 +23,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-static_assert(kIgnoredTarget == kernels::CrossEntropyParameters::kIgnored);
+static_assert(kIgnoreIndex == kernels::CrossEntropyParameters::kIgnored);
 
 /// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot. Both are 0
 /// of a row that is ignored.
 at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
-  const at::Tensor ignored = targets == kIgnoredTarget;
+  const at::Tensor ignored = targets == kIgnoreIndex;
   const at::Tensor index = targets.masked_fill(ignored, 0).unsqueeze(1);
   at::Tensor wide = logits.to(detail::wide_type(logits.scalar_type()));
   const at::Tensor normaliser = wide.logsumexp(1, /*keepdim=*/true);
@@ -154,7 +154,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 
 void detail::check_targets(const at::Tensor& targets, int64_t vocab) {
   if (targets.numel() > 0 && !targets.is_meta()) {
-    const at::Tensor counted = targets.masked_fill(targets == kIgnoredTarget, 0);
+    const at::Tensor counted = targets.masked_fill(targets == kIgnoreIndex, 0);
     const int64_t least = counted.min().item<int64_t>();
     const int64_t greatest = counted.max().item<int64_t>();
     if (least < 0 || greatest >= vocab) {

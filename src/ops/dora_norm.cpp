@@ -1,4 +1,4 @@
-#include <rora/ops/dora_norm.h>
+#include <rora/core/dora_norm.h>
 
 #include "launch.h"
 

@@ -1,5 +1,5 @@
-#include <rora/ops/dora_norm.h>
-#include <rora/ops/low_rank_linear.h>
+#include <rora/core/dora_norm.h>
+#include <rora/core/low_rank_linear.h>
 
 #include "dtype.h"
 #include "launch.h"
@@ -100,7 +100,7 @@ at::Tensor low_rank_linear_operator(
     int64_t seed,
     const std::optional<at::Tensor>& magnitude) {
   LowRankTerm term;
-  term.weight = c10::make_intrusive<DenseWeight>(weight.detach());
+  term.weight = std::make_shared<DenseWeight>(weight.detach());
   term.trainable_weight = weight.requires_grad() ? weight : at::Tensor();
   term.bias = bias.value_or(at::Tensor());
   term.a = a;

@@ -55,13 +55,13 @@ bool can_pack_weights(at::ScalarType dtype) {
   return detail::can_pack(at::empty({2, 2}, dtype));
 }
 
-c10::intrusive_ptr<LinearWeight> pack_weight(const at::Tensor& weight) {
+std::shared_ptr<LinearWeight> pack_weight(const at::Tensor& weight) {
   TORCH_CHECK_VALUE(
       weight.dim() == 2 && weight.device().is_cpu() && can_pack_weights(weight.scalar_type()), "a weight ",
       weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device(), " is not packed on this processor");
   TORCH_CHECK_VALUE(!weight.requires_grad(), "a weight that is trained changes and is not packed");
   TORCH_CHECK_VALUE(!weight.is_inference(), "an inference tensor does not tell when it changes and is not packed");
-  return c10::make_intrusive<PackedWeight>(weight);
+  return std::make_shared<PackedWeight>(weight);
 }
 
 } // namespace rora::ops

@@ -1,4 +1,4 @@
-#include <rora/ops/operation.h>
+#include <rora/core/operation.h>
 #include <rora/ops/rms_norm.h>
 
 #include "dtype.h"

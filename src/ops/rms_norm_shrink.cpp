@@ -1,5 +1,5 @@
-#include <rora/ops/low_rank_products.h>
-#include <rora/ops/operation.h>
+#include <rora/core/low_rank_products.h>
+#include <rora/core/operation.h>
 #include <rora/ops/rms_norm_shrink.h>
 
 #include "rms_norm.h"

@@ -1,4 +1,4 @@
-#include <rora/ops/sum_of_products.h>
+#include <rora/core/sum_of_products.h>
 
 #include "dtype.h"
 #include "launch.h"

@@ -1,4 +1,4 @@
-#include <rora/ops/operation.h>
+#include <rora/core/operation.h>
 #include <rora/ops/swiglu.h>
 
 #include "dtype.h"

@@ -1,26 +1,26 @@
 #pragma once
 
 #include <rora/data/batch.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <ATen/ATen.h>
 
 namespace rora::detail {
 
-inline LlamaInput batch_input(const Batch& batch) {
-  LlamaInput input;
+inline ModelInput batch_input(const Batch& batch) {
+  ModelInput input;
   input.input_ids = batch.input_ids;
   input.attention_mask = batch.attention_mask;
   return input;
 }
 
 /// The model's loss on a batch, which may stay on the CPU.
-inline LossSum batch_loss(LlamaForCausalLM& model, const Batch& batch) {
+inline LossSum batch_loss(CausalLM model, const Batch& batch) {
   return model->loss(batch_input(batch), batch.labels);
 }
 
 /// A scalar on the model's device, in the dtype of its losses: what a sum of losses is multiplied by.
-inline at::Tensor loss_factor(const LlamaForCausalLM& model, double value) {
+inline at::Tensor loss_factor(const CausalLM& model, double value) {
   const at::Tensor weight = model->head_weight();
   const auto wide = weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   return at::full({}, value, at::TensorOptions().device(weight.device()).dtype(wide));
@@ -28,7 +28,7 @@ inline at::Tensor loss_factor(const LlamaForCausalLM& model, double value) {
 
 /// Adds the gradient of factor·(the sum of losses) to the parameters'. Returns the sum. All that is prepared lies on the
 /// model's device, where the host looks at nothing.
-inline at::Tensor add_gradient(LlamaForCausalLM& model, const PreparedLoss& prepared, const at::Tensor& factor) {
+inline at::Tensor add_gradient(CausalLM model, const PreparedLoss& prepared, const at::Tensor& factor) {
   const at::Tensor sum = model->compute_loss(prepared);
   sum.backward(factor);
   return sum.detach();

@@ -47,10 +47,10 @@ std::string number(double value) {
 
 /// Configuration, the parameters' names and shapes, and the first values of each frozen one: models of one shape differ
 /// in those, and a whole model takes seconds to read.
-std::string weights_fingerprint(const LlamaForCausalLM& model) {
+std::string weights_fingerprint(const CausalLM& model) {
   constexpr int64_t kValues = 256;
   Digest digest;
-  digest.add(llama_config_json(model->options, ""));
+  digest.add(model_config_json(model->options, ""));
   for (const auto& item : model->named_parameters()) {
     const at::Tensor& parameter = item.value();
     digest.add(item.key());
@@ -67,7 +67,7 @@ std::string weights_fingerprint(const LlamaForCausalLM& model) {
 
 }  // namespace
 
-RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const LlamaForCausalLM& model) {
+RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const CausalLM& model) {
   const BatchOptions& batches = options.batches();
   const AdamWOptions& adamw = options.adamw();
   return {
@@ -75,7 +75,7 @@ RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_step
       {"beta1", number(adamw.beta1())},
       {"beta2", number(adamw.beta2())},
       {"clip", number(options.clip())},
-      {"dtype", c10::toString(model->head_weight().scalar_type())},
+      {"dtype", c10::toString(model->dtype())},
       {"early_stopping_patience", std::to_string(options.early_stopping_patience())},
       {"eps", number(adamw.eps())},
       {"eval_every", std::to_string(options.eval_every())},

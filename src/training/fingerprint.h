@@ -12,7 +12,7 @@ namespace rora::detail {
 using RunFingerprint = std::map<std::string, std::string>;
 
 /// Every option that shapes the steps or their result, and the model's dtype and weights. Taken before training.
-RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const LlamaForCausalLM& model);
+RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const CausalLM& model);
 
 /// How many examples there are, and a digest of all their ids and labels.
 std::string examples_fingerprint(const std::vector<Example>& examples);

@@ -1,6 +1,6 @@
 #include <rora/training/flat_parameters.h>
 
-#include <rora/ops/gradient_buffer.h>
+#include <rora/core/gradient_buffer.h>
 
 #include <ATen/ATen.h>
 
@@ -46,7 +46,7 @@ FlatParameters::FlatParameters(std::vector<at::Tensor> parameters) : parameters_
     gradient_views_.push_back(gradients_.narrow(0, begin, each.numel()).view(each.sizes()));
     each.mutable_grad() = gradient_views_.back();
     if (gradients_.is_cpu()) {
-      ops::GradientBuffer::attach(each, gradient_views_.back());
+      buffers_.push_back(std::make_shared<ops::GradientBuffer>(gradient_views_.back()));
     }
     begin += each.numel();
   }
@@ -57,7 +57,9 @@ const at::Tensor& FlatParameters::gradients() {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor& gradient = parameters_[i].mutable_grad();
     const at::Tensor& view = gradient_views_[i];
-    ops::GradientBuffer::withdraw(parameters_[i]);
+    if (gradients_.is_cpu()) {
+      buffers_[i]->withdraw();
+    }
     if (!gradient.defined()) {
       view.zero_();
     } else if (gradient.const_data_ptr() != view.const_data_ptr()) {
@@ -77,7 +79,7 @@ void FlatParameters::zero_grad() {
   }
   for (size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor& gradient = parameters_[i].mutable_grad();
-    if (ops::GradientBuffer::offer(parameters_[i])) {
+    if (buffers_[i]->offer()) {
       gradient.reset();
     } else {
       gradient = gradient_views_[i].zero_();

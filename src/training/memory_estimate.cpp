@@ -1,6 +1,8 @@
 #include <rora/training/memory_estimate.h>
 
-#include <rora/adapters/low_rank_adapter.h>
+#include <rora/model/decoder.h>
+
+#include <rora/core/low_rank_adapter.h>
 #include <rora/ops/cross_entropy.h>
 
 #include <algorithm>
@@ -44,11 +46,13 @@ void add_group(
     LayerNumbers& numbers, std::initializer_list<const ProjectionImpl*> group, bool input_kept = false) {
   int64_t input = 0;
   for (const ProjectionImpl* each : group) {
-    const auto* adapter = dynamic_cast<const LowRankAdapter*>(each->active_adapter());
-    if ((adapter != nullptr || each->weight.requires_grad()) && !input_kept) {
+    const Adapter* adapter = each->active_adapter();
+    const AdapterMemory memory = adapter != nullptr ? adapter->memory(*each, false) : AdapterMemory{false};
+    const bool trained = each->weight.defined() && each->weight.requires_grad();
+    if ((memory.input || trained) && !input_kept) {
       input = each->in_features();
     }
-    numbers.shrunk += adapter != nullptr ? adapter->options.rank() : 0;
+    numbers.shrunk += memory.hidden;
   }
   numbers.projection_inputs += input;
 }
@@ -56,19 +60,15 @@ void add_group(
 /// What DoRA keeps besides: the output, from which the magnitude's gradient comes, or with dropout on the adapter's
 /// input another tensor of its size. `output_kept`: another operation keeps the output already.
 int64_t kept_by_dora(const ProjectionImpl& projection, bool output_kept) {
-  const auto* adapter = dynamic_cast<const LowRankAdapter*>(projection.active_adapter());
-  if (adapter == nullptr || !adapter->options.dora()) {
-    return 0;
-  }
-  const bool directed = adapter->options.dropout() > 0.0 && adapter->options.dora_dropout() == ops::DoraDropout::kInput;
-  return directed || !output_kept ? projection.out_features() : 0;
+  const Adapter* adapter = projection.active_adapter();
+  return adapter == nullptr ? 0 : adapter->memory(projection, output_kept).outputs;
 }
 
-LayerNumbers count_attention(const LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
+LayerNumbers count_attention(const DecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
   LayerNumbers numbers;
   numbers.backward = 3 * hidden;  // the residual stream's gradient, a branch's, and the norm's
   if (!layer.self_attn.is_empty()) {
-    const LlamaAttentionImpl& attention = *layer.self_attn;
+    const AttentionImpl& attention = *layer.self_attn;
     const auto &q = *attention.q_proj, &k = *attention.k_proj, &v = *attention.v_proj, &o = *attention.o_proj;
     numbers.norm_inputs += hidden;  // the norm's output is the projections' input
     add_group(numbers, {&q, &k, &v});
@@ -81,10 +81,10 @@ LayerNumbers count_attention(const LlamaDecoderLayerImpl& layer, int64_t hidden,
   return numbers;
 }
 
-LayerNumbers count_mlp(const LlamaDecoderLayerImpl& layer, int64_t hidden) {
+LayerNumbers count_mlp(const DecoderLayerImpl& layer, int64_t hidden) {
   LayerNumbers numbers;
   if (!layer.mlp.is_empty()) {
-    const LlamaMLPImpl& mlp = *layer.mlp;
+    const MLPImpl& mlp = *layer.mlp;
     const auto &gate = *mlp.gate_proj, &up = *mlp.up_proj, &down = *mlp.down_proj;
     const int64_t inner = gate.out_features();
     numbers.norm_inputs += hidden;
@@ -100,7 +100,7 @@ LayerNumbers count_mlp(const LlamaDecoderLayerImpl& layer, int64_t hidden) {
 }
 
 /// What o_proj keeps of its input.
-int64_t kept_by_output(const LlamaDecoderLayerImpl& layer) {
+int64_t kept_by_output(const DecoderLayerImpl& layer) {
   LayerNumbers numbers;
   if (!layer.self_attn.is_empty()) {
     add_group(numbers, {layer.self_attn->o_proj.get()});
@@ -108,7 +108,7 @@ int64_t kept_by_output(const LlamaDecoderLayerImpl& layer) {
   return numbers.projection_inputs;
 }
 
-LayerNumbers count_layer(const LlamaDecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
+LayerNumbers count_layer(const DecoderLayerImpl& layer, int64_t hidden, int64_t head_dim) {
   LayerNumbers numbers = count_attention(layer, hidden, head_dim);
   const LayerNumbers mlp = count_mlp(layer, hidden);
   // All that the MLP kept is done with when attention's turn comes.
@@ -143,7 +143,7 @@ BatchShape largest_batch(const std::vector<Example>& examples, const BatchOption
   return largest;
 }
 
-MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& batch, bool validation) {
+MemoryEstimate estimate_memory(const CausalLM& model, const BatchShape& batch, bool validation) {
   MemoryEstimate estimate;
   int64_t largest_weight = 0;
   for (const at::Tensor& parameter : model->parameters()) {
@@ -164,24 +164,24 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   estimate.optimizer = 2 * estimate.trained;
   estimate.best = validation ? estimate.trained : 0;
 
-  const LlamaOptions& options = model->options;
-  const auto element = static_cast<int64_t>(model->model->embed_tokens->weight.element_size());
+  const DecoderOptions& options = model->options;
+  const auto element = static_cast<int64_t>(model->head_weight().element_size());
   const int64_t tokens = batch.rows * batch.seq;
   const int64_t hidden = options.hidden_size();
   LayerNumbers all;
   int64_t most_kept = 0;  // bytes a token, of one layer
   int64_t behind_attention = 0;  // bytes a token, of the last layer: for labelled tokens only
   int64_t chosen_from_attention = 0;  // the same of what o_proj there reads, if that is kept
-  for (const auto& module : *model->model->layers) {
+  for (const auto& module : *model->as<DecoderForCausalLMImpl>()->model->layers) {
     const LayerNumbers layer = count_layer(
-        *module->as<LlamaDecoderLayerImpl>(), hidden, options.resolved_head_dim());
+        *module->as<DecoderLayerImpl>(), hidden, options.resolved_head_dim());
     all += layer;
     most_kept = std::max(most_kept, layer.kept_bytes(element));
-    behind_attention = count_mlp(*module->as<LlamaDecoderLayerImpl>(), hidden).kept_bytes(element);
-    chosen_from_attention = kept_by_output(*module->as<LlamaDecoderLayerImpl>()) * element;
+    behind_attention = count_mlp(*module->as<DecoderLayerImpl>(), hidden).kept_bytes(element);
+    chosen_from_attention = kept_by_output(*module->as<DecoderLayerImpl>()) * element;
   }
   int64_t most_backward = all.backward * element;
-  if (model->model->activation_checkpointing) {
+  if (model->activation_checkpointing) {
     // One layer at a time is run again.
     estimate.kept = {{"layers' inputs", options.num_hidden_layers() * hidden * element}};
     most_backward += most_kept - hidden * element; // its input is there already
@@ -202,14 +202,14 @@ MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& 
   // Of labelled tokens alone: the last norm's input, and the gradients of the states, which are formed with the loss.
   const int64_t kept_behind_layers = 2 * batch.labelled_tokens * hidden * element;
   estimate.activations = tokens * kept + kept_behind_layers;
-  if (!model->model->activation_checkpointing) {
+  if (!model->activation_checkpointing) {
     estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
     estimate.activations += batch.labelled_tokens * chosen_from_attention;
   }
 
   // A chunk's logits, which become their gradient in place; the states that they come from.
   const int64_t vocab = options.vocab_size();
-  const at::Device device = model->head_weight().device();
+  const at::Device device = model->device();
   const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element, device));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
   int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes

@@ -28,7 +28,7 @@ Batch padded_rows(Batch batch) {
   const at::Tensor mask = batch.attention_mask.defined() ? batch.attention_mask : at::ones_like(batch.input_ids);
   batch.attention_mask = padded_behind(mask, whole, 0);
   batch.input_ids = padded_behind(batch.input_ids, whole, 0);
-  batch.labels = padded_behind(batch.labels, whole, ops::kIgnoredTarget);
+  batch.labels = padded_behind(batch.labels, whole, kIgnoreIndex);
   return batch;
 }
 
@@ -44,7 +44,7 @@ int64_t padded_count(int64_t count, int64_t least) {
 PreparedLoss padded_counts(PreparedLoss prepared) {
   const int64_t chosen = padded_count(prepared.targets.size(0), kFewestChosen);
   prepared.input.chosen = padded_behind(prepared.input.chosen, chosen, 0);
-  prepared.targets = padded_behind(prepared.targets, chosen, ops::kIgnoredTarget);
+  prepared.targets = padded_behind(prepared.targets, chosen, kIgnoreIndex);
   ops::Sequences& sequences = prepared.input.sequences;
   if (sequences.boundaries.defined()) {
     const int64_t boundaries = padded_count(sequences.boundaries.size(0), kFewestBoundaries);

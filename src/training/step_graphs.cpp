@@ -3,7 +3,7 @@
 #include "batch_input.h"
 #include "padded_batch.h"
 
-#include <rora/adapters/low_rank_adapter.h>
+#include <rora/core/projection.h>
 
 #include <ATen/ATen.h>
 
@@ -49,16 +49,12 @@ void copy_values(PreparedLoss from, PreparedLoss& to) {
   }
 }
 
-std::optional<std::string> why_adapters_differ(const LlamaForCausalLM& model) {
+std::optional<std::string> why_adapters_differ(const CausalLM& model) {
   for (const auto& module : model->modules()) {
     const auto* projection = module->as<ProjectionImpl>();
     const Adapter* adapter = projection != nullptr ? projection->active_adapter() : nullptr;
-    const auto* low_rank = dynamic_cast<const LowRankAdapter*>(adapter);
-    if (adapter != nullptr && low_rank == nullptr) {
-      return "an adapter of another kind than LoRA, RoRA and DoRA may decide on the host";
-    }
-    if (low_rank != nullptr && low_rank->options.dropout() > 0.0) {
-      return "dropout draws new seeds on the host for each batch";
+    if (auto why = adapter != nullptr ? adapter->why_not_captured() : std::nullopt) {
+      return why;
     }
   }
   return std::nullopt;
@@ -66,8 +62,8 @@ std::optional<std::string> why_adapters_differ(const LlamaForCausalLM& model) {
 
 } // namespace
 
-std::optional<std::string> why_not_captured(const LlamaForCausalLM& model) {
-  if (model->model->activation_checkpointing) {
+std::optional<std::string> why_not_captured(const CausalLM& model) {
+  if (model->activation_checkpointing) {
     return "activation checkpointing decides in backward, on the host, what to compute again";
   }
   if (auto why = why_adapters_differ(model)) {
@@ -94,7 +90,7 @@ struct StepGraphs::Shape {
   std::function<void()> replay; ///< empty until there is a graph
 };
 
-StepGraphs::StepGraphs(LlamaForCausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner)
+StepGraphs::StepGraphs(CausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner)
     : model_(std::move(model)), parameters_(parameters), runner_(std::move(runner)) {}
 
 StepGraphs::~StepGraphs() = default;

@@ -19,8 +19,8 @@ namespace {
 
 using detail::mix;
 
-std::vector<at::Tensor> trained_parameters(const LlamaForCausalLM& model) {
-  if (model->head_weight().scalar_type() == at::kHalf) {
+std::vector<at::Tensor> trained_parameters(const CausalLM& model) {
+  if (model->dtype() == at::kHalf) {
     throw std::invalid_argument(
         "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
   }
@@ -56,7 +56,7 @@ void TrainerOptions::validate() const {
 }
 
 struct Trainer::State {
-  State(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options)
+  State(CausalLM model, std::vector<Example> examples, TrainerOptions options)
       : model(std::move(model)),
         examples(std::move(examples)),
         options(std::move(options)),
@@ -221,7 +221,7 @@ struct Trainer::State {
     return result;
   }
 
-  LlamaForCausalLM model;
+  CausalLM model;
   std::vector<Example> examples;
   std::vector<Example> validation;
   TrainerOptions options;
@@ -238,7 +238,7 @@ struct Trainer::State {
   std::atomic<bool> stop_requested = false;
 };
 
-Trainer::Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options) {
+Trainer::Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions options) {
   options.validate();
   if (examples.empty()) {
     throw std::invalid_argument("there is no example to train on");

@@ -9,7 +9,7 @@
 
 namespace rora {
 
-double mean_loss(LlamaForCausalLM& model, const std::vector<Example>& examples, int64_t batch_size) {
+double mean_loss(CausalLM model, const std::vector<Example>& examples, int64_t batch_size) {
   at::NoGradGuard no_grad;
   const bool was_training = model->is_training();
   model->eval();

@@ -2,7 +2,7 @@
 #include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
-#include <rora/adapters/low_rank_adapter.h>
+#include <rora/core/low_rank_adapter.h>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ std::string message_of(const std::function<void()>& call) {
   return "nothing was thrown";
 }
 
-LowRankAdapter& adapter_at(LlamaForCausalLM& model, const std::string& module) {
+LowRankAdapter& adapter_at(DecoderForCausalLM& model, const std::string& module) {
   for (const auto& item : model->named_modules()) {
     if (item.key() == module) {
       return dynamic_cast<LowRankAdapter&>(*item.value()->as<ProjectionImpl>()->adapter(kDefaultAdapter));
@@ -157,14 +157,14 @@ TEST(MergeAdapters, LeavesTheModelsLogitsAndUnmergingItsBytes) {
         at::Tensor(parameter).normal_(0.0, 0.1);
       }
     }
-    const LlamaInput input{at::randint(0, 32, {2, 7}, at::kLong), {}, {}};
+    const ModelInput input{at::randint(0, 32, {2, 7}, at::kLong), {}, {}};
     const at::Tensor before = model->forward(input);
-    const at::Tensor weight = model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight.clone();
+    const at::Tensor weight = model->model->layers->at<DecoderLayerImpl>(0).self_attn->q_proj->weight.clone();
     merge_adapters(*model);
-    EXPECT_FALSE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
+    EXPECT_FALSE(at::equal(model->model->layers->at<DecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
     EXPECT_LT(rora::testing::relative_error(model->forward(input), before), 1e-5);
     unmerge_adapters(*model);
-    EXPECT_TRUE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
+    EXPECT_TRUE(at::equal(model->model->layers->at<DecoderLayerImpl>(0).self_attn->q_proj->weight, weight));
     EXPECT_TRUE(at::equal(model->forward(input), before));
   }
 }
@@ -173,8 +173,8 @@ TEST(MergeAdapters, WhatItRefusesChangesNothing) {
   auto model = tiny_llama();
   attach_adapters(*model, targeting(std::vector<std::string>{"q_proj"}), "one");
   attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "v_proj"}), "two");
-  auto& first = *model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn;
-  auto& last = *model->model->layers->at<LlamaDecoderLayerImpl>(1).self_attn;
+  auto& first = *model->model->layers->at<DecoderLayerImpl>(0).self_attn;
+  auto& last = *model->model->layers->at<DecoderLayerImpl>(1).self_attn;
   last.q_proj->merge();
   EXPECT_THROW(DisableAdapters disabled(*model), c10::ValueError);
   EXPECT_TRUE(first.q_proj->adapters_enabled());
@@ -188,7 +188,7 @@ TEST(ActivateAdapters, SwitchesTheWholeModel) {
   auto model = tiny_llama();
   attach_adapters(*model, targeting(std::vector<std::string>{"q_proj"}), "one");
   attach_adapters(*model, targeting(std::vector<std::string>{"v_proj"}), "two");
-  auto& attention = *model->model->layers->at<LlamaDecoderLayerImpl>(0).self_attn;
+  auto& attention = *model->model->layers->at<DecoderLayerImpl>(0).self_attn;
   EXPECT_NE(attention.v_proj->active_adapter(), nullptr);
   activate_adapters(*model, "one");
   EXPECT_NE(attention.q_proj->active_adapter(), nullptr);

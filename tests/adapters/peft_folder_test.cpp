@@ -21,7 +21,7 @@ using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
 
 /// Attaches adapters with random values everywhere.
-LlamaForCausalLM adapted(const AdapterOptions& options) {
+DecoderForCausalLM adapted(const AdapterOptions& options) {
   auto model = tiny_llama();
   attach_adapters(*model, options);
   at::NoGradGuard no_grad;
@@ -31,7 +31,7 @@ LlamaForCausalLM adapted(const AdapterOptions& options) {
   return model;
 }
 
-at::Tensor logits(LlamaForCausalLM& model) {
+at::Tensor logits(DecoderForCausalLM& model) {
   at::NoGradGuard no_grad;
   return model->forward({at::arange(10, at::kLong).view({1, 10}), {}, {}});
 }

@@ -4,7 +4,7 @@
 #include "demo/svg_plot.h"
 #include "demo/tiny_world.h"
 
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 #include <rora/text/tokenizer.h>
 #include <rora/training/trainer.h>
 
@@ -48,7 +48,7 @@ TEST(Facts, AskForEachPairOnce) {
 
 // A model that knew nothing would lose ln 512 = 6.2 a token.
 TEST(ShippedModel, KnowsStoriesItHasNotSeen) {
-  LlamaForCausalLM model = load_llama(RORA_DEMO_MODEL, at::kFloat);
+  DecoderForCausalLM model = load_model(RORA_DEMO_MODEL, at::kFloat);
   const auto tokenizer = load_tokenizer(RORA_DEMO_MODEL);
   Random random(2);
   std::vector<Example> stories;

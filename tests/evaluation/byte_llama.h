@@ -11,7 +11,7 @@
 namespace rora::testing {
 
 /// A random LLaMA over the tokens of `ByteTokenizer` that generates nothing but `letters` and the end token.
-inline LlamaForCausalLM byte_llama(const std::string& letters, uint64_t seed = 1) {
+inline DecoderForCausalLM byte_llama(const std::string& letters, uint64_t seed = 1) {
   auto model = tiny_llama(tiny_llama_options().vocab_size(260).eos_token_id({ByteTokenizer::kEos}), seed);
   at::NoGradGuard no_grad;
   at::Tensor kept = at::zeros({260, 1});

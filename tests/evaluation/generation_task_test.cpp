@@ -18,7 +18,7 @@ const std::vector<std::string> kPrompts{"1 + 1 = ", "What is it?", "", "seven an
 
 /// The text that greedy search, or a beam, goes on with.
 std::string continuation(
-    LlamaForCausalLM& model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
+    DecoderForCausalLM& model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
   const auto options = GenerationOptions().max_new_tokens(12).num_beams(beams);
   return tokenizer.decode(generate(model, {tokenizer.encode(prompt)}, options)[0], /*skip_special_tokens=*/true);
 }
@@ -81,7 +81,7 @@ TEST(GenerationTasks, PassOverIdsThatNoTokenHas) {
   at::NoGradGuard no_grad;
   model->lm_head->weight.slice(0, 0, 299).zero_();
   const at::Tensor last = model->lm_head->weight[299];
-  const at::Tensor hidden = model->model->forward({at::tensor({256, 'x'}, at::kLong).unsqueeze(0), {}, {}})[0][-1];
+  const at::Tensor hidden = model->hidden_states({at::tensor({256, 'x'}, at::kLong).unsqueeze(0), {}, {}})[0][-1];
   last.copy_(hidden); // so that 299 comes first
   const auto found = evaluate_generation(
       model,

@@ -5,7 +5,7 @@
 #include <rora/evaluation/choice.h>
 #include <rora/evaluation/generation_task.h>
 #include <rora/evaluation/perplexity.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -71,8 +71,8 @@ class EvaluateTest : public ::testing::Test {
     return names;
   }
 
-  LlamaForCausalLM model() const {
-    return load_llama(folder_ / "model");
+  DecoderForCausalLM model() const {
+    return load_model(folder_ / "model");
   }
   std::unique_ptr<Tokenizer> tokenizer() const {
     return load_tokenizer(folder_ / "model");

@@ -1,6 +1,6 @@
 #include "examples/support.h"
 
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -22,8 +22,8 @@ std::string read_all(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-LlamaOptions tiny_options() {
-  return LlamaOptions()
+DecoderOptions tiny_options() {
+  return DecoderOptions()
       .hidden_size(16)
       .intermediate_size(24)
       .num_hidden_layers(2)
@@ -33,13 +33,13 @@ LlamaOptions tiny_options() {
 }
 
 /// Weights normal with that deviation, drawn from LibTorch's generator.
-void save_random_llama(const LlamaOptions& options, double deviation, const std::filesystem::path& folder) {
-  LlamaForCausalLM model(options);
+void save_random_llama(const DecoderOptions& options, double deviation, const std::filesystem::path& folder) {
+  DecoderForCausalLM model(options);
   at::NoGradGuard no_grad;
   for (at::Tensor& parameter : model->parameters()) {
     parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, deviation);
   }
-  save_llama(model, folder);
+  save_model(model, folder);
 }
 
 }  // namespace

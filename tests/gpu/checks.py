@@ -189,7 +189,7 @@ def bits(y):
 
 
 def dropout(context: Context):
-    """The mask is the CPU's and the one that include/rora/ops/dropout.h describes, bit for bit."""
+    """The mask is the CPU's and the one that include/rora/core/dropout.h describes, bit for bit."""
     device, op = context.device, torch.ops.rora
     sizes = (0, 1, 3, 4097, 3 * 4096 + 5) if context.cpu else (0, 1, 3, 4097, 3 * 4096 + 5, 40_000_003)
 

@@ -29,7 +29,7 @@ def kept_elements(count, p, seed):
 
 
 def dropped(x, p, seed):
-    """x with elements dropped as include/rora/ops/dropout.h says, and the others divided by 1 − p."""
+    """x with elements dropped as include/rora/core/dropout.h says, and the others divided by 1 − p."""
     if p == 0:
         return x
     kept = kept_elements(x.numel(), p, seed)

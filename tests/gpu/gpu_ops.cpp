@@ -1,8 +1,8 @@
 // For the benchmark alone: several projections of one input as rora's models compute them, as one node, where the
 // operators that the library registers take one.
 
-#include <rora/ops/dora_norm.h>
-#include <rora/ops/low_rank_linear.h>
+#include <rora/core/dora_norm.h>
+#include <rora/core/low_rank_linear.h>
 
 #include <torch/library.h>
 
@@ -22,7 +22,7 @@ std::vector<at::Tensor> together(
       magnitudes.size(), " magnitudes and ", weight_norms_squared.size(), " norms");
   std::vector<rora::ops::LowRankTerm> terms(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
-    terms[i].weight = c10::make_intrusive<rora::ops::DenseWeight>(weights[i]);
+    terms[i].weight = std::make_shared<rora::ops::DenseWeight>(weights[i]);
     terms[i].a = a[i];
     terms[i].b = b[i];
     terms[i].scale = scale;

@@ -3,8 +3,8 @@
 
 #include <training/batch_input.h>
 
-#include <rora/adapters/low_rank_adapter.h>
-#include <rora/model/llama.h>
+#include <rora/core/low_rank_adapter.h>
+#include <rora/model/decoder.h>
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
 #include <rora/training/step_graphs.h>
@@ -131,7 +131,7 @@ struct Arguments {
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
   bool frozen, checkpointing, no_waits, deterministic;
-  rora::LlamaOptions model;
+  rora::DecoderOptions model;
   rora::LowRankOptions adapter;
 };
 
@@ -168,7 +168,7 @@ rora::Batch make_batch(const Arguments& arguments, int64_t number) {
 }
 
 /// Weights as a model's that has learnt something: norms of 1, and products that keep their input's size.
-void fill_weights(rora::LlamaForCausalLM& model) {
+void fill_weights(rora::CausalLM& model) {
   at::NoGradGuard no_grad;
   for (auto& parameter : model->named_parameters()) {
     at::Tensor& weight = parameter.value();
@@ -180,13 +180,13 @@ void fill_weights(rora::LlamaForCausalLM& model) {
   }
 }
 
-rora::LlamaForCausalLM make_model(const Arguments& arguments) {
+rora::CausalLM make_model(const Arguments& arguments) {
   torch::manual_seed(static_cast<uint64_t>(arguments.seed));
   const bool on_device = arguments.init == "device"; // for large models: random numbers would take a CPU minutes
   if (on_device) {
     torch::set_default_dtype(c10::scalarTypeToTypeMeta(arguments.dtype));
   }
-  rora::LlamaForCausalLM model(arguments.model);
+  rora::CausalLM model = rora::DecoderForCausalLM(arguments.model);
   torch::set_default_dtype(c10::scalarTypeToTypeMeta(at::kFloat));
   if (on_device) {
     model->to(arguments.device);
@@ -204,17 +204,17 @@ rora::LlamaForCausalLM make_model(const Arguments& arguments) {
     }
   }
   model->to(arguments.device);
-  model->model->activation_checkpointing = arguments.checkpointing;
+  model->activation_checkpointing = arguments.checkpointing;
   model->train();
   return model;
 }
 
 /// The loss of a model without adapters. The gradient reaches `embedded`, the inputs of the first layer, as it would if
 /// an adapter stood below that.
-rora::LossSum frozen_loss(rora::LlamaForCausalLM& model, const rora::Batch& batch, at::Tensor& embedded) {
-  const at::Tensor ids = batch.input_ids.to(model->head_weight().device());
-  embedded = model->model->embed_tokens->forward(ids).detach().set_requires_grad(true);
-  rora::LlamaInput input;
+rora::LossSum frozen_loss(rora::CausalLM& model, const rora::Batch& batch, at::Tensor& embedded) {
+  const at::Tensor ids = batch.input_ids.to(model->device());
+  embedded = model->embed(ids).detach().set_requires_grad(true);
+  rora::ModelInput input;
   input.input_ids = ids;
   input.attention_mask = batch.attention_mask;
   input.inputs_embeds = embedded;
@@ -231,7 +231,7 @@ class Repeats : public rora::GraphRunner {
 
 /// What the gradients of batches come from where `--graph` asks for it.
 std::unique_ptr<rora::StepGraphs> make_graphs(
-    const Arguments& arguments, const rora::LlamaForCausalLM& model, rora::FlatParameters& parameters) {
+    const Arguments& arguments, const rora::CausalLM& model, rora::FlatParameters& parameters) {
   std::unique_ptr<rora::GraphRunner> runner;
   if (arguments.graph == "repeated") {
     runner = std::make_unique<Repeats>();
@@ -245,7 +245,7 @@ std::unique_ptr<rora::StepGraphs> make_graphs(
 
 /// Gradients of the mean loss of a batch, and that loss.
 at::Tensor add_gradient(
-    rora::LlamaForCausalLM& model, rora::StepGraphs* graphs, const rora::Batch& batch, at::Tensor& embedded, bool frozen) {
+    rora::CausalLM& model, rora::StepGraphs* graphs, const rora::Batch& batch, at::Tensor& embedded, bool frozen) {
   const int64_t labelled = batch.labels.slice(1, 1).ne(kIgnoreIndex).sum().item<int64_t>();
   if (graphs != nullptr) {
     return graphs->add_gradient(batch, labelled) / static_cast<double>(labelled);
@@ -301,7 +301,7 @@ struct Run {
 };
 
 Run train(const Arguments& arguments) {
-  rora::LlamaForCausalLM model = make_model(arguments);
+  rora::CausalLM model = make_model(arguments);
   std::vector<at::Tensor> trained;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {

@@ -1,6 +1,6 @@
 #include "kernels/support.h"
 
-#include <rora/ops/dropout.h>
+#include <rora/core/dropout.h>
 
 #include <kernels/dropout.h>
 #include <ops/cpu/kernels.h>

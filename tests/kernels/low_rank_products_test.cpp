@@ -1,7 +1,7 @@
 #include "kernels/low_rank.h"
 
 #include <ops/cuda/low_rank_products.h>
-#include <rora/ops/low_rank_products.h>
+#include <rora/core/low_rank_products.h>
 
 namespace rora::testing {
 namespace {

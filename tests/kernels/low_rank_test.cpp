@@ -1,6 +1,6 @@
 #include "kernels/low_rank.h"
 
-#include <rora/ops/dropout.h>
+#include <rora/core/dropout.h>
 
 #include <functional>
 #include <tuple>

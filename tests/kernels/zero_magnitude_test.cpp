@@ -1,7 +1,7 @@
 #include "kernels/support.h"
 
 #include <kernels/zero_magnitude.h>
-#include <rora/ops/low_rank_products.h>
+#include <rora/core/low_rank_products.h>
 
 namespace rora::testing {
 namespace {

@@ -6,7 +6,7 @@
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/checkpoint/safetensors.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 #include <rora/model/generation.h>
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
@@ -44,7 +44,7 @@ at::Tensor mean(const LossSum& loss) {
 /// A golden's model, fed what the golden was fed.
 struct GoldenRun {
   explicit GoldenRun(const Golden& golden)
-      : model(load_llama(golden.model, at::kFloat)), base(golden.answers / "base.safetensors") {
+      : model(load_model(golden.model, at::kFloat)), base(golden.answers / "base.safetensors") {
     input.input_ids = base.tensor("input_ids");
     labels = base.tensor("labels");
   }
@@ -58,9 +58,9 @@ struct GoldenRun {
     return mean(model->loss(input, labels));
   }
 
-  LlamaForCausalLM model;
+  DecoderForCausalLM model;
   SafetensorsFile base;
-  LlamaInput input;
+  ModelInput input;
   at::Tensor labels;
 };
 

@@ -17,7 +17,7 @@ struct Outcome {
 
 /// One step's loss and gradients, and what the generator gives after it.
 Outcome step(const LowRankOptions& low_rank, bool checkpointing) {
-  LlamaForCausalLM model = testing::tiny_llama();
+  DecoderForCausalLM model = testing::tiny_llama();
   attach_adapters(*model, AdapterOptions().low_rank(low_rank));
   {
     at::NoGradGuard no_grad;
@@ -26,7 +26,7 @@ Outcome step(const LowRankOptions& low_rank, bool checkpointing) {
     }
   }
   model->train();
-  model->model->activation_checkpointing = checkpointing;
+  model->activation_checkpointing = checkpointing;
   at::manual_seed(7);
   const at::Tensor ids = at::arange(24, at::kLong).view({2, 12});
   const at::Tensor mask = (ids % 12 < 9).to(at::kLong);

@@ -37,8 +37,8 @@ TEST_F(TokenCrossEntropyTest, PassesGradcheckInDouble) {
 }
 
 TEST_F(TokenCrossEntropyTest, IgnoredTargetsCountForNothing) {
-  targets[0] = kIgnoredTarget;
-  targets[4] = kIgnoredTarget;
+  targets[0] = kIgnoreIndex;
+  targets[4] = kIgnoreIndex;
   const at::Tensor counted = at::tensor({1, 2, 3, 5, 6}, at::kLong);
   for (const int64_t chunk : {0, 1, 3}) {
     std::vector<at::Tensor> results;
@@ -57,7 +57,7 @@ TEST_F(TokenCrossEntropyTest, IgnoredTargetsCountForNothing) {
 }
 
 TEST_F(TokenCrossEntropyTest, PassesGradcheckWhereTargetsAreIgnored) {
-  targets[3] = kIgnoredTarget;
+  targets[3] = kIgnoreIndex;
   const auto function = [this](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
     return {token_cross_entropy(in[0], in[1], targets, 3)};
   };
@@ -76,7 +76,7 @@ TEST_F(TokenCrossEntropyTest, RefusesTargetsOutsideTheVocabulary) {
   targets[2] = 11;
   EXPECT_THROW(token_cross_entropy(hidden, weight, targets), std::out_of_range);
   targets[2] = -1;
-  targets[3] = kIgnoredTarget;
+  targets[3] = kIgnoreIndex;
   EXPECT_THROW(token_cross_entropy(hidden, weight, targets), std::out_of_range);
 }
 

@@ -210,7 +210,7 @@ TEST(Kernels, TokenCrossEntropyIsItsEquationAtAnySize) {
   at::manual_seed(7);
   for (const int64_t vocab : {1, 3, 16, 1000}) {
     const at::Tensor targets = at::randint(0, vocab, {9}, at::kLong);
-    targets[2] = kIgnoredTarget;
+    targets[2] = kIgnoreIndex;
     const auto op = [&](const Tensors& in) { return token_cross_entropy(in[0], in[1], targets, 4); };
     const auto equation = [&](const Tensors& in) {
       const auto wide = in[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

@@ -1,5 +1,5 @@
-#include <rora/ops/dropout.h>
-#include <rora/ops/low_rank_products.h>
+#include <rora/core/dropout.h>
+#include <rora/core/low_rank_products.h>
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>

@@ -1,6 +1,6 @@
 #include "support/gradcheck.h"
 
-#include <rora/ops/low_rank_linear.h>
+#include <rora/core/low_rank_linear.h>
 #include <rora/ops/rms_norm.h>
 #include <rora/ops/rms_norm_shrink.h>
 
@@ -28,7 +28,7 @@ std::vector<LowRankTerm> terms_of(const std::vector<at::Tensor>& tensors, size_t
   std::vector<LowRankTerm> terms(count);
   for (size_t i = 0; i < count; ++i) {
     at::manual_seed(50 + i);
-    terms[i].weight = c10::make_intrusive<DenseWeight>(random({4, kIn}));
+    terms[i].weight = std::make_shared<DenseWeight>(random({4, kIn}));
     terms[i].a = tensors[first + 2 * i];
     terms[i].b = tensors[first + 2 * i + 1];
     terms[i].scale = kScale;

@@ -10,7 +10,7 @@
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/safetensors.h>
-#include <rora/model/checkpoint.h>
+#include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>
 
@@ -73,13 +73,13 @@ at::Tensor input_ids() {
   return (at::arange(40, at::kLong) * 7 % 45 + 3).view({2, 20});
 }
 
-at::Tensor logits(LlamaForCausalLM& model) {
+at::Tensor logits(DecoderForCausalLM& model) {
   at::NoGradGuard no_grad;
   return model->forward({input_ids(), {}, {}}).to(at::kFloat);
 }
 
 void write_adapter(const std::filesystem::path& base, const std::filesystem::path& out, const Case& each) {
-  LlamaForCausalLM model = load_llama(base, each.dtype);
+  DecoderForCausalLM model = load_model(base, each.dtype);
   at::manual_seed(1);
   attach_adapters(*model, each.options);
   {
@@ -92,8 +92,8 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
   save_adapter(*model, each.options, out / "adapter", SaveAdapterOptions().base_model(base).portable(each.portable));
   const at::Tensor adapted = logits(model);
   merge_adapters(*model);
-  save_llama(model, out / "merged");
-  LlamaForCausalLM merged = load_llama(out / "merged", at::kFloat);
+  save_model(model, out / "merged");
+  DecoderForCausalLM merged = load_model(out / "merged", at::kFloat);
   save_safetensors(
       out / "logits.safetensors",
       {{"input_ids", input_ids()}, {"logits", adapted}, {"merged_logits", logits(merged)}});
@@ -103,14 +103,14 @@ void resave_adapter(
     const std::filesystem::path& base,
     const std::filesystem::path& adapter,
     const std::filesystem::path& out) {
-  LlamaForCausalLM model = load_llama(base);
+  DecoderForCausalLM model = load_model(base);
   const AdapterOptions options = load_adapter(*model, adapter);
   save_adapter(*model, options, out, SaveAdapterOptions().base_model(base));
 }
 
 void resave_model(const std::filesystem::path& folder, const std::filesystem::path& out) {
-  LlamaForCausalLM model = load_llama(folder);
-  save_llama(model, out);
+  DecoderForCausalLM model = load_model(folder);
+  save_model(model, out);
   save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 
-#include <rora/model/llama.h>
+#include <rora/model/decoder.h>
 
 #include <ATen/ATen.h>
 
 namespace rora::testing {
 
-inline LlamaOptions tiny_llama_options() {
-  return LlamaOptions()
+inline DecoderOptions tiny_llama_options() {
+  return DecoderOptions()
       .vocab_size(32)
       .hidden_size(16)
       .intermediate_size(24)
@@ -18,10 +18,10 @@ inline LlamaOptions tiny_llama_options() {
 }
 
 /// A LLaMA with random weights that follow from `seed`.
-inline LlamaForCausalLM tiny_llama(const LlamaOptions& options = tiny_llama_options(), uint64_t seed = 1) {
+inline DecoderForCausalLM tiny_llama(const DecoderOptions& options = tiny_llama_options(), uint64_t seed = 1) {
   at::NoGradGuard no_grad;
   at::manual_seed(seed);
-  LlamaForCausalLM model(options);
+  DecoderForCausalLM model(options);
   for (at::Tensor parameter : model->parameters()) {
     if (parameter.dim() > 1) {
       parameter.normal_(0.0, 0.2);

@@ -2,7 +2,7 @@
 #include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
-#include <rora/adapters/initialization.h>
+#include <rora/core/initialization.h>
 #include <rora/data/batch.h>
 #include <rora/training/adamw.h>
 #include <rora/training/trainer.h>
@@ -77,7 +77,7 @@ std::vector<Example> examples() {
 /// How a model differs from a tiny LLaMA with adapters of rank 4.
 struct Form {
   std::string name;
-  LlamaOptions model = tiny_llama_options();
+  DecoderOptions model = tiny_llama_options();
   LowRankOptions adapter = LowRankOptions().rank(4).alpha(8);
   std::vector<std::vector<int64_t>> rows{{0}, {1}, {2}};
   at::ScalarType dtype = at::kFloat;
@@ -132,7 +132,7 @@ std::vector<Form> forms() {
 }
 
 /// The tensors of a model, where its modules read them.
-std::vector<at::Tensor*> tensors(LlamaForCausalLM& model) {
+std::vector<at::Tensor*> tensors(DecoderForCausalLM& model) {
   std::vector<at::Tensor*> tensors{&model->model->embed_tokens->weight};
   for (const auto& module : model->modules()) {
     if (auto* projection = module->as<ProjectionImpl>()) {
@@ -145,18 +145,18 @@ std::vector<at::Tensor*> tensors(LlamaForCausalLM& model) {
 }
 
 /// Puts a model on Meta. `Module::to` cannot: it keeps tensors, whose kind would change.
-void put_on_meta(LlamaForCausalLM& model) {
+void put_on_meta(DecoderForCausalLM& model) {
   const auto replace = [](torch::nn::Module& parent, const char* name, Projection& projection) {
     const auto on_meta = [](const at::Tensor& x) { return x.defined() ? x.to(at::kMeta) : x; };
     projection = parent.replace_module(name, Projection(on_meta(projection->weight), on_meta(projection->bias)));
   };
   for (const auto& module : model->modules()) {
-    if (auto* attention = module->as<LlamaAttentionImpl>()) {
+    if (auto* attention = module->as<AttentionImpl>()) {
       replace(*attention, "q_proj", attention->q_proj);
       replace(*attention, "k_proj", attention->k_proj);
       replace(*attention, "v_proj", attention->v_proj);
       replace(*attention, "o_proj", attention->o_proj);
-    } else if (auto* mlp = module->as<LlamaMLPImpl>()) {
+    } else if (auto* mlp = module->as<MLPImpl>()) {
       replace(*mlp, "gate_proj", mlp->gate_proj);
       replace(*mlp, "up_proj", mlp->up_proj);
       replace(*mlp, "down_proj", mlp->down_proj);
@@ -169,8 +169,8 @@ void put_on_meta(LlamaForCausalLM& model) {
 }
 
 /// The model on `device`, which computes nothing there if that is Meta.
-LlamaForCausalLM make(const Form& form, at::Device device) {
-  LlamaForCausalLM model = tiny_llama(form.model);
+DecoderForCausalLM make(const Form& form, at::Device device) {
+  DecoderForCausalLM model = tiny_llama(form.model);
   model->to(form.dtype);
   if (device.is_meta()) {
     put_on_meta(model);
@@ -188,12 +188,12 @@ LlamaForCausalLM make(const Form& form, at::Device device) {
     }
     attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
   }
-  model->model->activation_checkpointing = form.activation_checkpointing;
+  model->activation_checkpointing = form.activation_checkpointing;
   model->train();
   return model;
 }
 
-std::vector<at::Tensor> trained(LlamaForCausalLM& model, const Form& form) {
+std::vector<at::Tensor> trained(DecoderForCausalLM& model, const Form& form) {
   std::vector<at::Tensor> trained;
   if (!form.pretraining) {
     return adapter_parameters(*model);
@@ -209,7 +209,7 @@ class DeviceStep : public ::testing::TestWithParam<Form> {};
 // A tensor on Meta has no elements: whatever looks at one (`item`, `nonzero`, a copy to the CPU) throws, where on a GPU
 // it would wait.
 TEST_P(DeviceStep, LooksAtNoElementOfTheDevice) {
-  LlamaForCausalLM model = make(GetParam(), at::kMeta);
+  DecoderForCausalLM model = make(GetParam(), at::kMeta);
   FlatParameters parameters(trained(model, GetParam()));
   const Batch batch = make_batch(examples(), GetParam().rows);
   LossSum loss;
@@ -242,7 +242,7 @@ TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
   if (GetParam().adapter.dropout() > 0.0) {
     GTEST_SKIP() << "masks are made on the CPU where there is no kernel";
   }
-  LlamaForCausalLM model = make(GetParam(), at::kMeta);
+  DecoderForCausalLM model = make(GetParam(), at::kMeta);
   FlatParameters parameters(trained(model, GetParam()));
   const Batch batch = make_batch(examples(), GetParam().rows);
   PreparedLoss prepared = model->prepare_loss({batch.input_ids, batch.attention_mask}, batch.labels);
@@ -261,7 +261,7 @@ TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {
   }
   const Batch batch = make_batch(examples(), GetParam().rows);
   const auto gradients = [&](at::Device model_device, at::Device batch_device) {
-    LlamaForCausalLM model = make(GetParam(), model_device);
+    DecoderForCausalLM model = make(GetParam(), model_device);
     FlatParameters parameters(trained(model, GetParam()));
     at::manual_seed(3);
     const at::Tensor mask =
@@ -282,7 +282,7 @@ TEST_P(DeviceStep, WaitsForNoGpu) {
   if (!at::hasCUDA()) {
     GTEST_SKIP() << "there is no CUDA device";
   }
-  LlamaForCausalLM model = make(GetParam(), at::kCUDA);
+  DecoderForCausalLM model = make(GetParam(), at::kCUDA);
   FlatParameters parameters(trained(model, GetParam()));
   AdamW optimizer(parameters);
   const Batch batch = make_batch(examples(), GetParam().rows);
@@ -346,7 +346,7 @@ TEST(DeviceModel, InFloat16IsTheModelInFloat32) {
     Form form;
     form.dtype = dtype;
     form.adapter.dora(true);
-    LlamaForCausalLM model = make(form, at::kCPU);
+    DecoderForCausalLM model = make(form, at::kCPU);
     FlatParameters parameters(trained(model, form));
     const Batch batch = make_batch(examples(), {{0, 1, 2}, {3, 4}});
     const LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
@@ -373,7 +373,7 @@ TEST(DeviceModel, RefusesLabelsOutsideTheVocabularyAllTheSame) {
       for (const at::Device device : {at::Device(at::kCPU), at::Device(at::kMeta)}) {
         Form form;
         form.head = head;
-        LlamaForCausalLM model = make(form, device);
+        DecoderForCausalLM model = make(form, device);
         const Batch batch = make_batch(examples(), {{5}});
         batch.labels[0][4] = label;
         EXPECT_THROW(model->loss({batch.input_ids}, batch.labels), std::out_of_range) << label << " on " << device;
@@ -387,7 +387,7 @@ TEST(DeviceModel, AdaptersBeginAlikeOnEveryDevice) {
   const auto next = [](at::Device device) {
     at::Tensor a = at::empty({4, 16}, device), b = at::empty({8, 4}, device);
     at::manual_seed(4);
-    initialize_low_rank(Initialization::kKaimingUniform, a, b);
+    kaiming_uniform()->initialize(*Projection(16, 8), {}, {a, b, 1.0});
     return at::rand({4});
   };
   EXPECT_TRUE(at::equal(next(at::kMeta), next(at::kCPU)));

@@ -1,6 +1,6 @@
 #include "support/gradcheck.h"
 
-#include <rora/ops/low_rank_linear.h>
+#include <rora/core/low_rank_linear.h>
 #include <rora/training/adamw.h>
 #include <rora/training/flat_parameters.h>
 
@@ -63,7 +63,7 @@ TEST(FlatParameters, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
   own.push_back(other); // from a node that knows of no buffer
   FlatParameters flat(own);
   ops::LowRankTerm term;
-  term.weight = c10::make_intrusive<ops::DenseWeight>(w);
+  term.weight = std::make_shared<ops::DenseWeight>(w);
   term.a = own[0];
   term.b = own[1];
   at::Tensor first;

@@ -37,9 +37,9 @@ struct Case {
   int64_t unlabelled = 0; ///< tokens of each row
 };
 
-LlamaForCausalLM make_model(const Case& each) {
+DecoderForCausalLM make_model(const Case& each) {
   torch::manual_seed(0);
-  LlamaForCausalLM model(LlamaOptions()
+  DecoderForCausalLM model(DecoderOptions()
                              .vocab_size(1000)
                              .hidden_size(192)
                              .intermediate_size(512)
@@ -63,12 +63,12 @@ LlamaForCausalLM make_model(const Case& each) {
     low_rank.rank(8).dora(each.dora).dropout(each.dropout);
     attach_adapters(*model, AdapterOptions().low_rank(low_rank));
   }
-  model->model->activation_checkpointing = each.checkpointing;
+  model->activation_checkpointing = each.checkpointing;
   model->train();
   return model;
 }
 
-std::vector<at::Tensor> trained(const LlamaForCausalLM& model) {
+std::vector<at::Tensor> trained(const DecoderForCausalLM& model) {
   std::vector<at::Tensor> tensors;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {
@@ -81,11 +81,11 @@ std::vector<at::Tensor> trained(const LlamaForCausalLM& model) {
 class MemoryEstimates : public ::testing::TestWithParam<Case> {};
 
 TEST_P(MemoryEstimates, ComesCloseToWhatAStepAllocates) {
-  LlamaForCausalLM model = make_model(GetParam());
+  DecoderForCausalLM model = make_model(GetParam());
   FlatParameters parameters(trained(model));
   AdamW optimizer(parameters);
   const BatchShape shape{4, 128, 4 * (GetParam().unlabelled > 0 ? 128 - GetParam().unlabelled : 127)};
-  LlamaInput input;
+  ModelInput input;
   input.input_ids = at::randint(0, 1000, {shape.rows, shape.seq}, at::kLong);
   at::Tensor labels = input.input_ids.clone();
   labels.narrow(1, 0, GetParam().unlabelled).fill_(kIgnoreIndex);

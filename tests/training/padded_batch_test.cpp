@@ -84,7 +84,7 @@ TEST(PaddedCounts, OfBoundariesLeaveAttentionAsItIs) {
     EXPECT_TRUE(at::equal(results[i], results[i + 4])) << i;
   }
   EXPECT_EQ(padded.targets.size(0), 64);
-  EXPECT_TRUE((padded.targets.slice(0, 3) == ops::kIgnoredTarget).all().item<bool>());
+  EXPECT_TRUE((padded.targets.slice(0, 3) == kIgnoreIndex).all().item<bool>());
   EXPECT_TRUE((padded.input.chosen.slice(0, 3) == 0).all().item<bool>());
 }
 

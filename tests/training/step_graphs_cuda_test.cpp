@@ -51,7 +51,7 @@ TEST_P(CapturedStepGraphs, GiveTheBitsOfTheSameWorkRepeated) {
   }
   const Deterministic deterministic;
   const auto steps = [&](bool captured) {
-    LlamaForCausalLM model = make(GetParam(), at::kCUDA);
+    DecoderForCausalLM model = make(GetParam(), at::kCUDA);
     FlatParameters parameters(trained(model));
     AdamW optimizer(parameters);
     std::unique_ptr<GraphRunner> runner;
@@ -94,7 +94,7 @@ TEST_P(CapturedStepGraphs, OnceCapturedWaitForNoGpu) {
   if (!at::hasCUDA()) {
     GTEST_SKIP() << "there is no CUDA device";
   }
-  LlamaForCausalLM model = make(GetParam(), at::kCUDA);
+  DecoderForCausalLM model = make(GetParam(), at::kCUDA);
   FlatParameters parameters(trained(model));
   StepGraphs graphs(model, parameters, cuda_graph_runner(parameters.values().device()));
   const Batch batch = batch_of(GetParam(), 1);

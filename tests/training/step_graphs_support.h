@@ -70,8 +70,8 @@ inline std::vector<Form> forms() {
   return forms;
 }
 
-inline LlamaForCausalLM make(const Form& form, at::Device device = at::kCPU) {
-  LlamaForCausalLM model = tiny_llama();
+inline DecoderForCausalLM make(const Form& form, at::Device device = at::kCPU) {
+  DecoderForCausalLM model = tiny_llama();
   model->to(form.dtype);
   model->to(device);
   if (form.pretraining) {
@@ -94,7 +94,7 @@ inline LlamaForCausalLM make(const Form& form, at::Device device = at::kCPU) {
   return model;
 }
 
-inline std::vector<at::Tensor> trained(const LlamaForCausalLM& model) {
+inline std::vector<at::Tensor> trained(const DecoderForCausalLM& model) {
   std::vector<at::Tensor> trained;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {
@@ -131,7 +131,7 @@ inline Batch batch_of(const Form& form, uint64_t seed, int64_t rows = 3, int64_t
 inline std::vector<double> losses_of_run(at::Device device, bool cuda_graph, bool dora) {
   Form form;
   form.adapter.dora(dora);
-  LlamaForCausalLM model = make(form, device);
+  DecoderForCausalLM model = make(form, device);
   std::vector<Example> examples;
   for (int64_t i = 0; i < 24; ++i) {
     Example example;

@@ -27,7 +27,7 @@ using rora::testing::trained;
 using ::testing::HasSubstr;
 
 /// The gradient of a batch as it is, and the sum of its losses.
-std::pair<at::Tensor, double> plain_gradient(LlamaForCausalLM& model, FlatParameters& parameters, const Batch& batch) {
+std::pair<at::Tensor, double> plain_gradient(DecoderForCausalLM& model, FlatParameters& parameters, const Batch& batch) {
   parameters.zero_grad();
   const LossSum loss = detail::batch_loss(model, batch);
   (loss.sum / static_cast<double>(batch.labelled_tokens)).backward();
@@ -41,7 +41,7 @@ double tolerance(at::ScalarType dtype) {
 class StepGraphsTest : public ::testing::TestWithParam<Form> {};
 
 TEST_P(StepGraphsTest, GiveEachBatchItsOwnGradient) {
-  LlamaForCausalLM model = make(GetParam());
+  DecoderForCausalLM model = make(GetParam());
   FlatParameters parameters(trained(model));
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   for (uint64_t seed = 0; seed < 6; ++seed) {
@@ -58,7 +58,7 @@ TEST_P(StepGraphsTest, GiveEachBatchItsOwnGradient) {
 }
 
 TEST_P(StepGraphsTest, ReadAndWriteNothingOfABatchOnceItHasBeenTaken) {
-  LlamaForCausalLM model = make(GetParam());
+  DecoderForCausalLM model = make(GetParam());
   FlatParameters parameters(trained(model));
   auto runner = std::make_unique<Repeats>();
   Repeats& repeats = *runner;
@@ -84,7 +84,7 @@ TEST_P(StepGraphsTest, ReadAndWriteNothingOfABatchOnceItHasBeenTaken) {
 }
 
 TEST_P(StepGraphsTest, AddUpOverTheBatchesOfAStep) {
-  LlamaForCausalLM model = make(GetParam());
+  DecoderForCausalLM model = make(GetParam());
   FlatParameters parameters(trained(model));
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   const Batch first = batch_of(GetParam(), 1), second = batch_of(GetParam(), 2, 5, 70);
@@ -106,7 +106,7 @@ INSTANTIATE_TEST_SUITE_P(, StepGraphsTest, ::testing::ValuesIn(forms()), [](cons
 
 TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
   const Form form;
-  LlamaForCausalLM model = make(form);
+  DecoderForCausalLM model = make(form);
   FlatParameters parameters(trained(model));
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   const auto take = [&](int64_t rows) {
@@ -162,7 +162,7 @@ class CountsNorms : public GraphRunner {
 TEST(StepGraphs, FormDorasNormsInTheGraphAndDoNotLeaveThemToOthers) {
   Form form;
   form.adapter.dora(true);
-  LlamaForCausalLM model = make(form);
+  DecoderForCausalLM model = make(form);
   FlatParameters parameters(trained(model));
   auto runner = std::make_unique<CountsNorms>(parameters);
   const CountsNorms& counts = *runner;
@@ -182,8 +182,8 @@ TEST(StepGraphs, FormDorasNormsInTheGraphAndDoNotLeaveThemToOthers) {
 TEST(WhyNotCaptured, NamesWhatTheHostDecides) {
   Form form;
   EXPECT_THAT(why_not_captured(make(form)).value_or(""), HasSubstr("not on a GPU"));
-  LlamaForCausalLM model = make(form);
-  model->model->activation_checkpointing = true;
+  DecoderForCausalLM model = make(form);
+  model->activation_checkpointing = true;
   EXPECT_THAT(why_not_captured(model).value_or(""), HasSubstr("checkpointing"));
   form.adapter.dropout(0.1);
   EXPECT_THAT(why_not_captured(make(form)).value_or(""), HasSubstr("dropout"));

@@ -38,7 +38,7 @@ std::vector<Example> counting(int64_t count, int64_t first = 0) {
   return examples;
 }
 
-LlamaForCausalLM adapted(double dropout = 0.0, at::ScalarType dtype = at::kFloat) {
+DecoderForCausalLM adapted(double dropout = 0.0, at::ScalarType dtype = at::kFloat) {
   auto model = tiny_llama();
   model->to(dtype);
   at::manual_seed(31);
@@ -55,7 +55,7 @@ TrainerOptions options(int64_t batch_size = 4) {
   return options.batches(batches);
 }
 
-at::Tensor flat(const LlamaForCausalLM& model) {
+at::Tensor flat(const DecoderForCausalLM& model) {
   std::vector<at::Tensor> parts;
   for (const at::Tensor& each : adapter_parameters(*model)) {
     parts.push_back(each.detach().flatten());
@@ -65,12 +65,12 @@ at::Tensor flat(const LlamaForCausalLM& model) {
 
 TEST(Trainer, LearnsToCountAndLeavesTheBaseAlone) {
   auto model = adapted();
-  const at::Tensor frozen = model->model->layers->at<LlamaDecoderLayerImpl>(1).mlp->up_proj->weight.clone();
+  const at::Tensor frozen = model->model->layers->at<DecoderLayerImpl>(1).mlp->up_proj->weight.clone();
   const double before = mean_loss(model, counting(40), 8);
   Trainer trainer(model, counting(40), options(8).max_steps(150));
   trainer.train();
   EXPECT_LT(mean_loss(model, counting(40), 8), 0.3 * before);
-  EXPECT_TRUE(at::equal(model->model->layers->at<LlamaDecoderLayerImpl>(1).mlp->up_proj->weight, frozen));
+  EXPECT_TRUE(at::equal(model->model->layers->at<DecoderLayerImpl>(1).mlp->up_proj->weight, frozen));
 }
 
 TEST(Trainer, AnAccumulatedStepIsThatOfTheOneBigBatch) {
@@ -220,7 +220,7 @@ class ResumeTest : public ::testing::Test {
   TemporaryFolder folder;
   TrainingResult result;
   at::ScalarType dtype = at::kFloat;
-  std::function<void(LlamaForCausalLM&)> alter;
+  std::function<void(DecoderForCausalLM&)> alter;
   int64_t first_example = 0;
   int64_t validation_examples = 5;
   std::string alpha = "8";
@@ -305,9 +305,9 @@ TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByDataModelAndWhatTheCallerName
   alpha = "16";
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.alpha was 8 and is now 16"));
   alpha = "8";
-  alter = [](LlamaForCausalLM& model) { model->model->norm->weight[3] += 0.5; };
+  alter = [](DecoderForCausalLM& model) { model->model->norm->weight[3] += 0.5; };
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
-  alter = [](LlamaForCausalLM& model) { model->options.rms_norm_eps(1e-3); };
+  alter = [](DecoderForCausalLM& model) { model->options.rms_norm_eps(1e-3); };
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
   alter = nullptr;
   EXPECT_EQ(refusal(resumable()), "");

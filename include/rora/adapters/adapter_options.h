@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/adapters/rora_linear_options.h>
+#include <rora/core/rora_linear_options.h>
 
 #include <torch/arg.h>
 
@@ -39,7 +39,7 @@ struct ModuleSelection {
 };
 
 /// The attention and MLP projections of a LLaMA: what is adapted unless something else is asked for.
-inline const std::vector<std::string> kLlamaProjections{
+inline const std::vector<std::string> kDefaultTargetModules{
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 /// Values for some modules, by a key that PEFT matches as `(.*\.)?(KEY)$` against the module's name; the first key wins.
@@ -50,7 +50,7 @@ using ModulePattern = std::vector<std::pair<std::string, T>>;
 struct AdapterOptions {
   /// Rank, alpha, scaling, DoRA and dropout of every adapted module.
   TORCH_ARG(LowRankOptions, low_rank);
-  TORCH_ARG(ModuleSelection, target_modules) = kLlamaProjections;
+  TORCH_ARG(ModuleSelection, target_modules) = kDefaultTargetModules;
   TORCH_ARG(ModuleSelection, exclude_modules);
   /// Ranks and alphas of modules that differ; a module's scale follows from its own.
   TORCH_ARG(ModulePattern<int64_t>, rank_pattern);

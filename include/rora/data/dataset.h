@@ -1,6 +1,7 @@
 #pragma once
 
 #include <rora/data/record.h>
+#include <rora/ops/cross_entropy.h>
 #include <rora/text/chat_template.h>
 #include <rora/text/tokenizer.h>
 
@@ -10,9 +11,6 @@
 #include <vector>
 
 namespace rora {
-
-/// What `Trainer` treats as "no label", as in transformers.
-inline constexpr int64_t kIgnoreIndex = -100;
 
 /// One tokenised sequence. `labels` is as long as `input_ids`, with `kIgnoreIndex` where no loss is taken; it is not
 /// shifted: position t's label is predicted from position t−1.

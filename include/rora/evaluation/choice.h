@@ -1,7 +1,7 @@
 #pragma once
 
 #include <rora/evaluation/answer.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 #include <rora/text/tokenizer.h>
 
 #include <cstdint>
@@ -23,7 +23,7 @@ std::vector<std::string> answer_candidates(const Record& record);
 /// Throws `std::invalid_argument` that names the record for one that is not a prompt and its answer, where no record
 /// can be read, and for a batch size below 1.
 AnswerEvaluation evaluate_choice(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const Tokenizer& tokenizer,
     const std::vector<Record>& records,
     int64_t batch_size = 16,

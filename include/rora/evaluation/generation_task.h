@@ -23,7 +23,7 @@ struct GenerationTaskOptions {
 /// Throws `std::invalid_argument` that names the record for one that is not a prompt and its answer, or has no gold
 /// answer to compare with, and for options out of range.
 AnswerEvaluation evaluate_generation(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const Tokenizer& tokenizer,
     const std::vector<Record>& records,
     const GenerationTaskOptions& options = {},

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <cstdint>
 #include <vector>
@@ -18,6 +18,6 @@ struct PromptContinuations {
 /// prompts. Throws `std::invalid_argument` for an empty prompt, an empty continuation, an id outside the vocabulary and
 /// a batch size below 1.
 std::vector<std::vector<double>> log_likelihoods(
-    LlamaForCausalLM& model, const std::vector<PromptContinuations>& prompts, int64_t batch_size = 16);
+    CausalLM model, const std::vector<PromptContinuations>& prompts, int64_t batch_size = 16);
 
 } // namespace rora

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <rora/data/dataset.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <cstdint>
 #include <functional>
@@ -22,7 +22,7 @@ struct Perplexity {
 /// the order that they stand in costs nothing. `on_progress` is given the number of examples done after each batch.
 /// Throws `std::invalid_argument` for a batch size below 1 and for examples without a labelled token.
 Perplexity evaluate_perplexity(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<Example>& examples,
     int64_t batch_size = 16,
     const std::function<void(int64_t)>& on_progress = nullptr);

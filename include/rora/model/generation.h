@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -27,7 +27,7 @@ struct GenerationOptions {
 /// Beam search is that of transformers with `early_stopping=False`: a prompt is done once as many beams have ended as
 /// run and none that runs scores better than the worst of them.
 std::vector<std::vector<int64_t>> generate(
-    LlamaForCausalLM& model,
+    CausalLM model,
     const std::vector<std::vector<int64_t>>& prompts,
     const GenerationOptions& options = {},
     const std::function<void(int64_t, int64_t)>& on_token = nullptr);

@@ -10,7 +10,7 @@
 
 namespace rora {
 
-/// What a forward pass reads beside the weights: all that follows from the values of a `LlamaInput`. Where it lies on the
+/// What a forward pass reads beside the weights: all that follows from the values of a `ModelInput`. Where it lies on the
 /// model's device, the pass looks at no element of it and copies nothing there.
 struct PreparedInput {
   at::Tensor input_ids; ///< int64 `[batch, seq]`; undefined where `inputs_embeds` is not
@@ -30,7 +30,7 @@ struct PreparedInput {
 /// What the loss of a batch reads beside the weights.
 struct PreparedLoss {
   PreparedInput input; ///< its `chosen` are those tokens whose states predict a label
-  at::Tensor targets; ///< int64 `[chosen]`: the labels, or `ops::kIgnoredTarget`
+  at::Tensor targets; ///< int64 `[chosen]`: the labels, or `kIgnoreIndex`
   int64_t tokens = 0; ///< targets that count
 
   std::vector<at::Tensor*> tensors();

@@ -5,14 +5,16 @@
 
 #include <cstdint>
 
-namespace rora::ops {
+namespace rora {
 
-/// The target of a token that has neither a loss nor a gradient: LibTorch's `ignore_index`.
-inline constexpr int64_t kIgnoredTarget = -100;
+/// The label or target of a token that has neither a loss nor a gradient, as in transformers and LibTorch.
+inline constexpr int64_t kIgnoreIndex = -100;
+
+namespace ops {
 
 /// Σ_t −log softmax(weight·hidden_t)[target_t], a scalar in fp32 (fp64 for fp64).
 ///
-/// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, `kIgnoredTarget` or an id. Logits exist for
+/// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, `kIgnoreIndex` or an id. Logits exist for
 /// `chunk` tokens at a time (0: `cross_entropy_chunk`), in hidden's dtype; gradients of `hidden`, and of `weight` where it is
 /// trained, are formed in the same pass. Throws `std::out_of_range` for another target outside the vocabulary; `targets` may
 /// lie on the CPU whatever hidden's device, and finding that out then waits for no GPU.
@@ -25,4 +27,5 @@ at::Tensor token_cross_entropy(
 /// How many tokens' logits exist at a time by default: as many as take 32 MiB, or 512 MiB on a GPU.
 int64_t cross_entropy_chunk(int64_t vocab, int64_t element_size, at::Device device = at::kCPU);
 
-} // namespace rora::ops
+} // namespace ops
+} // namespace rora

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/ops/linear_weight.h>
+#include <rora/core/linear_weight.h>
 
 #include <cstdint>
 
@@ -15,6 +15,6 @@ bool can_pack_weights(at::ScalarType dtype);
 /// moved, it is used as it is now.
 ///
 /// Throws for a weight that `can_pack_weights` does not cover, that is itself trained, or an inference tensor.
-c10::intrusive_ptr<LinearWeight> pack_weight(const at::Tensor& weight);
+std::shared_ptr<LinearWeight> pack_weight(const at::Tensor& weight);
 
 } // namespace rora::ops

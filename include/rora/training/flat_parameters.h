@@ -3,9 +3,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace rora {
+
+namespace ops {
+class GradientBuffer;
+}
 
 /// Trained tensors side by side in one buffer, and their gradients in another: one optimiser update, one norm and, over
 /// several machines, one reduction for all of them. Matrices follow what is none, those of shorter rows first; among equals
@@ -39,6 +44,7 @@ class FlatParameters {
  private:
   std::vector<at::Tensor> parameters_;
   std::vector<at::Tensor> gradient_views_; ///< of the buffer, one of each parameter
+  std::vector<std::shared_ptr<ops::GradientBuffer>> buffers_; ///< of each parameter, on a CPU
   at::Tensor values_;
   at::Tensor gradients_;
 };

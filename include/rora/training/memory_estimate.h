@@ -1,7 +1,7 @@
 #pragma once
 
 #include <rora/data/batch.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 
 #include <cstdint>
 #include <vector>
@@ -46,6 +46,6 @@ struct MemoryEstimate {
 /// For a model whose adapters are attached and whose trained parameters require gradients. Activations are counted from
 /// what each operation of a layer keeps for its backward; what a step allocates on the CPU is within 10% of that.
 /// `validation`: whether the best parameters are kept.
-MemoryEstimate estimate_memory(const LlamaForCausalLM& model, const BatchShape& batch, bool validation = false);
+MemoryEstimate estimate_memory(const CausalLM& model, const BatchShape& batch, bool validation = false);
 
 }  // namespace rora

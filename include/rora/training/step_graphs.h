@@ -1,7 +1,7 @@
 #pragma once
 
 #include <rora/data/batch.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 #include <rora/training/flat_parameters.h>
 
 #include <c10/core/Device.h>
@@ -32,7 +32,7 @@ std::unique_ptr<GraphRunner> cuda_graph_runner(at::Device device);
 
 /// Why a training step of the model cannot be captured in a CUDA graph; nothing where it can. Dropout draws its seeds on
 /// the host, and so does what recomputes activations; a model on a CPU has no graphs.
-std::optional<std::string> why_not_captured(const LlamaForCausalLM& model);
+std::optional<std::string> why_not_captured(const CausalLM& model);
 
 /// The gradients of batches, by one graph a batch where shapes repeat: a step's host then launches no kernel of forward and
 /// backward by itself.
@@ -53,7 +53,7 @@ class StepGraphs {
   static constexpr size_t kMostShapes = 16;
 
   /// `parameters` are those of the model that are trained; they must outlive it.
-  StepGraphs(LlamaForCausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner);
+  StepGraphs(CausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
@@ -76,7 +76,7 @@ class StepGraphs {
   Shape& shape_of(const PreparedLoss& prepared);
   void capture(Shape& shape);
 
-  LlamaForCausalLM model_;
+  CausalLM model_;
   FlatParameters& parameters_;
   std::unique_ptr<GraphRunner> runner_; // ends after the graphs
   std::list<Shape> shapes_; // the one used last stands first

@@ -2,7 +2,7 @@
 
 #include <rora/data/batch.h>
 #include <rora/data/dataset.h>
-#include <rora/model/llama.h>
+#include <rora/model/causal_lm.h>
 #include <rora/training/adamw.h>
 #include <rora/training/learning_rate.h>
 #include <rora/training/step_graphs.h>
@@ -96,7 +96,7 @@ class Trainer {
  public:
   /// Throws `std::invalid_argument` for options out of range, for a model of which nothing is trained, and for one in
   /// float16, whose gradients would underflow.
-  Trainer(LlamaForCausalLM model, std::vector<Example> examples, TrainerOptions options);
+  Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions options);
   ~Trainer();
 
   /// The parameters of the best validation are put back at the end of training.
@@ -105,7 +105,7 @@ class Trainer {
   /// Called after each step.
   void set_callback(std::function<void(const StepMetrics&)> on_step);
 
-  /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_llama`).
+  /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_model`).
   void set_save(std::function<void(const std::filesystem::path&)> save);
 
   /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A
@@ -133,6 +133,6 @@ class Trainer {
 
 /// The mean loss over all labelled tokens of `examples`, in batches of like length, in evaluation mode and without
 /// gradients. Throws `std::invalid_argument` for a batch size below 1 and where there is no labelled token.
-double mean_loss(LlamaForCausalLM& model, const std::vector<Example>& examples, int64_t batch_size);
+double mean_loss(CausalLM model, const std::vector<Example>& examples, int64_t batch_size);
 
 } // namespace rora

@@ -2,7 +2,7 @@
 
 #include "../launch.h"
 
-#include <rora/ops/low_rank_products.h>
+#include <rora/core/low_rank_products.h>
 
 #include <ATen/ATen.h>
 

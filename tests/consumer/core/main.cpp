@@ -1,5 +1,5 @@
 // RoRALinear in a loop of LibTorch's own: the header-only core, without the library.
-#include <rora/adapters/rora_linear.h>
+#include <rora/core/rora_linear.h>
 
 #include <ATen/Context.h>
 #include <ATen/ops/randn.h>

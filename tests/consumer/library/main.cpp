@@ -1,6 +1,6 @@
 // Three steps of fine-tuning a LLaMA with the installed library.
 #include <rora/adapters/attach.h>
-#include <rora/model/llama.h>
+#include <rora/model/decoder.h>
 #include <rora/training/trainer.h>
 
 #include <ATen/Context.h>
@@ -11,8 +11,8 @@
 
 int main() {
   at::manual_seed(0);
-  auto options = rora::LlamaOptions().vocab_size(32).hidden_size(32).intermediate_size(48).num_hidden_layers(2);
-  auto model = rora::LlamaForCausalLM(options.num_attention_heads(4).num_key_value_heads(2));
+  auto options = rora::DecoderOptions().vocab_size(32).hidden_size(32).intermediate_size(48).num_hidden_layers(2);
+  auto model = rora::DecoderForCausalLM(options.num_attention_heads(4).num_key_value_heads(2));
   {
     at::NoGradGuard no_grad;
     for (at::Tensor& parameter : model->parameters()) {

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <rora/model/causal_lm.h>
+#include <rora/model/decoder_layer.h>
+#include <rora/model/decoder_options.h>
+#include <rora/model/prepared_input.h>
+#include <rora/model/rms_norm.h>
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/modules/embedding.h>
+
+namespace rora {
+
+/// The decoder without its head (transformers' `LlamaModel`).
+class DecoderImpl : public torch::nn::Module {
+ public:
+  explicit DecoderImpl(const DecoderOptions& options);
+
+  /// What `compute` reads, where its tensors were or on the CPU. `cached` are the tokens of a cache. A mask is read where it
+  /// lies.
+  PreparedInput prepare(const ModelInput& input, int64_t cached = 0) const;
+
+  /// `CausalLMImpl::compute`; where `checkpoint` and in training, layers recompute their activations in backward.
+  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr, bool checkpoint = false);
+
+  DecoderOptions options;
+  torch::nn::Embedding embed_tokens{nullptr};
+  torch::nn::ModuleList layers{nullptr};
+  RMSNorm norm{nullptr};
+};
+TORCH_MODULE(Decoder);
+
+/// A decoder with its language-model head, of the form that `DecoderOptions` say.
+class DecoderForCausalLMImpl : public CausalLMImpl {
+ public:
+  explicit DecoderForCausalLMImpl(const DecoderOptions& options);
+
+  PreparedInput prepare(const ModelInput& input, int64_t cached = 0) const override;
+  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr) override;
+  at::Tensor logits(const at::Tensor& hidden) override;
+  at::Tensor loss_of_states(const at::Tensor& states, const at::Tensor& targets) override;
+  at::Tensor embed(const at::Tensor& input_ids) override;
+  at::Tensor head_weight() const override;
+
+  Decoder model{nullptr};
+  Projection lm_head{nullptr}; ///< null where the head is tied to the embedding
+};
+TORCH_MODULE(DecoderForCausalLM);
+
+} // namespace rora

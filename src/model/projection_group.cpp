@@ -1,0 +1,66 @@
+#include <rora/model/projection_group.h>
+
+#include <rora/core/low_rank_linear.h>
+#include <rora/ops/rms_norm_shrink.h>
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+namespace rora {
+namespace {
+
+/// The projections as terms of one graph node; none where an adapter among them computes another way.
+std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_list<ProjectionImpl*> projections) {
+  std::vector<ops::LowRankTerm> terms;
+  for (ProjectionImpl* projection : projections) {
+    terms.push_back(projection->frozen_term());
+    Adapter* adapter = projection->active_adapter();
+    if (adapter != nullptr && !adapter->low_rank_term(*projection, terms.back())) {
+      return std::nullopt;
+    }
+  }
+  return terms;
+}
+
+/// `project_norm` of terms that take one Ŝ: the norm forms it.
+std::vector<at::Tensor> project_norm_with_shrunk(
+    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms) {
+  const at::Tensor a = [&] {
+    at::NoGradGuard no_grad; // A's gradient comes from the terms
+    return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(stream.states));
+  }();
+  auto [sum, y, shrunk] =
+      ops::add_rms_norm_shrink(stream.states, stream.change, norm.weight, norm.eps, a, terms[0].scale);
+  stream = {std::move(sum)};
+  return ops::low_rank_linear(y, std::move(terms), shrunk);
+}
+
+} // namespace
+
+std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_list<ProjectionImpl*> projections) {
+  if (auto terms = terms_together(projections)) {
+    return ops::low_rank_linear(x, std::move(*terms));
+  }
+  std::vector<at::Tensor> outputs;
+  for (ProjectionImpl* each : projections) {
+    outputs.push_back(each->forward(x));
+  }
+  return outputs;
+}
+
+std::vector<at::Tensor> project_norm(
+    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
+  if (stream.states.is_cuda()) {
+    auto terms = terms_together(projections);
+    if (terms && ops::detail::takes_shrunk(*terms)) {
+      return project_norm_with_shrunk(norm, stream, std::move(*terms));
+    }
+    if (terms) {
+      return ops::low_rank_linear(norm.forward(stream), std::move(*terms));
+    }
+  }
+  return project_together(norm.forward(stream), projections);
+}
+
+} // namespace rora

@@ -1,0 +1,354 @@
+#include <rora/model/pretrained.h>
+
+#include "checkpoint/support.h"
+#include "support/gradcheck.h"
+#include "support/test_data.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/checkpoint/file.h>
+#include <rora/checkpoint/model_folder.h>
+#include <rora/error.h>
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+#include <fstream>
+#include <map>
+
+namespace rora {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using nlohmann::json;
+using testing::message_of;
+using testing::relative_error;
+using testing::TemporaryFolder;
+using testing::test_data;
+
+at::Tensor logits(DecoderForCausalLM& model) {
+  at::NoGradGuard no_grad;
+  return model->forward({at::arange(3, 24, at::kLong).view({1, 21}), {}, {}});
+}
+
+/// A copy of the committed model whose config and tensors a test changes.
+class ModelCopy : public ::testing::Test {
+ protected:
+  ModelCopy() {
+    const ModelFolder source(test_data("golden/model"));
+    for (const std::string& name : source.names()) {
+      tensors[name] = source.tensor(name).clone();
+    }
+    config = json::parse(read_file(source.path() / "config.json"));
+  }
+
+  void write() {
+    save_model_tensors(folder.path(), NamedTensors(tensors.begin(), tensors.end()));
+    write_file(folder / "config.json", config.dump());
+  }
+
+  DecoderForCausalLM load() {
+    write();
+    return load_model(folder.path());
+  }
+
+  /// The message, less the folder, with which loading fails.
+  std::string failure() {
+    write();
+    const std::string message = message_of<FormatError>([&] { load_model(folder.path()); });
+    EXPECT_THAT(message, StartsWith(folder.path().string()));
+    return message.substr(std::min(message.size(), folder.path().string().size()));
+  }
+
+  /// The failure under a config with one field changed.
+  std::string failure_with(const std::string& field, const json& value) {
+    const json kept = config;
+    config[field] = value;
+    const std::string message = failure();
+    config = kept;
+    return message;
+  }
+
+  at::Tensor& layer_weight(int64_t layer, const std::string& name) {
+    return tensors.at("model.layers." + std::to_string(layer) + "." + name + ".weight");
+  }
+
+  void erase(int64_t layer, const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+      ASSERT_EQ(tensors.erase("model.layers." + std::to_string(layer) + "." + name + ".weight"), 1u);
+    }
+  }
+
+  TemporaryFolder folder;
+  std::map<std::string, at::Tensor> tensors;
+  json config;
+};
+
+using LoadLlama = ModelCopy;
+
+TEST_F(LoadLlama, ReadsTheUnchangedCopy) {
+  DecoderForCausalLM original = load_model(test_data("golden/model"));
+  DecoderForCausalLM copy = load();
+  EXPECT_TRUE(at::equal(logits(copy), logits(original)));
+}
+
+TEST_F(LoadLlama, NamesAMissingTensor) {
+  for (const char* name :
+       {"model.norm.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.o_proj.weight", "model.layers.0.mlp.gate_proj.weight",
+        "model.layers.0.mlp.down_proj.weight"}) {
+    const auto node = tensors.extract(name);
+    EXPECT_EQ(failure(), std::string(": tensor ") + name + " is missing");
+    tensors[name] = node.mapped();
+  }
+  tensors.erase("model.embed_tokens.weight");
+  EXPECT_EQ(failure(), ": neither model.embed_tokens.weight nor lm_head.weight is there");
+}
+
+TEST_F(LoadLlama, RefusesAHeadAloneThatIsNotTied) {
+  tensors["lm_head.weight"] = tensors.at("model.embed_tokens.weight");
+  tensors.erase("model.embed_tokens.weight");
+  EXPECT_THAT(failure_with("tie_word_embeddings", false), HasSubstr("model.embed_tokens.weight is missing"));
+}
+
+TEST_F(LoadLlama, NamesATensorThatIsNotTheModels) {
+  for (const char* name :
+       {"model.layers.0.self_attn.q_norm.weight", "model.layers.1.mlp.down_proj.bias", "score.weight"}) {
+    tensors[name] = at::ones({4});
+    EXPECT_EQ(failure(), std::string("/model.safetensors: tensor ") + name + " is not one of this model's");
+    tensors.erase(name);
+  }
+}
+
+TEST_F(LoadLlama, IgnoresStoredRotaryFrequencies) {
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({6});
+  EXPECT_NO_THROW(load());
+}
+
+TEST_F(LoadLlama, NamesAMisshapenTensor) {
+  layer_weight(0, "self_attn.o_proj") = at::ones({48, 32});
+  EXPECT_EQ(
+      failure(), "/model.safetensors: model.layers.0.self_attn.o_proj.weight must have shape [32, 48], not [48, 32]");
+  layer_weight(0, "self_attn.o_proj") = at::ones({32 * 48});
+  EXPECT_THAT(failure(), HasSubstr("o_proj.weight must have shape [32, 48], not [1536]"));
+}
+
+TEST_F(LoadLlama, NamesAProjectionThatIsNoMatrixOrOfPartialHeads) {
+  layer_weight(1, "self_attn.q_proj") = at::ones({48});
+  EXPECT_THAT(failure(), HasSubstr("layers.1.self_attn.q_proj.weight must have two dimensions, not [48]"));
+  layer_weight(1, "self_attn.q_proj") = at::ones({47, 32});
+  EXPECT_THAT(failure(), HasSubstr("layers.1.self_attn.q_proj.weight has 47 rows, which head_dim 12 does not divide"));
+  layer_weight(1, "self_attn.q_proj") = at::ones({36, 32});
+  EXPECT_THAT(failure(), HasSubstr("layer 1: num_attention_heads 3 is not a multiple of num_key_value_heads 2"));
+}
+
+TEST_F(LoadLlama, NamesATensorThatIsNotFinite) {
+  for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      at::Tensor& weight = layer_weight(1, "mlp.up_proj");
+      const at::Tensor kept = weight;
+      weight = kept.to(dtype, /*non_blocking=*/false, /*copy=*/true);
+      weight[39][31] = value;
+      EXPECT_EQ(failure(), "/model.safetensors: model.layers.1.mlp.up_proj.weight holds NaN or infinite values");
+      weight = kept;
+    }
+  }
+}
+
+TEST_F(LoadLlama, TakesFiniteWeightsWhoseSumIsNot) {
+  layer_weight(1, "mlp.up_proj").fill_(3e38);
+  EXPECT_NO_THROW(load());
+}
+
+TEST_F(LoadLlama, NamesATensorOfIntegers) {
+  layer_weight(0, "mlp.up_proj") = at::ones({40, 32}, at::kInt);
+  EXPECT_THAT(failure(), HasSubstr("mlp.up_proj.weight must be of floating point, not Int"));
+}
+
+TEST_F(LoadLlama, NamesTheFieldThatContradictsTheTensors) {
+  EXPECT_THAT(
+      failure_with("vocab_size", 191),
+      HasSubstr("model.embed_tokens.weight must be [vocab_size, hidden_size] [191, 32]"));
+  EXPECT_THAT(failure_with("hidden_size", 40), HasSubstr("[192, 40] of config.json, not [192, 32]"));
+  const std::string layers = "/config.json: num_hidden_layers is ";
+  EXPECT_EQ(failure_with("num_hidden_layers", 1), layers + "1, but there are tensors of more layers");
+  EXPECT_EQ(failure_with("num_hidden_layers", 3), layers + "3, but there are tensors of fewer layers");
+  EXPECT_THAT(failure_with("num_hidden_layers", int64_t{1} << 60), EndsWith("tensors of fewer layers"));
+  EXPECT_THAT(failure_with("head_dim", 10), HasSubstr("q_proj.weight has 48 rows, which head_dim 10 does not divide"));
+}
+
+TEST_F(LoadLlama, NamesTheFieldThatContradictsAnotherOrIsNotSupported) {
+  const std::vector<std::pair<std::string, json>> bad{
+      {"hidden_size", 0}, {"hidden_size", "32"}, {"hidden_size", nullptr}, {"vocab_size", -1}, {"intermediate_size", 0},
+      {"num_attention_heads", 3}, {"num_attention_heads", 0}, {"num_key_value_heads", -2}, {"head_dim", 11},
+      {"rms_norm_eps", 0}, {"rms_norm_eps", "1e-5"}, {"tie_word_embeddings", 1}, {"eos_token_id", "</s>"},
+      {"model_type", "mistral"}, {"hidden_act", "gelu"}, {"attention_dropout", 0.1}, {"sliding_window", 4096},
+      {"partial_rotary_factor", 0.5}, {"quantization_config", {{"quant_method", "gptq"}}}, {"rope_parameters", 5}, {"rope_scaling", json::array()}};
+  for (const auto& [field, value] : bad) {
+    const std::string message = failure_with(field, value);
+    EXPECT_THAT(message, StartsWith("/config.json: ")) << value;
+    EXPECT_THAT(message, HasSubstr(field)) << value;
+  }
+  config.erase("rope_parameters");
+  EXPECT_THAT(failure_with("rope_theta", 0), HasSubstr("rope_theta must be positive"));
+  EXPECT_NO_THROW(load());
+}
+
+TEST_F(LoadLlama, NamesTheRotaryFieldThatIsNotSupported) {
+  const std::vector<std::pair<std::string, json>> bad{
+      {"rope_parameters.rope_type", {{"rope_type", "yarn"}, {"factor", 2.0}}},
+      {"rope_parameters.rope_type", {{"type", "su"}, {"factor", 2.0}}},
+      {"rope_parameters.factor", {{"rope_type", "linear"}}},
+      {"rope_parameters.factor", {{"rope_type", "dynamic"}, {"factor", "2"}}},
+      {"factor", {{"rope_type", "linear"}, {"factor", 0}}},
+      {"rope_parameters.low_freq_factor", {{"rope_type", "llama3"}, {"factor", 8}}},
+      {"rope_parameters.high_freq_factor",
+       {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4},
+        {"original_max_position_embeddings", 64}}},
+      {"rope_parameters.partial_rotary_factor", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}},
+      {"rope_parameters.full_attention", {{"full_attention", {{"rope_type", "default"}}}}}};
+  for (const auto& [field, value] : bad) {
+    EXPECT_THAT(failure_with("rope_parameters", value), HasSubstr(field)) << value;
+  }
+}
+
+TEST_F(LoadLlama, SaysWhichFileIsMissingOrIsNoJson) {
+  write();
+  std::filesystem::remove(folder / "config.json");
+  EXPECT_THAT(message_of<FileError>([&] { load_model(folder.path()); }), HasSubstr("/config.json: "));
+  write_file(folder / "config.json", "{\"hidden_size\": 32,");
+  EXPECT_THAT(message_of<FormatError>([&] { load_model(folder.path()); }), HasSubstr("/config.json: "));
+  write();
+  std::filesystem::remove(folder / "model.safetensors");
+  EXPECT_THAT(message_of<FileError>([&] { load_model(folder.path()); }), HasSubstr("holds neither model.safetensors"));
+}
+
+TEST_F(LoadLlama, NamesALayerThatIsMissingWhole) {
+  std::erase_if(tensors, [](const auto& named) { return named.first.starts_with("model.layers.0."); });
+  EXPECT_EQ(failure(), ": all tensors of model.layers.0 are missing");
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({6});
+  EXPECT_EQ(failure(), ": all tensors of model.layers.0 are missing");
+}
+
+TEST_F(LoadLlama, BringsMixedDtypesToTheConfigsOrTheEmbeddings) {
+  tensors.at("model.norm.weight") = tensors.at("model.norm.weight").to(at::kBFloat16);
+  for (auto& [name, tensor] : tensors) {
+    tensor = name.ends_with("_proj.weight") ? tensor.to(at::kHalf) : tensor;
+  }
+  const auto expect_dtype = [&](at::ScalarType dtype) {
+    DecoderForCausalLM model = load();
+    for (const auto& item : model->named_parameters()) {
+      EXPECT_EQ(item.value().scalar_type(), dtype) << item.key();
+    }
+    EXPECT_TRUE(at::isfinite(logits(model)).all().item<bool>());
+  };
+  config.erase("dtype");
+  config.erase("torch_dtype");
+  expect_dtype(at::kFloat);
+  config["torch_dtype"] = "bfloat16";
+  expect_dtype(at::kBFloat16);
+  config["dtype"] = "float32";
+  expect_dtype(at::kFloat);
+  EXPECT_THAT(failure_with("dtype", "int8"), HasSubstr("/config.json: dtype 'int8' is not supported"));
+}
+
+class PrunedLlama : public ModelCopy {
+ protected:
+  /// Layer 1 without its second group of heads and half of its MLP; `whole` is the same function at full width.
+  DecoderForCausalLM narrow() {
+    layer_weight(1, "self_attn.o_proj").slice(1, 24).zero_();
+    layer_weight(1, "mlp.down_proj").slice(1, 17).zero_();
+    DecoderForCausalLM whole = load_llama_now();
+    for (const char* name :
+         {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"}) {
+      at::Tensor& weight = layer_weight(1, name);
+      const int64_t rows = std::string(name).starts_with("mlp") ? 17 : weight.size(0) / 2;
+      weight = weight.slice(0, 0, rows).contiguous();
+    }
+    layer_weight(1, "self_attn.o_proj") = layer_weight(1, "self_attn.o_proj").slice(1, 0, 24).contiguous();
+    layer_weight(1, "mlp.down_proj") = layer_weight(1, "mlp.down_proj").slice(1, 0, 17).contiguous();
+    return whole;
+  }
+
+  /// Copies the weights out of the file, so that the test may replace it.
+  DecoderForCausalLM load_llama_now() {
+    DecoderForCausalLM model = load();
+    at::NoGradGuard no_grad;
+    for (at::Tensor parameter : model->parameters()) {
+      parameter.set_data(parameter.clone());
+    }
+    return model;
+  }
+
+  void expect_round_trip(DecoderForCausalLM& model) {
+    TemporaryFolder saved;
+    save_model(model, saved.path());
+    DecoderForCausalLM again = load_model(saved.path());
+    EXPECT_EQ(again->options.layer_shapes(), model->options.layer_shapes());
+    EXPECT_TRUE(at::equal(logits(again), logits(model)));
+  }
+};
+
+TEST_F(PrunedLlama, InfersTheWidthsOfEachLayer) {
+  DecoderForCausalLM whole = narrow();
+  DecoderForCausalLM pruned = load();
+  EXPECT_EQ(pruned->options.layer_shapes(), (std::vector<LayerShape>{{4, 2, 40}, {2, 1, 17}}));
+  EXPECT_LT(relative_error(logits(pruned), logits(whole)), 1e-6);
+  expect_round_trip(pruned);
+}
+
+TEST_F(PrunedLlama, LacksAnAttentionOrAnMlp) {
+  layer_weight(0, "self_attn.o_proj").zero_();
+  layer_weight(1, "mlp.down_proj").zero_();
+  DecoderForCausalLM whole = load_llama_now();
+  erase(0, {"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
+  erase(1, {"post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+  DecoderForCausalLM pruned = load();
+  EXPECT_EQ(pruned->options.layer_shapes(), (std::vector<LayerShape>{{0, 0, 40}, {4, 2, 0}}));
+  EXPECT_LT(relative_error(logits(pruned), logits(whole)), 1e-6);
+  expect_round_trip(pruned);
+}
+
+TEST_F(PrunedLlama, IsAdaptedWhereItHasProjections) {
+  narrow();
+  erase(0, {"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
+  DecoderForCausalLM pruned = load();
+  const auto names = attach_adapters(*pruned, AdapterOptions().low_rank(LowRankOptions().rank(30)));
+  EXPECT_EQ(names.size(), 10u);
+  const LossSum loss = pruned->loss({at::arange(21).view({1, 21}), {}, {}}, at::arange(21).view({1, 21}));
+  loss.sum.backward();
+  for (const at::Tensor& parameter : adapter_parameters(*pruned)) {
+    EXPECT_TRUE(parameter.grad().defined());
+  }
+}
+
+/// Whether an address lies in a mapping of the file.
+bool is_mapped(const void* address, const std::filesystem::path& file) {
+  std::ifstream maps("/proc/self/maps");
+  const auto place = reinterpret_cast<uintptr_t>(address);
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) == 2 && begin <= place && place < end) {
+      return line.ends_with(file.string());
+    }
+  }
+  return false;
+}
+
+TEST(LoadLlamaMapping, CopiesWeightsOnlyForAnotherDtype) {
+  const auto folder = std::filesystem::canonical(test_data("golden/model"));
+  for (const auto dtype : {std::optional<at::ScalarType>(), std::optional(at::kFloat), std::optional(at::kBFloat16)}) {
+    const DecoderForCausalLM model = load_model(folder, dtype);
+    for (const auto& item : model->named_parameters()) {
+      EXPECT_EQ(is_mapped(item.value().data_ptr(), folder / "model.safetensors"), dtype != at::kBFloat16) << item.key();
+    }
+  }
+}
+
+} // namespace
+} // namespace rora
