@@ -5,7 +5,7 @@
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
 #include <rora/model/pretrained.h>
-#include <rora/model/decoder_options.h>
+#include <rora/model/decoder.h>
 
 #include <ATen/ATen.h>
 #include <torch/utils.h>
@@ -120,7 +120,7 @@ CausalLM make_model(const Arguments& arguments, const DecoderOptions& options) {
   if (arguments.from) {
     model = load_model(*arguments.from, at::kFloat);
   } else {
-    model = CausalLM(options);
+    model = DecoderForCausalLM(options);
     initialize(model);
   }
   if (const at::Device device = arguments.model.open_device(); device.is_cuda()) {

@@ -27,15 +27,10 @@ const std::set<std::string> kRead{
 /// LoftQ, LoRA-GA) change the base weights too, and PEFT changes them again as it loads.
 const std::set<Json> kInitializations{nullptr, true, false, "gaussian", "eva", "orthogonal", "mica"};
 
-/// Whether a value asks for nothing.
-bool is_off(const Json& value) {
-  return value.is_null() || value == false || ((value.is_array() || value.is_object() || value.is_string()) && value.empty());
-}
-
 void refuse_unsupported(const JsonObject& config) {
-  for (const auto& [field, value] : config.json().items()) {
-    if (!kRead.count(field) && !kInformative.count(field) && !is_off(value)) {
-      config.fail(field, "is not supported: " + value.dump());
+  for (const std::string& field : config.names()) {
+    if (!kRead.count(field) && !kInformative.count(field) && !config.is_off(field)) {
+      config.fail(field, "is not supported: " + config.text(field));
     }
   }
   if (config.string("peft_type") != "LORA") {
@@ -51,7 +46,7 @@ void refuse_unsupported(const JsonObject& config) {
       }
     }
   }
-  if (const auto& json = config.json(); json.contains("init_lora_weights")) {
+  if (const auto& json = json_of(config); json.contains("init_lora_weights")) {
     if (!kInitializations.count(json.at("init_lora_weights"))) {
       config.fail("init_lora_weights", "is not supported: " + json.at("init_lora_weights").dump());
     }
@@ -62,7 +57,7 @@ ModuleSelection read_selection(const JsonObject& config, const std::string& fiel
   if (!config.has(field)) {
     return {};
   }
-  if (!config.at(field).is_string()) {
+  if (!config.is_string(field)) {
     return config.strings(field);
   }
   const std::string text = config.string(field);
@@ -84,7 +79,7 @@ ModulePattern<T> read_pattern(const JsonObject& config, const std::string& field
     return pattern;
   }
   const JsonObject object = config.object(field);
-  for (const auto& [key, value] : object.json().items()) {
+  for (const auto& [key, value] : json_of(object).items()) {
     try {
       FullMatch{key};
     } catch (const std::invalid_argument& error) {
@@ -131,7 +126,7 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   low_rank.dropout(config.number("lora_dropout", 0.0));
   low_rank.scaling(config.boolean("use_rslora", false) ? Scaling::kRankStabilized : Scaling::kStandard);
   low_rank.dora(config.boolean("use_dora", false));
-  if (config.has("init_lora_weights") && config.at("init_lora_weights") == "gaussian") {
+  if (config.has("init_lora_weights") && json_of(config).at("init_lora_weights") == "gaussian") {
     low_rank.initializer(gaussian());
   }
   AdapterOptions options;

@@ -8,9 +8,8 @@
 #include <optional>
 
 namespace rora {
-namespace {
+namespace detail {
 
-/// The projections as terms of one graph node; none where an adapter among them computes another way.
 std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_list<ProjectionImpl*> projections) {
   std::vector<ops::LowRankTerm> terms;
   for (ProjectionImpl* projection : projections) {
@@ -23,7 +22,6 @@ std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_lis
   return terms;
 }
 
-/// `project_norm` of terms that take one Ŝ: the norm forms it.
 std::vector<at::Tensor> project_norm_with_shrunk(
     RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms) {
   const at::Tensor a = [&] {
@@ -36,10 +34,10 @@ std::vector<at::Tensor> project_norm_with_shrunk(
   return ops::low_rank_linear(y, std::move(terms), shrunk);
 }
 
-} // namespace
+} // namespace detail
 
 std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_list<ProjectionImpl*> projections) {
-  if (auto terms = terms_together(projections)) {
+  if (auto terms = detail::terms_together(projections)) {
     return ops::low_rank_linear(x, std::move(*terms));
   }
   std::vector<at::Tensor> outputs;
@@ -52,9 +50,9 @@ std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_l
 std::vector<at::Tensor> project_norm(
     RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
   if (stream.states.is_cuda()) {
-    auto terms = terms_together(projections);
+    auto terms = detail::terms_together(projections);
     if (terms && ops::detail::takes_shrunk(*terms)) {
-      return project_norm_with_shrunk(norm, stream, std::move(*terms));
+      return detail::project_norm_with_shrunk(norm, stream, std::move(*terms));
     }
     if (terms) {
       return ops::low_rank_linear(norm.forward(stream), std::move(*terms));

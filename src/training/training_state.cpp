@@ -70,7 +70,7 @@ void require_same_run(const JsonObject& run, const RunFingerprint& now) {
       refuse(option, before, value);
     }
   }
-  for (const auto& [option, value] : run.json().items()) {
+  for (const auto& [option, value] : json_of(run).items()) {
     if (!now.contains(option)) {
       refuse(option, run.string(option), "absent");
     }

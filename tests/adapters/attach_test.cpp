@@ -28,7 +28,7 @@ std::string message_of(const std::function<void()>& call) {
   return "nothing was thrown";
 }
 
-LowRankAdapter& adapter_at(DecoderForCausalLM& model, const std::string& module) {
+LowRankAdapter& adapter_at(CausalLM model, const std::string& module) {
   for (const auto& item : model->named_modules()) {
     if (item.key() == module) {
       return dynamic_cast<LowRankAdapter&>(*item.value()->as<ProjectionImpl>()->adapter(kDefaultAdapter));

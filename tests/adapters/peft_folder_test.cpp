@@ -31,7 +31,7 @@ DecoderForCausalLM adapted(const AdapterOptions& options) {
   return model;
 }
 
-at::Tensor logits(DecoderForCausalLM& model) {
+at::Tensor logits(CausalLM model) {
   at::NoGradGuard no_grad;
   return model->forward({at::arange(10, at::kLong).view({1, 10}), {}, {}});
 }

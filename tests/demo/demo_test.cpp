@@ -4,6 +4,7 @@
 #include "demo/svg_plot.h"
 #include "demo/tiny_world.h"
 
+#include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
 #include <rora/text/tokenizer.h>
 #include <rora/training/trainer.h>
@@ -48,7 +49,7 @@ TEST(Facts, AskForEachPairOnce) {
 
 // A model that knew nothing would lose ln 512 = 6.2 a token.
 TEST(ShippedModel, KnowsStoriesItHasNotSeen) {
-  DecoderForCausalLM model = load_model(RORA_DEMO_MODEL, at::kFloat);
+  CausalLM model = load_model(RORA_DEMO_MODEL, at::kFloat);
   const auto tokenizer = load_tokenizer(RORA_DEMO_MODEL);
   Random random(2);
   std::vector<Example> stories;

@@ -1,3 +1,4 @@
+#include <rora/model/decoder.h>
 #include <rora/evaluation/generation_task.h>
 
 #include "evaluation/byte_llama.h"
@@ -18,7 +19,7 @@ const std::vector<std::string> kPrompts{"1 + 1 = ", "What is it?", "", "seven an
 
 /// The text that greedy search, or a beam, goes on with.
 std::string continuation(
-    DecoderForCausalLM& model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
+    CausalLM model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
   const auto options = GenerationOptions().max_new_tokens(12).num_beams(beams);
   return tokenizer.decode(generate(model, {tokenizer.encode(prompt)}, options)[0], /*skip_special_tokens=*/true);
 }

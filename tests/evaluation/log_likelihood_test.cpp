@@ -12,7 +12,7 @@ namespace {
 using Ids = std::vector<int64_t>;
 
 /// From the logits of one whole sequence.
-double log_likelihood(DecoderForCausalLM& model, const Ids& prompt, const Ids& continuation) {
+double log_likelihood(CausalLM model, const Ids& prompt, const Ids& continuation) {
   at::NoGradGuard no_grad;
   Ids whole = prompt;
   whole.insert(whole.end(), continuation.begin(), continuation.end());

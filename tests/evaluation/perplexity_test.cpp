@@ -21,7 +21,7 @@ std::vector<Example> examples() {
 }
 
 /// −ln p summed over the labelled tokens, from the logits of one example at a time.
-double loss_sum(DecoderForCausalLM& model, const std::vector<Example>& examples) {
+double loss_sum(CausalLM model, const std::vector<Example>& examples) {
   at::NoGradGuard no_grad;
   double sum = 0.0;
   for (const Example& example : examples) {

@@ -2,6 +2,7 @@
 
 #include "examples/support.h"
 
+#include <rora/model/decoder.h>
 #include <rora/evaluation/choice.h>
 #include <rora/evaluation/generation_task.h>
 #include <rora/evaluation/perplexity.h>
@@ -71,7 +72,7 @@ class EvaluateTest : public ::testing::Test {
     return names;
   }
 
-  DecoderForCausalLM model() const {
+  CausalLM model() const {
     return load_model(folder_ / "model");
   }
   std::unique_ptr<Tokenizer> tokenizer() const {

@@ -1,5 +1,6 @@
 #include "examples/support.h"
 
+#include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>

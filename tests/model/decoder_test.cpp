@@ -1,6 +1,8 @@
 #include "support/gradcheck.h"
 #include "support/test_data.h"
+#include "support/tiny_llama.h"
 
+#include <rora/model/decoder.h>
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/pretrained.h>
@@ -25,14 +27,14 @@ at::Tensor optional_tensor(const SafetensorsFile& file, const std::string& name)
   return file.contains(name) ? file.tensor(name) : at::Tensor();
 }
 
-at::Tensor forward(DecoderForCausalLM& model, const ModelInput& input) {
+at::Tensor forward(CausalLM model, const ModelInput& input) {
   at::NoGradGuard no_grad;
   return model->forward(input);
 }
 
 /// Logits at the real tokens, and the loss, are transformers'.
 void expect_answers(const std::filesystem::path& folder, const std::filesystem::path& path) {
-  DecoderForCausalLM model = load_model(folder);
+  CausalLM model = load_model(folder);
   const SafetensorsFile answers(path);
   const ModelInput input{
       answers.tensor("input_ids"),
@@ -103,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 class Llama : public ::testing::Test {
  protected:
-  DecoderForCausalLM model = load_model(test_data("golden/model"));
+  CausalLM model = load_model(test_data("golden/model"));
   at::Tensor ids = SafetensorsFile(test_data("golden/inputs/padded_on_the_right.safetensors")).tensor("input_ids");
 };
 
@@ -153,7 +155,7 @@ TEST_F(Llama, PackedSequencesDoNotSeeEachOther) {
 }
 
 /// The gradient of the inputs' embeddings.
-at::Tensor input_gradient(DecoderForCausalLM& model, ModelInput input, const std::function<at::Tensor(const ModelInput&)>& loss) {
+at::Tensor input_gradient(CausalLM model, ModelInput input, const std::function<at::Tensor(const ModelInput&)>& loss) {
   input.inputs_embeds = model->embed(input.input_ids).detach().set_requires_grad(true);
   loss(input).backward();
   return input.inputs_embeds.grad();
@@ -172,7 +174,7 @@ TEST_F(Llama, LossOfFewLabelsIsThatOfAllLogits) {
   const auto of_states = [&](const ModelInput& each) {
     return model->loss(each, labels).sum;
   };
-  auto* last = model->model->layers->ptr<DecoderLayerImpl>(model->model->layers->size() - 1).get();
+  auto* last = testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(testing::decoder_of(model)->layers->size() - 1).get();
   Attention attention = last->self_attn;
   MLP mlp = last->mlp;
   for (const char* lacks : {"nothing", "attention", "mlp"}) { // as a pruned layer does
@@ -203,15 +205,15 @@ TEST_F(Llama, PackedWeightsGiveTheSameBits) {
     };
     const at::Tensor before = input_gradient(model, input, loss);
     EXPECT_GT(pack_weights(model), 0);
-    EXPECT_GT(model->model->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
+    EXPECT_GT(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
     EXPECT_TRUE(at::equal(input_gradient(model, input, loss), before)) << dtype;
   }
 }
 
 TEST_F(Llama, PackedWeightsAreNotTrained) {
-  model->model->layers->ptr<DecoderLayerImpl>(1)->mlp->up_proj->weight.set_requires_grad(true);
+  testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(1)->mlp->up_proj->weight.set_requires_grad(true);
   EXPECT_THROW(pack_weights(model), c10::ValueError);
-  EXPECT_EQ(model->model->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
+  EXPECT_EQ(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
 }
 
 } // namespace

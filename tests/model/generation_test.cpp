@@ -30,12 +30,12 @@ at::Tensor as_row(const Ids& ids) {
 }
 
 /// The logits after `ids`, without a cache.
-at::Tensor next_logits(DecoderForCausalLM& model, const Ids& ids) {
+at::Tensor next_logits(CausalLM model, const Ids& ids) {
   at::NoGradGuard no_grad;
   return model->forward({as_row(ids), {}, {}}).select(1, -1).squeeze(0);
 }
 
-Ids greedy_without_cache(DecoderForCausalLM& model, Ids ids, int64_t count, int64_t stop = -1) {
+Ids greedy_without_cache(CausalLM model, Ids ids, int64_t count, int64_t stop = -1) {
   const size_t prompt = ids.size();
   for (int64_t i = 0; i < count && (i == 0 || ids.back() != stop); ++i) {
     ids.push_back(next_logits(model, ids).argmax().item<int64_t>());
@@ -43,13 +43,13 @@ Ids greedy_without_cache(DecoderForCausalLM& model, Ids ids, int64_t count, int6
   return {ids.begin() + static_cast<int64_t>(prompt), ids.end()};
 }
 
-std::vector<double> probabilities(DecoderForCausalLM& model, const Ids& prompt, double temperature) {
+std::vector<double> probabilities(CausalLM model, const Ids& prompt, double temperature) {
   const at::Tensor p = (next_logits(model, prompt).to(at::kDouble) / temperature).softmax(-1).contiguous();
   return {p.const_data_ptr<double>(), p.const_data_ptr<double>() + p.numel()};
 }
 
 /// How often each token is drawn as the first after `prompt`.
-std::vector<double> drawn_shares(DecoderForCausalLM& model, const Ids& prompt, int64_t draws, GenerationOptions options) {
+std::vector<double> drawn_shares(CausalLM model, const Ids& prompt, int64_t draws, GenerationOptions options) {
   std::vector<double> shares(static_cast<size_t>(model->options.vocab_size()), 0.0);
   const std::vector<Ids> prompts(static_cast<size_t>(draws), prompt);
   for (const Ids& drawn : generate(model, prompts, options.max_new_tokens(1))) {
@@ -310,7 +310,7 @@ TEST(Sampling, FromTheNucleusKeepsTheFewestTokensThatReachTopP) {
 
 /// The continuation of at most `length` tokens with the greatest log-likelihood / length^penalty, of all there are.
 struct BestContinuation {
-  DecoderForCausalLM model;
+  CausalLM model;
   int64_t length;
   int64_t stop;
   double penalty;

@@ -1,6 +1,7 @@
 #include "support/golden.h"
 #include "support/gradcheck.h"
 
+#include <rora/model/decoder.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/file.h>
@@ -58,7 +59,7 @@ struct GoldenRun {
     return mean(model->loss(input, labels));
   }
 
-  DecoderForCausalLM model;
+  CausalLM model;
   SafetensorsFile base;
   ModelInput input;
   at::Tensor labels;

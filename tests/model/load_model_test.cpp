@@ -1,3 +1,4 @@
+#include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
 
 #include "checkpoint/support.h"
@@ -30,7 +31,7 @@ using testing::relative_error;
 using testing::TemporaryFolder;
 using testing::test_data;
 
-at::Tensor logits(DecoderForCausalLM& model) {
+at::Tensor logits(CausalLM model) {
   at::NoGradGuard no_grad;
   return model->forward({at::arange(3, 24, at::kLong).view({1, 21}), {}, {}});
 }
@@ -51,7 +52,7 @@ class ModelCopy : public ::testing::Test {
     write_file(folder / "config.json", config.dump());
   }
 
-  DecoderForCausalLM load() {
+  CausalLM load() {
     write();
     return load_model(folder.path());
   }
@@ -91,8 +92,8 @@ class ModelCopy : public ::testing::Test {
 using LoadLlama = ModelCopy;
 
 TEST_F(LoadLlama, ReadsTheUnchangedCopy) {
-  DecoderForCausalLM original = load_model(test_data("golden/model"));
-  DecoderForCausalLM copy = load();
+  CausalLM original = load_model(test_data("golden/model"));
+  CausalLM copy = load();
   EXPECT_TRUE(at::equal(logits(copy), logits(original)));
 }
 
@@ -240,7 +241,7 @@ TEST_F(LoadLlama, BringsMixedDtypesToTheConfigsOrTheEmbeddings) {
     tensor = name.ends_with("_proj.weight") ? tensor.to(at::kHalf) : tensor;
   }
   const auto expect_dtype = [&](at::ScalarType dtype) {
-    DecoderForCausalLM model = load();
+    CausalLM model = load();
     for (const auto& item : model->named_parameters()) {
       EXPECT_EQ(item.value().scalar_type(), dtype) << item.key();
     }
@@ -259,10 +260,10 @@ TEST_F(LoadLlama, BringsMixedDtypesToTheConfigsOrTheEmbeddings) {
 class PrunedLlama : public ModelCopy {
  protected:
   /// Layer 1 without its second group of heads and half of its MLP; `whole` is the same function at full width.
-  DecoderForCausalLM narrow() {
+  CausalLM narrow() {
     layer_weight(1, "self_attn.o_proj").slice(1, 24).zero_();
     layer_weight(1, "mlp.down_proj").slice(1, 17).zero_();
-    DecoderForCausalLM whole = load_llama_now();
+    CausalLM whole = load_llama_now();
     for (const char* name :
          {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"}) {
       at::Tensor& weight = layer_weight(1, name);
@@ -275,8 +276,8 @@ class PrunedLlama : public ModelCopy {
   }
 
   /// Copies the weights out of the file, so that the test may replace it.
-  DecoderForCausalLM load_llama_now() {
-    DecoderForCausalLM model = load();
+  CausalLM load_llama_now() {
+    CausalLM model = load();
     at::NoGradGuard no_grad;
     for (at::Tensor parameter : model->parameters()) {
       parameter.set_data(parameter.clone());
@@ -284,18 +285,18 @@ class PrunedLlama : public ModelCopy {
     return model;
   }
 
-  void expect_round_trip(DecoderForCausalLM& model) {
+  void expect_round_trip(CausalLM model) {
     TemporaryFolder saved;
     save_model(model, saved.path());
-    DecoderForCausalLM again = load_model(saved.path());
+    CausalLM again = load_model(saved.path());
     EXPECT_EQ(again->options.layer_shapes(), model->options.layer_shapes());
     EXPECT_TRUE(at::equal(logits(again), logits(model)));
   }
 };
 
 TEST_F(PrunedLlama, InfersTheWidthsOfEachLayer) {
-  DecoderForCausalLM whole = narrow();
-  DecoderForCausalLM pruned = load();
+  CausalLM whole = narrow();
+  CausalLM pruned = load();
   EXPECT_EQ(pruned->options.layer_shapes(), (std::vector<LayerShape>{{4, 2, 40}, {2, 1, 17}}));
   EXPECT_LT(relative_error(logits(pruned), logits(whole)), 1e-6);
   expect_round_trip(pruned);
@@ -304,10 +305,10 @@ TEST_F(PrunedLlama, InfersTheWidthsOfEachLayer) {
 TEST_F(PrunedLlama, LacksAnAttentionOrAnMlp) {
   layer_weight(0, "self_attn.o_proj").zero_();
   layer_weight(1, "mlp.down_proj").zero_();
-  DecoderForCausalLM whole = load_llama_now();
+  CausalLM whole = load_llama_now();
   erase(0, {"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
   erase(1, {"post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
-  DecoderForCausalLM pruned = load();
+  CausalLM pruned = load();
   EXPECT_EQ(pruned->options.layer_shapes(), (std::vector<LayerShape>{{0, 0, 40}, {4, 2, 0}}));
   EXPECT_LT(relative_error(logits(pruned), logits(whole)), 1e-6);
   expect_round_trip(pruned);
@@ -316,7 +317,7 @@ TEST_F(PrunedLlama, LacksAnAttentionOrAnMlp) {
 TEST_F(PrunedLlama, IsAdaptedWhereItHasProjections) {
   narrow();
   erase(0, {"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"});
-  DecoderForCausalLM pruned = load();
+  CausalLM pruned = load();
   const auto names = attach_adapters(*pruned, AdapterOptions().low_rank(LowRankOptions().rank(30)));
   EXPECT_EQ(names.size(), 10u);
   const LossSum loss = pruned->loss({at::arange(21).view({1, 21}), {}, {}}, at::arange(21).view({1, 21}));
@@ -343,7 +344,7 @@ bool is_mapped(const void* address, const std::filesystem::path& file) {
 TEST(LoadLlamaMapping, CopiesWeightsOnlyForAnotherDtype) {
   const auto folder = std::filesystem::canonical(test_data("golden/model"));
   for (const auto dtype : {std::optional<at::ScalarType>(), std::optional(at::kFloat), std::optional(at::kBFloat16)}) {
-    const DecoderForCausalLM model = load_model(folder, dtype);
+    const CausalLM model = load_model(folder, dtype);
     for (const auto& item : model->named_parameters()) {
       EXPECT_EQ(is_mapped(item.value().data_ptr(), folder / "model.safetensors"), dtype != at::kBFloat16) << item.key();
     }

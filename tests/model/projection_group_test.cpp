@@ -1,5 +1,5 @@
 #include <rora/core/rora_linear.h>
-#include <rora/core/projection.h>
+#include <rora/model/projection_group.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

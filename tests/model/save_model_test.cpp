@@ -1,7 +1,9 @@
+#include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
 
 #include "checkpoint/support.h"
 #include "support/test_data.h"
+#include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
@@ -20,7 +22,7 @@ using testing::message_of;
 using testing::TemporaryFolder;
 using testing::test_data;
 
-at::Tensor logits(DecoderForCausalLM& model) {
+at::Tensor logits(CausalLM model) {
   at::NoGradGuard no_grad;
   return model->forward({at::arange(3, 24, at::kLong).view({1, 21}), {}, {}});
 }
@@ -29,9 +31,9 @@ class SaveLlama : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(SaveLlama, ThenLoadThenSaveIsByteEqualAndComputesTheSame) {
   TemporaryFolder folder;
-  DecoderForCausalLM original = load_model(test_data("golden") / GetParam());
+  CausalLM original = load_model(test_data("golden") / GetParam());
   save_model(original, folder / "first");
-  DecoderForCausalLM loaded = load_model(folder / "first");
+  CausalLM loaded = load_model(folder / "first");
   EXPECT_TRUE(at::equal(logits(loaded), logits(original)));
   save_model(loaded, folder / "second");
   EXPECT_EQ(testing::listing(folder / "first"), testing::listing(folder / "second"));
@@ -68,7 +70,7 @@ TEST(SaveLlamaFolder, KeepsTheDtype) {
 
 TEST(SaveLlamaFolder, LeavesAdaptersOut) {
   TemporaryFolder folder;
-  DecoderForCausalLM model = load_model(test_data("golden/model"));
+  CausalLM model = load_model(test_data("golden/model"));
   attach_adapters(*model, AdapterOptions());
   save_model(model, folder.path());
   EXPECT_EQ(ModelFolder(folder.path()).names(), ModelFolder(test_data("golden/model")).names());
@@ -77,18 +79,18 @@ TEST(SaveLlamaFolder, LeavesAdaptersOut) {
 TEST(SaveLlamaFolder, WhereNoneCanBeIsAFileError) {
   TemporaryFolder folder;
   write_file(folder / "file", "");
-  const DecoderForCausalLM model = load_model(test_data("golden/model"));
+  const CausalLM model = load_model(test_data("golden/model"));
   const std::string message = message_of<FileError>([&] { save_model(model, folder / "file" / "model"); });
   EXPECT_THAT(message, StartsWith((folder / "file" / "model").string() + ": "));
 }
 
 TEST(SaveLlamaFolder, AFullDiskLeavesTheEarlierFolder) {
   TemporaryFolder folder;
-  DecoderForCausalLM model = load_model(test_data("golden/model"));
+  CausalLM model = load_model(test_data("golden/model"));
   save_model(model, folder.path());
   const std::string weights = read_file(folder / "model.safetensors");
   at::NoGradGuard no_grad;
-  model->model->norm->weight.add_(1);
+  testing::decoder_of(model)->norm->weight.add_(1);
   model->options.eos_token_id(std::vector<int64_t>(100'000, 2)); // so that the config is what fails
   {
     const testing::FileSizeLimit limit(250'000);

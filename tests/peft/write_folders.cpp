@@ -7,6 +7,7 @@
 //   OUT/resaved/NAME/   FIXTURES/answers/NAME, loaded and saved again
 //   OUT/models/NAME/    FIXTURES/forms/NAME, loaded and saved again, with logits.safetensors
 
+#include <rora/model/decoder.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/safetensors.h>
@@ -73,13 +74,13 @@ at::Tensor input_ids() {
   return (at::arange(40, at::kLong) * 7 % 45 + 3).view({2, 20});
 }
 
-at::Tensor logits(DecoderForCausalLM& model) {
+at::Tensor logits(CausalLM model) {
   at::NoGradGuard no_grad;
   return model->forward({input_ids(), {}, {}}).to(at::kFloat);
 }
 
 void write_adapter(const std::filesystem::path& base, const std::filesystem::path& out, const Case& each) {
-  DecoderForCausalLM model = load_model(base, each.dtype);
+  CausalLM model = load_model(base, each.dtype);
   at::manual_seed(1);
   attach_adapters(*model, each.options);
   {
@@ -93,7 +94,7 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
   const at::Tensor adapted = logits(model);
   merge_adapters(*model);
   save_model(model, out / "merged");
-  DecoderForCausalLM merged = load_model(out / "merged", at::kFloat);
+  CausalLM merged = load_model(out / "merged", at::kFloat);
   save_safetensors(
       out / "logits.safetensors",
       {{"input_ids", input_ids()}, {"logits", adapted}, {"merged_logits", logits(merged)}});
@@ -103,13 +104,13 @@ void resave_adapter(
     const std::filesystem::path& base,
     const std::filesystem::path& adapter,
     const std::filesystem::path& out) {
-  DecoderForCausalLM model = load_model(base);
+  CausalLM model = load_model(base);
   const AdapterOptions options = load_adapter(*model, adapter);
   save_adapter(*model, options, out, SaveAdapterOptions().base_model(base));
 }
 
 void resave_model(const std::filesystem::path& folder, const std::filesystem::path& out) {
-  DecoderForCausalLM model = load_model(folder);
+  CausalLM model = load_model(folder);
   save_model(model, out);
   save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
 }

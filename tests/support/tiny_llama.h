@@ -33,4 +33,9 @@ inline DecoderForCausalLM tiny_llama(const DecoderOptions& options = tiny_llama_
   return model;
 }
 
+/// The decoder below a model's head.
+inline Decoder decoder_of(const CausalLM& model) {
+  return std::dynamic_pointer_cast<DecoderForCausalLMImpl>(model.ptr())->model;
+}
+
 } // namespace rora::testing

@@ -2,7 +2,7 @@
 #include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
-#include <rora/core/initialization.h>
+#include <rora/core/initializer.h>
 #include <rora/data/batch.h>
 #include <rora/training/adamw.h>
 #include <rora/training/trainer.h>
@@ -132,8 +132,8 @@ std::vector<Form> forms() {
 }
 
 /// The tensors of a model, where its modules read them.
-std::vector<at::Tensor*> tensors(DecoderForCausalLM& model) {
-  std::vector<at::Tensor*> tensors{&model->model->embed_tokens->weight};
+std::vector<at::Tensor*> tensors(CausalLM model) {
+  std::vector<at::Tensor*> tensors{&testing::decoder_of(model)->embed_tokens->weight};
   for (const auto& module : model->modules()) {
     if (auto* projection = module->as<ProjectionImpl>()) {
       tensors.push_back(&projection->weight);
@@ -145,7 +145,7 @@ std::vector<at::Tensor*> tensors(DecoderForCausalLM& model) {
 }
 
 /// Puts a model on Meta. `Module::to` cannot: it keeps tensors, whose kind would change.
-void put_on_meta(DecoderForCausalLM& model) {
+void put_on_meta(DecoderForCausalLM model) {
   const auto replace = [](torch::nn::Module& parent, const char* name, Projection& projection) {
     const auto on_meta = [](const at::Tensor& x) { return x.defined() ? x.to(at::kMeta) : x; };
     projection = parent.replace_module(name, Projection(on_meta(projection->weight), on_meta(projection->bias)));
@@ -193,7 +193,7 @@ DecoderForCausalLM make(const Form& form, at::Device device) {
   return model;
 }
 
-std::vector<at::Tensor> trained(DecoderForCausalLM& model, const Form& form) {
+std::vector<at::Tensor> trained(CausalLM model, const Form& form) {
   std::vector<at::Tensor> trained;
   if (!form.pretraining) {
     return adapter_parameters(*model);

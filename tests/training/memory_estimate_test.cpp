@@ -1,3 +1,4 @@
+#include <rora/model/decoder.h>
 #include <rora/adapters/attach.h>
 #include <rora/training/adamw.h>
 #include <rora/training/memory_estimate.h>
@@ -68,7 +69,7 @@ DecoderForCausalLM make_model(const Case& each) {
   return model;
 }
 
-std::vector<at::Tensor> trained(const DecoderForCausalLM& model) {
+std::vector<at::Tensor> trained(const CausalLM& model) {
   std::vector<at::Tensor> tensors;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {

@@ -5,6 +5,7 @@
 
 #include <training/batch_input.h>
 
+#include <rora/model/decoder.h>
 #include <rora/training/adamw.h>
 
 #include <ATen/ATen.h>

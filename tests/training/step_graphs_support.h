@@ -94,7 +94,7 @@ inline DecoderForCausalLM make(const Form& form, at::Device device = at::kCPU) {
   return model;
 }
 
-inline std::vector<at::Tensor> trained(const DecoderForCausalLM& model) {
+inline std::vector<at::Tensor> trained(const CausalLM& model) {
   std::vector<at::Tensor> trained;
   for (const at::Tensor& each : model->parameters()) {
     if (each.requires_grad()) {

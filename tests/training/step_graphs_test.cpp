@@ -27,7 +27,7 @@ using rora::testing::trained;
 using ::testing::HasSubstr;
 
 /// The gradient of a batch as it is, and the sum of its losses.
-std::pair<at::Tensor, double> plain_gradient(DecoderForCausalLM& model, FlatParameters& parameters, const Batch& batch) {
+std::pair<at::Tensor, double> plain_gradient(CausalLM model, FlatParameters& parameters, const Batch& batch) {
   parameters.zero_grad();
   const LossSum loss = detail::batch_loss(model, batch);
   (loss.sum / static_cast<double>(batch.labelled_tokens)).backward();

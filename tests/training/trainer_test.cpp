@@ -55,7 +55,7 @@ TrainerOptions options(int64_t batch_size = 4) {
   return options.batches(batches);
 }
 
-at::Tensor flat(const DecoderForCausalLM& model) {
+at::Tensor flat(const CausalLM& model) {
   std::vector<at::Tensor> parts;
   for (const at::Tensor& each : adapter_parameters(*model)) {
     parts.push_back(each.detach().flatten());
@@ -220,7 +220,7 @@ class ResumeTest : public ::testing::Test {
   TemporaryFolder folder;
   TrainingResult result;
   at::ScalarType dtype = at::kFloat;
-  std::function<void(DecoderForCausalLM&)> alter;
+  std::function<void(CausalLM)> alter;
   int64_t first_example = 0;
   int64_t validation_examples = 5;
   std::string alpha = "8";
@@ -305,9 +305,9 @@ TEST_F(ResumeTest, AnotherRunsCheckpointIsRefusedByDataModelAndWhatTheCallerName
   alpha = "16";
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.alpha was 8 and is now 16"));
   alpha = "8";
-  alter = [](DecoderForCausalLM& model) { model->model->norm->weight[3] += 0.5; };
+  alter = [](CausalLM model) { testing::decoder_of(model)->norm->weight[3] += 0.5; };
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
-  alter = [](DecoderForCausalLM& model) { model->options.rms_norm_eps(1e-3); };
+  alter = [](CausalLM model) { model->options.rms_norm_eps(1e-3); };
   EXPECT_THAT(refusal(resumable()), HasSubstr("run.weights was"));
   alter = nullptr;
   EXPECT_EQ(refusal(resumable()), "");

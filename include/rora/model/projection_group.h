@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
+#include <optional>
 #include <vector>
 
 namespace rora {
@@ -19,4 +20,14 @@ std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_l
 std::vector<at::Tensor> project_norm(
     RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections);
 
+namespace detail {
+
+/// The projections as terms of one graph node; none where an adapter among them computes another way.
+std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_list<ProjectionImpl*> projections);
+
+/// `project_norm` of terms that take one Ŝ: the norm forms it.
+std::vector<at::Tensor> project_norm_with_shrunk(
+    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms);
+
+} // namespace detail
 } // namespace rora

@@ -4,6 +4,7 @@
 #include "../special_tokens.h"
 
 #include <rora/checkpoint/file.h>
+#include <rora/error.h>
 
 #include <stdexcept>
 
@@ -17,8 +18,8 @@ constexpr double kDefaultTheta = 10000.0;
 
 /// One `rope_scaling` or `rope_parameters` object.
 RopeOptions read_rope(const JsonObject& rope, double theta) {
-  for (const auto& [field, value] : rope.json().items()) {
-    if (value.is_object()) {
+  for (const std::string& field : rope.names()) {
+    if (rope.is_object(field)) {
       rope.fail(field, "is not supported: all layers share one rotary embedding");
     }
   }
@@ -40,11 +41,11 @@ RopeOptions read_rope(const JsonObject& rope, double theta) {
   } else {
     rope.fail("rope_type", "'" + type + "' is not supported (default, linear, dynamic, llama3 are)");
   }
-  rope.at("factor");
+  rope.number("factor");
   options.factor(rope.number("factor", 1.0));
   if (options.scaling() == RopeScaling::kLlama3) {
     for (const char* field : {"low_freq_factor", "high_freq_factor"}) {
-      rope.at(field);
+      rope.number(field);
     }
     options.original_max_position_embeddings(rope.integer("original_max_position_embeddings", 0));
     options.low_freq_factor(rope.number("low_freq_factor", 1.0));
@@ -131,7 +132,7 @@ DecoderOptions read_model_config(const std::filesystem::path& folder_or_file) {
   const double theta = config.number("rope_theta", kDefaultTheta);
   options.rope(RopeOptions().theta(theta));
   for (const char* field : {"rope_parameters", "rope_scaling"}) { // transformers: rope_scaling or rope_parameters
-    if (config.has(field) && !config.object(field).json().empty()) {
+    if (config.has(field) && !config.object(field).names().empty()) {
       options.rope(read_rope(config.object(field), theta));
     }
   }
