@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""No line of a source is longer than 120 characters: fails, naming each that is.
+
+    tests/structure/lines.py ROOT
+"""
+
+import pathlib
+import sys
+
+LONGEST = 120
+FOLDERS = ["bench", "cmake", "examples", "include", "kernels", "src", "tests"]
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".cmake", ".py", ".sh", ".in"}
+
+
+def main():
+    root = pathlib.Path(sys.argv[1])
+    files = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*"))
+             if path.suffix in SUFFIXES or path.name == "CMakeLists.txt"]
+    if len(files) < 100:
+        sys.exit(f"{root} holds {len(files)} sources: is it the root?")
+    long = [f"{path.relative_to(root)}:{number}: {len(line)} characters" for path in files
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > LONGEST]
+    print("\n".join(long))
+    sys.exit(1 if long else 0)
+
+
+if __name__ == "__main__":
+    main()

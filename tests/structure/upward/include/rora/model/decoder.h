@@ -1,0 +1,1 @@
+#include <rora/training/trainer.h>
