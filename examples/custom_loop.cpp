@@ -55,7 +55,7 @@ void train(const char* model_folder, const char* data_file, const char* output) 
   }
 
   // A folder that PEFT loads.
-  rora::save_adapter(*model, options, output, rora::SaveAdapterOptions().base_model(model_folder));
+  rora::save_adapter(*model, output, rora::SaveAdapterOptions().base_model(model_folder));
 }
 
 } // namespace

@@ -3,8 +3,6 @@
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 
-#include <ATen/ATen.h>
-
 #include <set>
 
 namespace rora::cli {
@@ -90,21 +88,15 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
 }
 
 void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
-  if (!init_adapter) {
+  if (init_adapter) {
+    const LowRankOptions& low_rank = options.low_rank();
+    load_adapter(
+        *model,
+        *init_adapter,
+        LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
+  } else {
     attach_adapters(*model, options);
-    return;
   }
-  // The folder's own options may differ in dropout: its tensors are copied into adapters of ours.
-  constexpr const char* kLoaded = "loaded";
-  load_adapter(*model, *init_adapter, kLoaded);
-  attach_adapters(*model, options);
-  at::NoGradGuard no_grad;
-  const auto loaded = adapter_parameters(*model, kLoaded);
-  const auto ours = adapter_parameters(*model);
-  for (size_t i = 0; i < ours.size(); ++i) {
-    ours[i].copy_(loaded[i]);
-  }
-  detach_adapters(*model, kLoaded);
 }
 
 }  // namespace rora::cli

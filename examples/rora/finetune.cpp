@@ -47,7 +47,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   arguments.adapter.attach(model, options);
   const auto save = [&](const std::filesystem::path& target) {
     save_adapter(
-        *model, options, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
+        *model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
       folder, tokenizer.get());

@@ -1,6 +1,7 @@
 #include "command.h"
 #include "model_flags.h"
 
+#include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/checkpoint/safetensors.h>
@@ -59,33 +60,18 @@ Json describe_model(const std::filesystem::path& path) {
   return json;
 }
 
-template <typename T>
-Json pattern_json(const ModulePattern<T>& pattern) {
-  Json json = Json::object();
-  for (const auto& [key, value] : pattern) {
-    json[key] = value;
-  }
-  return json;
-}
-
 Json describe_adapter(const std::filesystem::path& path) {
   const AdapterOptions options = read_adapter_config(path);
-  const LowRankOptions& low_rank = options.low_rank();
   Json json;
   json["adapter"] = path.string();
   count(SafetensorsFile(path / "adapter_model.safetensors"), json);
-  json["rank"] = low_rank.rank();
-  json["alpha"] = low_rank.alpha();
-  json["scaling"] = low_rank.scaling() == Scaling::kRankStabilized ? "rank-stabilized" : "standard";
-  json["scale"] = scaling_factor(low_rank.scaling(), low_rank.alpha(), low_rank.rank());
-  json["dora"] = low_rank.dora();
-  json["dropout"] = low_rank.dropout();
+  JsonFields of_kind;
+  options.resolved_kind()->describe(of_kind);
+  json.update(Json::parse(of_kind.text()));
   const ModuleSelection& targets = options.target_modules();
   json["target_modules"] = targets.all_linear      ? Json("all-linear")
                            : targets.regex.empty() ? Json(targets.names)
                                                    : Json(targets.regex);
-  json["rank_pattern"] = pattern_json(options.rank_pattern());
-  json["alpha_pattern"] = pattern_json(options.alpha_pattern());
   return json;
 }
 

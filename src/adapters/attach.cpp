@@ -3,12 +3,13 @@
 #include "attachment.h"
 #include "module_matching.h"
 
-#include <stdexcept>
+#include <c10/util/Exception.h>
+#include <torch/nn/modules/linear.h>
 
 namespace rora {
 namespace {
 
-using NamedProjection = std::pair<std::string, std::shared_ptr<ProjectionImpl>>;
+using detail::NamedProjection;
 
 std::vector<NamedProjection> projections(const torch::nn::Module& model) {
   std::vector<NamedProjection> found;
@@ -20,37 +21,10 @@ std::vector<NamedProjection> projections(const torch::nn::Module& model) {
   return found;
 }
 
-/// The projections that hold an adapter of that name. Throws where there are none.
-std::vector<NamedProjection> projections_with(const torch::nn::Module& model, const std::string& name) {
-  std::vector<NamedProjection> found;
-  for (auto& each : projections(model)) {
-    if (each.second->adapter(name)) {
-      found.push_back(std::move(each));
-    }
-  }
-  if (found.empty()) {
-    throw std::invalid_argument("no adapter named '" + name + "' is attached");
-  }
-  return found;
-}
-
 /// Throws where any of the projections is merged: `what` is then not to be done half-way.
 void require_unmerged(const std::vector<NamedProjection>& projections, const std::string& what) {
   for (const auto& [module, projection] : projections) {
-    if (projection->merged()) {
-      throw std::invalid_argument("adapters are merged: unmerge them before " + what);
-    }
-  }
-}
-
-/// Throws `std::invalid_argument` for options that no adapter can have.
-void check_options(const detail::Attachment& attachment) {
-  const LowRankOptions& options = attachment.options;
-  try {
-    options.validate();
-    scaling_factor(options.scaling(), options.alpha(), options.rank());
-  } catch (const c10::ValueError& error) {
-    throw std::invalid_argument(attachment.module + ": " + error.what_without_backtrace());
+    TORCH_CHECK_VALUE(!projection->merged(), "adapters are merged: unmerge them before ", what);
   }
 }
 
@@ -58,39 +32,59 @@ void check_options(const detail::Attachment& attachment) {
 
 namespace detail {
 
-void check_attachable(const torch::nn::Module& model, const std::string& name) {
-  if (name.empty() || name.find('.') != std::string::npos) {
-    throw std::invalid_argument("'" + name + "' cannot name an adapter: it must not be empty or hold a dot");
+std::vector<NamedProjection> projections_with(const torch::nn::Module& model, const std::string& name) {
+  std::vector<NamedProjection> found;
+  for (auto& each : projections(model)) {
+    if (each.second->adapter(name)) {
+      found.push_back(std::move(each));
+    }
   }
+  TORCH_CHECK_VALUE(!found.empty(), "no adapter named '", name, "' is attached");
+  return found;
+}
+
+void check_attachable(const torch::nn::Module& model, const std::string& name) {
+  TORCH_CHECK_VALUE(
+      !name.empty() && name.find('.') == std::string::npos,
+      "'", name, "' cannot name an adapter: it must not be empty or hold a dot");
   const auto existing = projections(model);
   for (const auto& [module, projection] : existing) {
-    if (projection->adapter(name)) {
-      throw std::invalid_argument("an adapter named '" + name + "' is attached already");
-    }
+    TORCH_CHECK_VALUE(!projection->adapter(name), "an adapter named '", name, "' is attached already");
   }
   require_unmerged(existing, "attaching others");
 }
 
 std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const AdapterOptions& options) {
-  const auto existing = projections(model);
   std::vector<std::string> names;
-  for (const auto& [module, projection] : existing) {
-    names.push_back(module);
-  }
-  const auto chosen = targeted_modules(options, names);
-  std::vector<Attachment> plan;
-  for (const auto& [module, projection] : existing) {
-    if (plan.size() < chosen.size() && module == chosen[plan.size()]) {
-      plan.push_back({module, projection, options.for_module(module)});
-      check_options(plan.back());
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    if (item.value()->as<ProjectionImpl>() != nullptr || item.value()->as<torch::nn::LinearImpl>() != nullptr) {
+      names.push_back(item.key());
     }
+  }
+  const auto kind = options.resolved_kind();
+  const auto chosen = targeted_modules(options, names);
+  const auto modules = model.named_modules("", /*include_self=*/false);
+  std::vector<Attachment> plan;
+  for (const std::string& module : chosen) {
+    auto projection = std::dynamic_pointer_cast<ProjectionImpl>(modules[module]);
+    TORCH_CHECK_VALUE(
+        projection != nullptr, module, " is a torch::nn::Linear, whose forward is not virtual and cannot run an adapter: ",
+        "use rora::Projection or rora::RoRALinear in its place");
+    kind->validate(module, *projection);
+    plan.push_back({module, std::move(projection)});
   }
   return plan;
 }
 
-void make_adapters(std::vector<Attachment>& plan) {
+void make_adapters(
+    std::vector<Attachment>& plan,
+    const AdapterOptions& options,
+    const std::function<WeightStatistics(const std::string& module)>& statistics) {
+  const auto kind = options.resolved_kind();
+  const auto config = std::make_shared<const AttachedOptions>(options);
   for (Attachment& each : plan) {
-    each.adapter = std::make_shared<LowRankAdapter>(*each.projection, each.options);
+    each.adapter = kind->make(each.module, *each.projection, statistics(each.module));
+    each.adapter->config = config;
   }
 }
 
@@ -103,27 +97,41 @@ void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan,
 
 } // namespace detail
 
-std::vector<std::string> attach_adapters(
-    torch::nn::Module& model,
-    const AdapterOptions& options,
-    const std::string& name) {
-  detail::check_attachable(model, name);
-  std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
-  detail::make_adapters(plan);
-  detail::attach(model, plan, name);
+std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options) {
   std::vector<std::string> names;
-  for (const detail::Attachment& each : plan) {
+  for (const detail::Attachment& each : detail::plan_attachments(model, options)) {
     names.push_back(each.module);
   }
   return names;
 }
 
+std::vector<std::string> attach_adapters(
+    torch::nn::Module& model,
+    const AdapterOptions& options,
+    const std::string& name,
+    const std::map<std::string, WeightStatistics>& statistics) {
+  detail::check_attachable(model, name);
+  std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
+  const auto statistics_of = [&](const std::string& module) {
+    const auto found = statistics.find(module);
+    return found == statistics.end() ? WeightStatistics() : found->second;
+  };
+  std::vector<std::string> names;
+  for (const detail::Attachment& each : plan) {
+    options.resolved_kind()->check_statistics(each.module, *each.projection, statistics_of(each.module));
+    names.push_back(each.module);
+  }
+  detail::make_adapters(plan, options, statistics_of);
+  detail::attach(model, plan, name);
+  return names;
+}
+
 void detach_adapters(torch::nn::Module& model, const std::string& name) {
-  const auto holders = projections_with(model, name);
+  const auto holders = detail::projections_with(model, name);
   for (const auto& [module, projection] : holders) {
-    if (projection->merged() && projection->active_name() == name) {
-      throw std::invalid_argument("the adapters named '" + name + "' are merged: unmerge them before detaching them");
-    }
+    TORCH_CHECK_VALUE(
+        !projection->merged() || projection->active_name() != name,
+        "the adapters named '", name, "' are merged: unmerge them before detaching them");
   }
   for (const auto& [module, projection] : holders) {
     projection->detach(name);
@@ -131,7 +139,7 @@ void detach_adapters(torch::nn::Module& model, const std::string& name) {
 }
 
 void activate_adapters(torch::nn::Module& model, const std::string& name) {
-  projections_with(model, name);
+  detail::projections_with(model, name);
   const auto existing = projections(model);
   require_unmerged(existing, "activating others");
   for (const auto& [module, projection] : existing) {
@@ -140,7 +148,13 @@ void activate_adapters(torch::nn::Module& model, const std::string& name) {
 }
 
 void merge_adapters(torch::nn::Module& model) {
-  for (auto& [module, projection] : projections(model)) {
+  const auto existing = projections(model);
+  for (const auto& [module, projection] : existing) {
+    const Adapter* adapter = projection->active_adapter();
+    TORCH_CHECK_VALUE(
+        adapter == nullptr || adapter->can_merge(), module, ": no weight does what its adapter does: it cannot be merged");
+  }
+  for (const auto& [module, projection] : existing) {
     projection->merge();
   }
 }
@@ -155,7 +169,7 @@ std::vector<std::pair<std::string, at::Tensor>> named_adapter_parameters(
     const torch::nn::Module& model,
     const std::string& name) {
   std::vector<std::pair<std::string, at::Tensor>> parameters;
-  for (const auto& [module, projection] : projections_with(model, name)) {
+  for (const auto& [module, projection] : detail::projections_with(model, name)) {
     for (const auto& item : projection->adapter(name)->named_parameters()) {
       parameters.emplace_back(module + "." + item.key(), item.value());
     }

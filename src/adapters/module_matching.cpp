@@ -3,12 +3,13 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <charconv>
 #include <functional>
 #include <iterator>
 #include <set>
-#include <stdexcept>
 
 namespace rora::detail {
 namespace {
@@ -46,7 +47,8 @@ std::string list(const std::set<std::string>& names) {
   for (const std::string& name : existing) {
     kinds.insert(last_part(name));
   }
-  throw std::invalid_argument(
+  C10_THROW_ERROR(
+      ValueError,
       "target module '" + target + "' matches nothing; the model has " + (kinds.empty() ? "no projections" : list(kinds)));
 }
 
@@ -96,8 +98,8 @@ void keep_layers(const AdapterOptions& options, std::vector<std::string>& names)
     return !named_in_whole && std::find(layers.begin(), layers.end(), layer) == layers.end();
   });
   if (any_by_layer && !absent.empty()) {
-    throw std::invalid_argument(
-        "layers_to_transform names layer " + std::to_string(*absent.begin()) + ", which has no target");
+    C10_THROW_ERROR(
+        ValueError, "layers_to_transform names layer " + std::to_string(*absent.begin()) + ", which has no target");
   }
 }
 
@@ -113,9 +115,7 @@ FullMatch::FullMatch(const std::string& pattern) {
       &error,
       &place,
       nullptr);
-  if (code == nullptr) {
-    throw std::invalid_argument("'" + pattern + "' is not a regular expression");
-  }
+  TORCH_CHECK_VALUE(code != nullptr, "'", pattern, "' is not a regular expression");
   code_ = std::shared_ptr<void>(code, [](void* held) { pcre2_code_free(static_cast<pcre2_code*>(held)); });
 }
 
@@ -129,18 +129,16 @@ bool FullMatch::operator()(const std::string& text) const {
 
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing) {
   const ModuleSelection& targets = options.target_modules();
-  if (targets.empty()) {
-    throw std::invalid_argument("target_modules names nothing");
-  }
+  TORCH_CHECK_VALUE(!targets.empty(), "target_modules names nothing");
   for (const std::string& target : targets.names) {
     const auto meant = [&](const std::string& name) { return is_name_or_suffix(name, target); };
     if (std::none_of(existing.begin(), existing.end(), meant)) {
       matches_nothing(target, existing);
     }
   }
-  if (!options.layers_to_transform().empty() && !targets.regex.empty()) {
-    throw std::invalid_argument("layers_to_transform goes with a list of target_modules, not with a regular expression");
-  }
+  TORCH_CHECK_VALUE(
+      options.layers_to_transform().empty() || targets.regex.empty(),
+      "layers_to_transform goes with a list of target_modules, not with a regular expression");
   std::vector<std::string> chosen = selected(targets, existing);
   if (chosen.empty()) {
     matches_nothing(targets.regex.empty() ? "all-linear" : targets.regex, existing);
@@ -148,9 +146,7 @@ std::vector<std::string> targeted_modules(const AdapterOptions& options, const s
   if (!options.exclude_modules().empty()) {
     const Selector excluded(options.exclude_modules());
     std::erase_if(chosen, std::cref(excluded));
-    if (chosen.empty()) {
-      throw std::invalid_argument("exclude_modules leaves none of the target modules");
-    }
+    TORCH_CHECK_VALUE(!chosen.empty(), "exclude_modules leaves none of the target modules");
   }
   if (!options.layers_to_transform().empty()) {
     keep_layers(options, chosen);

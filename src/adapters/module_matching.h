@@ -8,7 +8,7 @@
 
 namespace rora::detail {
 
-/// A regular expression that a whole string must match. Throws `std::invalid_argument` naming the pattern.
+/// A regular expression that a whole string must match. Throws `c10::ValueError` naming the pattern.
 class FullMatch {
  public:
   explicit FullMatch(const std::string& pattern);
@@ -18,7 +18,7 @@ class FullMatch {
   std::shared_ptr<void> code_;
 };
 
-/// The names, out of `existing`, that `options` target. Throws `std::invalid_argument` where a target matches nothing.
+/// The names, out of `existing`, that `options` target. Throws `c10::ValueError` where a target matches nothing.
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing);
 
 /// The value of the first key that matches `name` as PEFT matches it: `(.*\.)?(KEY)$`.

@@ -4,81 +4,28 @@
 #include "adapter_config.h"
 #include "attachment.h"
 
+#include <rora/adapters/adapter_kind.h>
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
 
-#include <cmath>
+#include <c10/util/Exception.h>
+
 #include <map>
 #include <set>
 #include <sstream>
-#include <stdexcept>
 
 namespace rora {
 namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
-
-/// PEFT's key of an adapter's tensor: its prefix, and ".weight" after all but the magnitude.
-std::string peft_key(const std::string& name) {
-  const bool magnitude = name.ends_with("lora_magnitude_vector");
-  return "base_model.model." + name + (magnitude ? "" : ".weight");
-}
-
-/// The same scales under α/r: α′ = α·√r of each module, those that differ from the first by their whole names.
-AdapterOptions portable_options(const torch::nn::Module& model, const AdapterOptions& options, const std::string& name) {
-  if (options.low_rank().scaling() == Scaling::kStandard) {
-    return options;
-  }
-  const auto standard_alpha = [](const LowRankOptions& low_rank) {
-    return low_rank.alpha() * std::sqrt(static_cast<double>(low_rank.rank()));
-  };
-  const double alpha = standard_alpha(options.low_rank());
-  AdapterOptions portable = options;
-  portable.low_rank(LowRankOptions(options.low_rank()).alpha(alpha).scaling(Scaling::kStandard));
-  ModulePattern<double> pattern;
-  for (const auto& [parameter, tensor] : named_adapter_parameters(model, name)) {
-    if (parameter.ends_with(".lora_A")) {
-      const std::string module = parameter.substr(0, parameter.size() - std::string(".lora_A").size());
-      const double own = standard_alpha(options.for_module(module));
-      if (own != alpha) {
-        pattern.emplace_back(module, own);
-      }
-    }
-  }
-  return portable.alpha_pattern(pattern);
-}
-
-/// PEFT takes layers_to_transform only beside a list of target modules: "all-linear" becomes the list that it means.
-AdapterOptions with_listed_targets(const torch::nn::Module& model, AdapterOptions options, const std::string& name) {
-  if (options.target_modules().all_linear && !options.layers_to_transform().empty()) {
-    std::set<std::string> kinds;
-    for (const auto& [parameter, tensor] : named_adapter_parameters(model, name)) {
-      const std::string module = parameter.substr(0, parameter.rfind('.'));
-      kinds.insert(module.substr(module.rfind('.') + 1));
-    }
-    options.target_modules(std::vector<std::string>(kinds.begin(), kinds.end()));
-  }
-  return options;
-}
+constexpr const char* kBasePrefix = "base_model.model.";
 
 std::string shape_text(at::IntArrayRef shape) {
   std::ostringstream text;
   text << shape;
   return text.str();
-}
-
-/// An adapter's tensors by their keys in `LowRankAdapter`, with the shapes that its options give them.
-std::vector<std::pair<std::string, std::vector<int64_t>>> adapter_shapes(const detail::Attachment& attachment) {
-  const int64_t in = attachment.projection->in_features();
-  const int64_t out = attachment.projection->out_features();
-  const int64_t rank = attachment.options.rank();
-  std::vector<std::pair<std::string, std::vector<int64_t>>> shapes{{"lora_A", {rank, in}}, {"lora_B", {out, rank}}};
-  if (attachment.options.dora()) {
-    shapes.push_back({"lora_magnitude_vector", {out}});
-  }
-  return shapes;
 }
 
 void check_tensor(const SafetensorsFile& file, const std::string& key, const std::vector<int64_t>& shape) {
@@ -103,15 +50,16 @@ void check_base_weight(const SafetensorsFile& file, const std::string& key, cons
 }
 
 /// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
-void check_tensors(const std::vector<detail::Attachment>& plan, const SafetensorsFile& file) {
+void check_tensors(
+    const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
   std::set<std::string> known;
   for (const detail::Attachment& each : plan) {
-    for (const auto& [name, shape] : adapter_shapes(each)) {
-      const std::string key = peft_key(each.module + "." + name);
-      check_tensor(file, key, shape);
+    for (const AdapterTensor& tensor : kind.tensors(each.module, *each.projection)) {
+      const std::string key = kind.key(each.module, tensor.name);
+      check_tensor(file, key, tensor.shape);
       known.insert(key);
     }
-    if (const std::string key = peft_key(each.module + ".base_layer"); file.contains(key)) {
+    if (const std::string key = kBasePrefix + each.module + ".base_layer.weight"; file.contains(key)) {
       check_base_weight(file, key, *each.projection);
       known.insert(key);
     }
@@ -123,30 +71,52 @@ void check_tensors(const std::vector<detail::Attachment>& plan, const Safetensor
   }
 }
 
-void copy_tensors(const std::vector<detail::Attachment>& plan, const SafetensorsFile& file) {
+void copy_tensors(
+    const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
   at::NoGradGuard no_grad;
   for (const detail::Attachment& each : plan) {
-    for (auto& item : each.adapter->named_parameters()) {
-      item.value().copy_(file.tensor(peft_key(each.module + "." + item.key())));
+    for (const auto& [name, tensor] : each.adapter->saved_tensors()) {
+      at::Tensor(tensor).copy_(file.tensor(kind.key(each.module, name)));
     }
   }
+}
+
+/// The adapters' tensors by their names in the file, sorted. Throws where one is not what its kind says.
+std::map<std::string, at::Tensor> tensors_to_save(
+    const torch::nn::Module& model, const std::string& name, const AdapterKind& kind) {
+  std::map<std::string, at::Tensor> sorted;
+  for (const auto& [module, projection] : detail::projections_with(model, name)) {
+    const auto tensors = projection->adapter(name)->saved_tensors();
+    const auto expected = kind.tensors(module, *projection);
+    bool fits = tensors.size() == expected.size();
+    for (size_t i = 0; fits && i < tensors.size(); ++i) {
+      fits = tensors[i].first == expected[i].name && tensors[i].second.sizes() == expected[i].shape;
+      sorted.emplace(kind.key(module, tensors[i].first), tensors[i].second.detach().to(at::kFloat));
+    }
+    TORCH_CHECK_VALUE(
+        fits, module, ": its adapter has not the tensors of the kind ", kind.peft_type(),
+        ", which others of its name are of: one folder holds one kind");
+  }
+  return sorted;
+}
+
+void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
+  if (!load.dropout() && load.dora_dropout() == ops::DoraDropout::kInput) {
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      !options.kind(), "dropout is asked for, and adapters of the kind ", options.kind()->peft_type(), " have none");
+  LowRankOptions low_rank = options.low_rank();
+  low_rank.dropout(load.dropout().value_or(low_rank.dropout())).dora_dropout(load.dora_dropout()).validate();
+  options.low_rank(low_rank);
 }
 
 } // namespace
 
 void save_adapter(
-    const torch::nn::Module& model,
-    const AdapterOptions& options,
-    const std::filesystem::path& folder,
-    const SaveAdapterOptions& save) {
-  std::map<std::string, at::Tensor> sorted;
-  for (const auto& [parameter, tensor] : named_adapter_parameters(model, save.name())) {
-    sorted.emplace(peft_key(parameter), tensor.detach().to(at::kFloat));
-  }
-  AdapterOptions written = with_listed_targets(model, options, save.name());
-  if (save.portable()) {
-    written = portable_options(model, written, save.name());
-  }
+    const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
+  const AdapterOptions options = detail::saved_options(model, save.name(), save.portable());
+  const auto sorted = tensors_to_save(model, save.name(), *options.resolved_kind());
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
@@ -154,7 +124,7 @@ void save_adapter(
   }
   // The config is on the disk before the weights take their place, so that a full disk leaves the folder as it was.
   detail::AtomicFile config(folder / kConfigFile);
-  config.write(detail::adapter_config_json(written, save.base_model()));
+  config.write(detail::adapter_config_json(options, save.base_model()));
   config.flush();
   save_safetensors(folder / kWeightsFile, NamedTensors(sorted.begin(), sorted.end()));
   config.commit();
@@ -165,21 +135,28 @@ AdapterOptions read_adapter_config(const std::filesystem::path& folder) {
   return detail::parse_adapter_config(path, read_file(path));
 }
 
-AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name) {
-  detail::check_attachable(model, name);
-  const AdapterOptions options = read_adapter_config(folder);
+AdapterOptions load_adapter(
+    torch::nn::Module& model, const std::filesystem::path& folder, const LoadAdapterOptions& load) {
+  detail::check_attachable(model, load.name());
+  AdapterOptions options = read_adapter_config(folder);
+  use_dropout(options, load);
   const SafetensorsFile file(folder / kWeightsFile);
   std::vector<detail::Attachment> plan;
   try {
     plan = detail::plan_attachments(model, options);
-  } catch (const std::invalid_argument& error) {
-    throw FormatError(folder / kConfigFile, error.what());
+  } catch (const c10::ValueError& error) {
+    throw FormatError(folder / kConfigFile, error.what_without_backtrace());
   }
-  check_tensors(plan, file);
-  detail::make_adapters(plan);
-  copy_tensors(plan, file);
-  detail::attach(model, plan, name);
+  const auto kind = options.resolved_kind();
+  check_tensors(plan, *kind, file);
+  detail::make_adapters(plan, options, [](const std::string&) { return WeightStatistics(); });
+  copy_tensors(plan, *kind, file);
+  detail::attach(model, plan, load.name());
   return options;
+}
+
+AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name) {
+  return load_adapter(model, folder, LoadAdapterOptions().name(name));
 }
 
 } // namespace rora

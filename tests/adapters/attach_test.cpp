@@ -22,8 +22,8 @@ AdapterOptions targeting(ModuleSelection selection) {
 std::string message_of(const std::function<void()>& call) {
   try {
     call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
+  } catch (const c10::ValueError& error) {
+    return error.what_without_backtrace();
   }
   return "nothing was thrown";
 }
@@ -118,7 +118,7 @@ TEST(AttachAdapters, ATargetThatMatchesNothingListsWhatExistsAndAttachesNothing)
       message_of([&] { attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "qq_proj"})); });
   EXPECT_THAT(message, HasSubstr("'qq_proj' matches nothing"));
   EXPECT_THAT(message, HasSubstr("down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"));
-  EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument);
+  EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
 }
 
 TEST(AttachAdapters, RefusesOptionsOutOfRangeAndANameInUse) {
@@ -130,7 +130,7 @@ TEST(AttachAdapters, RefusesOptionsOutOfRangeAndANameInUse) {
       message_of([&] { attach(LowRankOptions().rank(-1)); }), HasSubstr("q_proj: rank must not be negative: -1"));
   EXPECT_THAT(message_of([&] { attach(LowRankOptions().rank(0)); }), HasSubstr("rank of at least 1"));
   EXPECT_THAT(message_of([&] { attach(LowRankOptions().dropout(1)); }), HasSubstr("dropout must be in [0, 1): 1"));
-  EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument);
+  EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
   attach(LowRankOptions().rank(2));
   EXPECT_EQ(message_of([&] { attach(LowRankOptions().rank(2)); }), "an adapter named 'default' is attached already");
 }
@@ -178,9 +178,9 @@ TEST(MergeAdapters, WhatItRefusesChangesNothing) {
   last.q_proj->merge();
   EXPECT_THROW(DisableAdapters disabled(*model), c10::ValueError);
   EXPECT_TRUE(first.q_proj->adapters_enabled());
-  EXPECT_THROW(activate_adapters(*model, "one"), std::invalid_argument);
+  EXPECT_THROW(activate_adapters(*model, "one"), c10::ValueError);
   EXPECT_EQ(first.q_proj->active_name(), "two");
-  EXPECT_THROW(detach_adapters(*model, "two"), std::invalid_argument);
+  EXPECT_THROW(detach_adapters(*model, "two"), c10::ValueError);
   EXPECT_NE(first.q_proj->adapter("two"), nullptr);
 }
 
@@ -197,9 +197,9 @@ TEST(ActivateAdapters, SwitchesTheWholeModel) {
     EXPECT_TRUE(parameter.requires_grad()) << name;
   }
   EXPECT_EQ(count_parameters(*model).trainable, 2 * 2 * (16 + 16)) << "q_proj alone, in two layers";
-  EXPECT_THROW(activate_adapters(*model, "three"), std::invalid_argument);
+  EXPECT_THROW(activate_adapters(*model, "three"), c10::ValueError);
   detach_adapters(*model, "one");
-  EXPECT_THROW(detach_adapters(*model, "one"), std::invalid_argument);
+  EXPECT_THROW(detach_adapters(*model, "one"), c10::ValueError);
 }
 
 } // namespace

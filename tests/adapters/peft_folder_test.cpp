@@ -41,11 +41,11 @@ class AdapterRoundTrip : public ::testing::TestWithParam<AdapterOptions> {};
 TEST_P(AdapterRoundTrip, SaveLoadSaveIsByteEqualAndComputesTheSame) {
   TemporaryFolder folder;
   auto model = adapted(GetParam());
-  save_adapter(*model, GetParam(), folder / "first", SaveAdapterOptions().base_model("tiny"));
+  save_adapter(*model, folder / "first", SaveAdapterOptions().base_model("tiny"));
   auto other = tiny_llama();
-  const AdapterOptions read = load_adapter(*other, folder / "first");
+  load_adapter(*other, folder / "first");
   EXPECT_TRUE(at::equal(logits(other), logits(model)));
-  save_adapter(*other, read, folder / "second", SaveAdapterOptions().base_model("tiny"));
+  save_adapter(*other, folder / "second", SaveAdapterOptions().base_model("tiny"));
   for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
     EXPECT_EQ(read_file(folder / "first" / file), read_file(folder / "second" / file)) << file;
   }
@@ -54,7 +54,7 @@ TEST_P(AdapterRoundTrip, SaveLoadSaveIsByteEqualAndComputesTheSame) {
 TEST_P(AdapterRoundTrip, PortableExportComputesTheSameWithoutRankStabilisedScaling) {
   TemporaryFolder folder;
   auto model = adapted(GetParam());
-  save_adapter(*model, GetParam(), folder.path(), SaveAdapterOptions().portable(true));
+  save_adapter(*model, folder.path(), SaveAdapterOptions().portable(true));
   EXPECT_FALSE(json::parse(read_file(folder / "adapter_config.json")).at("use_rslora"));
   auto other = tiny_llama();
   load_adapter(*other, folder.path());
@@ -91,7 +91,7 @@ TEST(SaveAdapter, ListsTheTargetsThatAllLinearMeansBesideLayers) {
                                      .target_modules(ModuleSelection::every_linear())
                                      .exclude_modules(std::vector<std::string>{"mlp.up_proj"})
                                      .layers_to_transform({1});
-  save_adapter(*adapted(options), options, folder.path());
+  save_adapter(*adapted(options), folder.path());
   const json config = json::parse(read_file(folder / "adapter_config.json"));
   EXPECT_EQ(
       config.at("target_modules"), json::array({"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "v_proj"}));
@@ -101,7 +101,7 @@ TEST(SaveAdapter, ListsTheTargetsThatAllLinearMeansBesideLayers) {
 class BadAdapterTest : public ::testing::Test {
  protected:
   BadAdapterTest() {
-    save_adapter(*adapted(options), options, folder.path());
+    save_adapter(*adapted(options), folder.path());
   }
 
   void set(const std::string& field, const json& value) {
@@ -127,7 +127,7 @@ class BadAdapterTest : public ::testing::Test {
     try {
       load_adapter(*model, folder.path());
     } catch (const FormatError& error) {
-      EXPECT_THROW(named_adapter_parameters(*model), std::invalid_argument) << "something stayed attached";
+      EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError) << "something stayed attached";
       return error.what();
     }
     return "nothing was thrown";
@@ -188,7 +188,7 @@ TEST_F(BadAdapterTest, NamesAMisshapenTensorAndOneThatIsNotFinite) {
 
 TEST_F(BadAdapterTest, TakesACopyOfAnAdaptedBaseWeightAndRefusesAnother) {
   options.target_modules(std::vector<std::string>{"q_proj", "lm_head"});
-  save_adapter(*adapted(options), options, folder.path());
+  save_adapter(*adapted(options), folder.path());
   const std::string key = "base_model.model.lm_head.base_layer.weight";
   rewrite([&](NamedTensors& tensors) { tensors.emplace_back(key, tiny_llama()->lm_head->weight.clone()); });
   EXPECT_EQ(failure(), "nothing was thrown");
@@ -217,7 +217,7 @@ TEST_F(BadAdapterTest, LeavesAnActiveAdapterActive) {
 
 TEST_F(BadAdapterTest, ANameInUseIsTheCallersMistake) {
   auto model = adapted(options);
-  EXPECT_THROW(load_adapter(*model, folder.path()), std::invalid_argument);
+  EXPECT_THROW(load_adapter(*model, folder.path()), c10::ValueError);
   EXPECT_NO_THROW(load_adapter(*model, folder.path(), "other"));
 }
 
@@ -232,25 +232,25 @@ TEST(SaveAdapter, AFolderThatCannotBeMadeIsAFileError) {
   TemporaryFolder folder;
   write_file(folder / "file", "");
   const AdapterOptions options = AdapterOptions().low_rank(LowRankOptions().rank(2));
-  EXPECT_THROW(save_adapter(*adapted(options), options, folder / "file" / "adapter"), FileError);
+  EXPECT_THROW(save_adapter(*adapted(options), folder / "file" / "adapter"), FileError);
 }
 
 TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
   TemporaryFolder folder;
   const AdapterOptions options = AdapterOptions().low_rank(LowRankOptions().rank(2));
   auto model = adapted(options);
-  save_adapter(*model, options, folder.path());
+  save_adapter(*model, folder.path());
   const std::string weights = read_file(folder / "adapter_model.safetensors");
   at::NoGradGuard no_grad;
   adapter_parameters(*model)[0].add_(1);
   const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b')); // so that the config is what fails
   {
     const rora::testing::FileSizeLimit limit(60'000);
-    EXPECT_THROW(save_adapter(*model, options, folder.path(), save), FileError);
+    EXPECT_THROW(save_adapter(*model, folder.path(), save), FileError);
   }
   EXPECT_EQ(read_file(folder / "adapter_model.safetensors"), weights);
   EXPECT_EQ(rora::testing::listing(folder.path()).size(), 2u);
-  save_adapter(*model, options, folder.path(), save);
+  save_adapter(*model, folder.path(), save);
   EXPECT_NE(read_file(folder / "adapter_model.safetensors"), weights);
 }
 

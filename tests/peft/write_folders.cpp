@@ -90,7 +90,7 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
     }
   }
   std::filesystem::create_directories(out);
-  save_adapter(*model, each.options, out / "adapter", SaveAdapterOptions().base_model(base).portable(each.portable));
+  save_adapter(*model, out / "adapter", SaveAdapterOptions().base_model(base).portable(each.portable));
   const at::Tensor adapted = logits(model);
   merge_adapters(*model);
   save_model(model, out / "merged");
@@ -105,8 +105,8 @@ void resave_adapter(
     const std::filesystem::path& adapter,
     const std::filesystem::path& out) {
   CausalLM model = load_model(base);
-  const AdapterOptions options = load_adapter(*model, adapter);
-  save_adapter(*model, options, out, SaveAdapterOptions().base_model(base));
+  load_adapter(*model, adapter);
+  save_adapter(*model, out, SaveAdapterOptions().base_model(base));
 }
 
 void resave_model(const std::filesystem::path& folder, const std::filesystem::path& out) {

@@ -196,7 +196,7 @@ class ResumeTest : public ::testing::Test {
     Trainer trainer(model, counting(30, first_example), chosen);
     trainer.set_validation(counting(validation_examples, 30));
     trainer.set_fingerprint({{"alpha", alpha}});
-    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, AdapterOptions(), path); });
+    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
     trainer.set_callback([&](const StepMetrics& metrics) {
       if (metrics.step >= stop_after) {
         trainer.request_stop();
@@ -373,7 +373,7 @@ TEST(Trainer, ALossThatIsNotFiniteHarmsNoParameterAndSavesNothing) {
   auto* head = model->head_weight().data_ptr<float>();
   at::Tensor before;
   Trainer trainer(model, counting(4), options().save_every(1).output(folder.path()));
-  trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, AdapterOptions(), path); });
+  trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
   trainer.set_callback([&](const StepMetrics& metrics) {
     if (metrics.step == 2) {
       before = flat(model);

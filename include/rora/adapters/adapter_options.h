@@ -5,11 +5,14 @@
 #include <torch/arg.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace rora {
+
+class AdapterKind;
 
 /// Which modules of a model are meant, by PEFT's rules for `target_modules` and `exclude_modules`.
 struct ModuleSelection {
@@ -46,8 +49,10 @@ inline const std::vector<std::string> kDefaultTargetModules{
 template <typename T>
 using ModulePattern = std::vector<std::pair<std::string, T>>;
 
-/// What is attached to a model: PEFT's `LoraConfig`.
+/// What is attached to a model: PEFT's `LoraConfig`, or another of its configs by `kind`.
 struct AdapterOptions {
+  /// Another kind of adapter than low-rank ones, with its options; null: low-rank ones of the options here.
+  TORCH_ARG(std::shared_ptr<const AdapterKind>, kind);
   /// Rank, alpha, scaling, DoRA and dropout of every adapted module.
   TORCH_ARG(LowRankOptions, low_rank);
   TORCH_ARG(ModuleSelection, target_modules) = kDefaultTargetModules;
@@ -59,8 +64,11 @@ struct AdapterOptions {
   TORCH_ARG(std::vector<int64_t>, layers_to_transform);
 
  public:
-  /// The options of the module of that name, patterns applied.
+  /// The low-rank options of the module of that name, patterns applied.
   LowRankOptions for_module(const std::string& name) const;
+
+  /// `kind`, or the low-rank kind of the options beside it. Throws `c10::ValueError` for patterns beside a kind of their own.
+  std::shared_ptr<const AdapterKind> resolved_kind() const;
 };
 
 } // namespace rora
