@@ -1,5 +1,7 @@
 #include "layer_checkpointing.h"
 
+#include <rora/core/dropout.h>
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/ivalue.h>
@@ -7,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <mutex>
+#include <optional>
 
 namespace rora::detail {
 namespace {
@@ -20,23 +23,31 @@ struct RunHolder : torch::CustomClassHolder {
   Run run;
 };
 
-at::Tensor random_state() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
+at::Tensor random_state(at::Generator generator) {
   std::lock_guard<std::mutex> lock(generator.mutex());
   return generator.get_state();
 }
 
-void set_random_state(const at::Tensor& state) {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
+void set_random_state(at::Generator generator, const at::Tensor& state) {
   std::lock_guard<std::mutex> lock(generator.mutex());
   generator.set_state(state);
+}
+
+/// Backward may run on another thread than forward, which drew from its own generator: a copy of that in the state it had.
+at::Generator generator_in(const at::Tensor& state) {
+  at::Generator generator = at::detail::createCPUGenerator();
+  set_random_state(generator, state);
+  return generator;
 }
 
 struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
   // `anchor` requires a gradient, so that the node is recorded even where x comes straight from a frozen embedding.
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& anchor, const Run& run) {
     ctx->save_for_backward({x});
-    ctx->saved_data["random_state"] = random_state();
+    ctx->saved_data["random_state"] = random_state(at::detail::getDefaultCPUGenerator());
+    if (ops::thread_generator().defined()) {
+      ctx->saved_data["thread_state"] = random_state(ops::thread_generator());
+    }
     ctx->saved_data["run"] = c10::IValue::make_capsule(c10::make_intrusive<RunHolder>(run));
     return run(x);
   }
@@ -44,14 +55,19 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const at::Tensor x = ctx->get_saved_variables()[0].detach().set_requires_grad(ctx->needs_input_grad(0));
     const auto holder = c10::static_intrusive_pointer_cast<RunHolder>(ctx->saved_data["run"].toCapsule());
-    const at::Tensor state_now = random_state();
-    set_random_state(ctx->saved_data["random_state"].toTensor());
+    const at::Generator shared = at::detail::getDefaultCPUGenerator();
+    const at::Tensor state_now = random_state(shared);
+    set_random_state(shared, ctx->saved_data["random_state"].toTensor());
     at::Tensor y;
     {
+      std::optional<ops::ThreadGenerator> own;
+      if (const auto found = ctx->saved_data.find("thread_state"); found != ctx->saved_data.end()) {
+        own.emplace(generator_in(found->second.toTensor()));
+      }
       at::AutoGradMode recording(true);
       y = holder->run(x);
     }
-    set_random_state(state_now);
+    set_random_state(shared, state_now);
     if (y.requires_grad()) {
       torch::autograd::backward({y}, {gradients[0]});
     }

@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include <mutex>
+#include <utility>
 
 namespace rora::ops {
 
@@ -46,9 +47,33 @@ struct Dropout {
   }
 };
 
-/// A seed from LibTorch's default CPU generator, so that `torch::manual_seed` decides every mask.
+/// Where this thread draws its seeds instead of LibTorch's default CPU generator; undefined for most threads.
+inline at::Generator& thread_generator() {
+  thread_local at::Generator generator;
+  return generator;
+}
+
+/// While it lives, the thread that made it draws its seeds from a generator of its own: models that are trained side by side
+/// in threads then do not take each other's. It must end on that thread.
+class ThreadGenerator {
+ public:
+  /// Gives the seeds that the default generator would give after `torch::manual_seed(seed)`.
+  explicit ThreadGenerator(uint64_t seed) : ThreadGenerator(at::detail::createCPUGenerator(seed)) {}
+  explicit ThreadGenerator(at::Generator generator) : earlier_(std::exchange(thread_generator(), std::move(generator))) {}
+  ~ThreadGenerator() {
+    thread_generator() = std::move(earlier_);
+  }
+  ThreadGenerator(const ThreadGenerator&) = delete;
+  ThreadGenerator& operator=(const ThreadGenerator&) = delete;
+
+ private:
+  at::Generator earlier_;
+};
+
+/// A seed from LibTorch's default CPU generator, so that `torch::manual_seed` decides every mask, or from the thread's own.
 inline uint64_t draw_seed() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  at::Generator generator =
+      thread_generator().defined() ? thread_generator() : at::detail::getDefaultCPUGenerator();
   std::lock_guard<std::mutex> lock(generator.mutex());
   return at::check_generator<at::CPUGeneratorImpl>(generator)->random64();
 }
