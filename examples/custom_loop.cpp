@@ -30,12 +30,10 @@ void train(const char* model_folder, const char* data_file, const char* output) 
 
   // Alpaca, chat, text or tokenised records, as tokens with labels on the answers.
   const auto tokenizer = rora::load_tokenizer(model_folder);
-  rora::DatasetOptions data_options;
-  data_options.max_length = 256;
-  const rora::Dataset data = rora::load_dataset({data_file}, tokenizer.get(), data_options);
+  const rora::Dataset data =
+      rora::load_dataset({data_file}, tokenizer.get(), rora::DatasetOptions().max_length(256));
 
-  rora::BatchOptions batches;
-  batches.batch_size = 8;
+  const auto batches = rora::BatchOptions().batch_size(8);
   torch::optim::AdamW optimizer(parameters, torch::optim::AdamWOptions(1e-3).weight_decay(0.0));
   model->train();
   for (int64_t epoch = 0; epoch < 3; ++epoch) {

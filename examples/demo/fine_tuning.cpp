@@ -69,7 +69,7 @@ Run fine_tune(
           .schedule(Schedule::kLinear)
           .warmup_steps(options.steps / 10)
           .max_steps(options.steps)
-          .batches({.batch_size = options.batch_size, .seed = options.seed}));
+          .batches(BatchOptions().batch_size(options.batch_size).seed(options.seed)));
   trainer.set_callback([&](const StepMetrics& metrics) {
     run.losses.push_back(metrics.loss);
     on_step(metrics.step, metrics.loss);

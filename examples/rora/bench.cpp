@@ -5,8 +5,9 @@
 #include <rora/adapters/attach.h>
 #include <rora/data/dataset.h>
 #include <rora/training/adamw.h>
+#include <rora/training/device_memory.h>
 #include <rora/training/step_graphs.h>
-#include <rora/training/trainer.h>
+#include <rora/training/train_step.h>
 
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>
@@ -94,42 +95,73 @@ class Stopwatch {
   std::vector<c10::Event> events_;
 };
 
-/// One step: forward, backward and, where something is trained, AdamW.
-Times take_step(CausalLM model, const Batch& batch, FlatParameters* parameters, AdamW* optimizer) {
+/// Forward, and the gradient to the inputs, as it would reach an adapter that stood below the first layer.
+Times take_frozen_step(CausalLM model, const Batch& batch) {
   Stopwatch stopwatch(model->device());
   ModelInput own;
   own.input_ids = batch.input_ids;
-  if (parameters == nullptr) {
-    // The gradient reaches the inputs, as it would if an adapter stood below the first layer.
-    own.inputs_embeds = model->embed(batch.input_ids.to(model->device()))
-                            .detach()
-                            .set_requires_grad(true);
-  }
+  own.inputs_embeds = model->embed(batch.input_ids.to(model->device())).detach().set_requires_grad(true);
   const LossSum loss = model->loss(own, batch.labels);
   const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
   stopwatch.mark();
   mean.backward();
-  if (parameters != nullptr) {
-    optimizer->step(kLearningRate);
-    parameters->zero_grad();
-  }
   stopwatch.mark();
   // Reading an element of what the step has written waits for a GPU.
-  const at::Tensor last = parameters != nullptr ? parameters->values() : own.inputs_embeds.grad();
-  last.flatten()[0].item();
+  own.inputs_embeds.grad().flatten()[0].item();
   return {stopwatch.seconds(2), stopwatch.seconds(1), mean.item<double>()};
 }
 
-/// The same by CUDA graphs.
-Times take_step(StepGraphs& graphs, const Batch& batch, FlatParameters& parameters, AdamW& optimizer) {
-  Stopwatch stopwatch(parameters.values().device());
-  const at::Tensor sum = graphs.add_gradient(batch, batch.labelled_tokens);
-  optimizer.step(kLearningRate);
-  parameters.zero_grad();
-  stopwatch.mark();
-  parameters.values()[0].item();
-  return {stopwatch.seconds(1), std::nullopt, sum.item<double>() / static_cast<double>(batch.labelled_tokens)};
-}
+/// Marks where the forward of a step ends.
+class ForwardMark : public TrainingHook {
+ public:
+  std::string name() const override {
+    return "forward";
+  }
+  at::Tensor extra_loss(const StepContext&) override {
+    stopwatch->mark();
+    return {};
+  }
+
+  Stopwatch* stopwatch = nullptr;
+};
+
+/// Whole steps, as `Trainer` takes them.
+class Training {
+ public:
+  Training(CausalLM model, bool cuda_graph)
+      : parameters(*model), optimizer_(parameters), step_(model, parameters, optimizer_, /*clip=*/0.0) {
+    if (cuda_graph) {
+      graphs_.emplace(model, parameters, cuda_graph_runner(model->device()));
+      step_.set_graphs(&*graphs_);
+    } else {
+      step_.add_hook(mark_);
+    }
+  }
+
+  Times take_step(const Batch& batch) {
+    StepBatches batches;
+    batches.number = number_++;
+    batches.batches.push_back({batch, 0, static_cast<uint64_t>(batches.number)});
+    batches.places = 1;
+    batches.labelled_tokens = batch.labelled_tokens;
+    Stopwatch stopwatch(parameters.values().device());
+    mark_->stopwatch = &stopwatch;
+    step_.queue(batches, kLearningRate);
+    stopwatch.mark();
+    const double loss = step_.finish().loss;
+    return graphs_ ? Times{stopwatch.seconds(1), std::nullopt, loss}
+                   : Times{stopwatch.seconds(2), stopwatch.seconds(1), loss};
+  }
+
+  ParameterTable parameters;
+
+ private:
+  AdamW optimizer_;
+  TrainStep step_;
+  std::shared_ptr<ForwardMark> mark_ = std::make_shared<ForwardMark>();
+  std::optional<StepGraphs> graphs_;
+  int64_t number_ = 0;
+};
 
 /// Rows of random tokens with labels at their ends.
 Batch random_batch(const Arguments& arguments, int64_t vocab_size) {
@@ -154,29 +186,24 @@ int bench(Arguments& arguments, const Flags& flags) {
   AdapterFlags& adapter = arguments.adapter;
   CausalLM model = arguments.model.load();
   torch::manual_seed(0);
-  std::optional<FlatParameters> parameters;
-  std::optional<AdamW> optimizer;
   if (!arguments.frozen) {
     adapter.alpha = arguments.alpha.value_or(2.0 * static_cast<double>(adapter.rank));
     adapter.attach(model, adapter.resolve(flags));
-    parameters.emplace(adapter_parameters(*model));
-    optimizer.emplace(*parameters);
   }
   model->train();
-  std::optional<StepGraphs> graphs;
   if (const auto why = arguments.cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
-  } else if (arguments.cuda_graph) {
-    graphs.emplace(model, *parameters, cuda_graph_runner(model->device()));
+  }
+  std::optional<Training> training;
+  if (!arguments.frozen) {
+    training.emplace(model, arguments.cuda_graph);
   }
   const Batch batch = random_batch(arguments, model->options.vocab_size());
   std::vector<double> steps, forwards;
   Times times;
-  const int64_t warm_ups = graphs ? StepGraphs::kWarmUps + 1 : 1;
+  const int64_t warm_ups = arguments.cuda_graph ? StepGraphs::kWarmUps + 1 : 1;
   for (int64_t step = 0; step < warm_ups + arguments.steps; ++step) {
-    times = graphs
-        ? take_step(*graphs, batch, *parameters, *optimizer)
-        : take_step(model, batch, parameters ? &*parameters : nullptr, optimizer ? &*optimizer : nullptr);
+    times = training ? training->take_step(batch) : take_frozen_step(model, batch);
     if (step >= warm_ups) {
       steps.push_back(times.step);
       forwards.push_back(times.forward.value_or(0.0));
@@ -199,7 +226,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (const auto peak = peak_cuda_mib(model->device())) {
     json["peak_cuda_mib"] = *peak;
   }
-  json["trainable"] = parameters ? parameters->values().numel() : 0;
+  json["trainable"] = training ? training->parameters.values().numel() : 0;
   json["loss"] = rounded(times.loss, 4);
   std::cout << json.dump() << "\n";
   return 0;

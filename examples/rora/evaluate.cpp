@@ -1,6 +1,7 @@
 #include "command.h"
 #include "common/progress_bar.h"
 #include "generation_flags.h"
+#include "lazy_tokenizer.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
@@ -11,7 +12,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
 
@@ -46,19 +46,11 @@ CausalLM load_model(const Arguments& arguments) {
   return model;
 }
 
-/// The tokenizer, or null where every record is tokenised already.
-std::unique_ptr<Tokenizer> tokenizer_for(const Arguments& arguments, const std::vector<Record>& records) {
-  const bool tokenized = std::all_of(
-      records.begin(), records.end(), [](const Record& each) { return each.kind == RecordKind::kTokenized; });
-  return tokenized ? nullptr : arguments.model.load_tokenizer();
-}
-
 Json perplexity(const Arguments& arguments) {
-  const auto tokenizer = tokenizer_for(arguments, read_records(arguments.data));
+  LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
   const DecoderOptions config = read_model_config(arguments.model.model);
-  DatasetOptions options;
-  options.vocab_size = config.vocab_size();
-  Dataset data = load_dataset({arguments.data}, tokenizer.get(), options);
+  Dataset data = load_dataset(
+      {arguments.data}, [&] { return tokenizer.get(); }, DatasetOptions().vocab_size(config.vocab_size()));
   keep_first(data.examples, arguments.limit);
   CausalLM model = load_model(arguments);
   examples::ProgressBar bar("perplexity", data.size());

@@ -89,26 +89,27 @@ std::unique_ptr<Tokenizer> new_tokenizer(const std::string& model) {
   }
 }
 
+/// The tokenizer, whose special tokens fill in what the configuration leaves open.
 std::unique_ptr<Tokenizer> open_tokenizer(const Arguments& arguments, Start& start) {
   std::unique_ptr<Tokenizer> tokenizer;
   if (arguments.tokenizer_vocab_size) {
     const auto& files = arguments.training.data;
     start.tokenizer_model = train_tokenizer({files.begin(), files.end()}, *arguments.tokenizer_vocab_size);
     tokenizer = new_tokenizer(start.tokenizer_model);
-  } else if (start.companions && arguments.training.needs_tokenizer()) {
+  } else if (start.companions) {
     tokenizer = load_tokenizer(*start.companions);
-  } else if (arguments.training.needs_tokenizer()) {
+  } else {
     throw UsageError("text needs a tokenizer: one of --tokenizer, --train-tokenizer and --model");
   }
-  if (tokenizer != nullptr && tokenizer->vocab_size() > start.options.vocab_size()) {
+  if (tokenizer->vocab_size() > start.options.vocab_size()) {
     throw UsageError(
         "the tokenizer has " + std::to_string(tokenizer->vocab_size()) +
         " tokens, over the configuration's vocab_size " + std::to_string(start.options.vocab_size()));
   }
-  if (tokenizer != nullptr && start.options.eos_token_id().empty() && tokenizer->eos_id) {
+  if (start.options.eos_token_id().empty() && tokenizer->eos_id) {
     start.options.eos_token_id({*tokenizer->eos_id});
   }
-  if (tokenizer != nullptr && !start.options.bos_token_id()) {
+  if (!start.options.bos_token_id()) {
     start.options.bos_token_id(tokenizer->bos_id);
   }
   return tokenizer;
@@ -146,8 +147,11 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   arguments.model.open_device();
   arguments.model.use_threads();
   Start start = read_start(arguments);
-  const auto tokenizer = open_tokenizer(arguments, start);
-  TrainingData data = load_training_data(training, tokenizer.get(), start.options.vocab_size());
+  LazyTokenizer tokenizer([&] { return open_tokenizer(arguments, start); });
+  if (arguments.tokenizer_vocab_size) {
+    tokenizer.get(); // it is made, and written, whether the records need one or not
+  }
+  TrainingData data = load_training_data(training, tokenizer, start.options.vocab_size());
   CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
     save_model(model, target);
@@ -158,7 +162,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
       write_file(target / "tokenizer.model", start.tokenizer_model);
     }
   };
-  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder, tokenizer.get());
+  return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder, tokenizer.loaded());
 }
 
 }  // namespace

@@ -1,29 +1,6 @@
 #include "training_flags.h"
 
-#include <rora/data/record.h>
-
-#include <algorithm>
-
 namespace rora::cli {
-namespace {
-
-std::vector<std::filesystem::path> paths(const std::vector<std::string>& files) {
-  return {files.begin(), files.end()};
-}
-
-bool holds_text(const std::vector<std::string>& files) {
-  for (const std::filesystem::path& file : paths(files)) {
-    const auto records = read_records(file);
-    if (std::any_of(
-            records.begin(), records.end(), [](const Record& each) { return each.kind != RecordKind::kTokenized; })) {
-      return true;
-    }
-  }
-  return false;
-}
-
-}  // namespace
-
 void TrainingFlags::add_data(Flags& flags) {
   flags
       .add(
@@ -91,12 +68,12 @@ void TrainingFlags::check() const {
 }
 
 TrainerOptions TrainingFlags::trainer_options() const {
-  BatchOptions batches;
-  batches.batch_size = batch_size;
-  batches.packing = packing;
-  batches.max_length = max_length;
-  batches.shuffle = shuffle;
-  batches.seed = static_cast<uint64_t>(seed);
+  const auto batches = BatchOptions()
+                           .batch_size(batch_size)
+                           .packing(packing)
+                           .max_length(max_length)
+                           .shuffle(shuffle)
+                           .seed(static_cast<uint64_t>(seed));
   return TrainerOptions()
       .lr(lr)
       .schedule(schedule)
@@ -106,6 +83,7 @@ TrainerOptions TrainingFlags::trainer_options() const {
       .grad_accum(grad_accum)
       .clip(clip)
       .adamw(AdamWOptions().weight_decay(weight_decay))
+      .groups(lr_ratio_b != 1.0 ? lora_plus(lr_ratio_b) : nullptr)
       .batches(batches)
       .eval_every(eval_every)
       .early_stopping_patience(early_stopping_patience)
@@ -116,16 +94,11 @@ TrainerOptions TrainingFlags::trainer_options() const {
 }
 
 DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {
-  DatasetOptions options;
-  options.max_length = max_length;
-  options.train_on_inputs = train_on_inputs;
-  options.chat_template = chat_template;
-  options.vocab_size = vocab_size;
-  return options;
-}
-
-bool TrainingFlags::needs_tokenizer() const {
-  return holds_text(data) || holds_text(eval_data);
+  return DatasetOptions()
+      .max_length(max_length)
+      .train_on_inputs(train_on_inputs)
+      .chat_template(chat_template)
+      .vocab_size(vocab_size);
 }
 
 }  // namespace rora::cli

@@ -26,6 +26,7 @@ struct TrainingFlags {
   int64_t grad_accum = 1;
   int64_t max_length = 512;
   double weight_decay = 0.0;
+  double lr_ratio_b = 1.0; ///< a flag of `finetune`
   double clip = 1.0;
   int64_t seed = 42;
   int64_t save_every = 0;
@@ -48,9 +49,6 @@ struct TrainingFlags {
 
   TrainerOptions trainer_options() const;
   DatasetOptions dataset_options(int64_t vocab_size) const;
-
-  /// Whether any record of the data must be tokenised.
-  bool needs_tokenizer() const;
 };
 
 }  // namespace rora::cli

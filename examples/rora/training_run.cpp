@@ -186,18 +186,20 @@ void print_plan(const CausalLM& model, const TrainingData& data, const TrainingF
 }
 
 /// Its shape and its first row's ids and labels, and text where there is a tokenizer.
-void print_first_batch(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
-  const auto plan = plan_epoch(data.train.examples, flags.trainer_options().batches(), 0);
-  const Batch batch = make_batch(data.train.examples, plan[0]);
+void print_first_batch(
+    const std::vector<Example>& examples, const TrainingFlags& flags, const Tokenizer* tokenizer) {
+  const auto plan = plan_epoch(examples, flags.trainer_options().batches(), 0);
+  const Batch batch = make_batch(examples, plan[0]);
   std::cout << "first batch: " << batch.input_ids.size(0) << " x " << batch.input_ids.size(1) << ", " << batch.tokens
             << " tokens, " << batch.labelled_tokens << " labelled\n";
-  const Example& first = data.train.examples[static_cast<size_t>(plan[0][0][0])];
+  const Example& first = examples[static_cast<size_t>(plan[0][0][0])];
   std::cout << "  input_ids " << Json(first.input_ids).dump() << "\n  labels    " << Json(first.labels).dump() << "\n";
   if (tokenizer != nullptr) {
     std::cout << "  text      " << Json(tokenizer->decode(first.input_ids)).dump() << "\n";
   }
 }
 
+/// All but what the data was, which is known before the run.
 Json results_json(
     const TrainingRun& run, const TrainingResult& result, const Totals& totals, int64_t restored, double seconds) {
   const auto counts = count_parameters(*run.model);
@@ -220,19 +222,18 @@ Json results_json(
   if (const auto peak = peak_cuda_mib(run.model->device())) {
     results["peak_cuda_mib"] = *peak;
   }
-  results["data"] = data_json(run.data.train);
-  results["eval_data"] = run.training->eval_data.empty() ? Json(nullptr) : data_json(run.data.eval);
   return results;
 }
 
 }  // namespace
 
-TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size) {
+TrainingData load_training_data(const TrainingFlags& flags, LazyTokenizer& tokenizer, int64_t vocab_size) {
   const DatasetOptions options = flags.dataset_options(vocab_size);
+  const auto ask = [&tokenizer] { return tokenizer.get(); };
   TrainingData data;
-  data.train = load_dataset({flags.data.begin(), flags.data.end()}, tokenizer, options);
+  data.train = load_dataset({flags.data.begin(), flags.data.end()}, ask, options);
   if (!flags.eval_data.empty()) {
-    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, tokenizer, options);
+    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, ask, options);
   }
   return data;
 }
@@ -247,9 +248,11 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   record["command"] = command;
   record["finished"] = false;
   record["config"] = flags->resolved();
-  Trainer trainer(model, data.train.examples, training->trainer_options());
+  const Json train_counts = data_json(data.train);
+  const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
+  Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
   if (!training->eval_data.empty()) {
-    trainer.set_validation(data.eval.examples);
+    trainer.set_validation(std::move(data.eval.examples));
   }
   trainer.set_save(save);
   std::map<std::string, std::string> fingerprint;
@@ -262,7 +265,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     std::cout << "going on from step " << restored << std::endl;
   }
   if (training->dry_run) {
-    print_first_batch(data, *training, tokenizer);
+    print_first_batch(trainer.examples(), *training, tokenizer);
     return 0;
   }
   folder.begin(record, restored);
@@ -290,6 +293,8 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   save(staged.path());
   staged.commit();
   record["results"] = results_json(*this, result, totals, restored, duration.count());
+  record["results"]["data"] = train_counts;
+  record["results"]["eval_data"] = eval_counts;
   record["finished"] = true;
   folder.write_run(record);
   std::cout << "done: " << result.steps << " steps in " << examples::format_duration(duration.count()) << ", loss "

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "lazy_tokenizer.h"
 #include "output_folder.h"
 #include "training_flags.h"
 
@@ -18,8 +19,8 @@ struct TrainingData {
   Dataset eval;
 };
 
-/// Reads and tokenises. `tokenizer` may be null where every record is tokenised.
-TrainingData load_training_data(const TrainingFlags& flags, const Tokenizer* tokenizer, int64_t vocab_size);
+/// Reads and tokenises. The tokenizer is asked for only where a record is not tokenised.
+TrainingData load_training_data(const TrainingFlags& flags, LazyTokenizer& tokenizer, int64_t vocab_size);
 
 /// A subcommand's run, from a model ready to train to the files in its folder.
 struct TrainingRun {

@@ -2,33 +2,28 @@
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
+#include <iterator>
 
 namespace rora {
 
 namespace {
 
 const Example& example_at(const std::vector<Example>& examples, int64_t index) {
-  if (index < 0 || index >= static_cast<int64_t>(examples.size())) {
-    throw std::invalid_argument(
-        "expected an example below " + std::to_string(examples.size()) + ", found " + std::to_string(index));
-  }
+  TORCH_CHECK_VALUE(
+      index >= 0 && index < static_cast<int64_t>(examples.size()), "expected an example below ", examples.size(),
+      ", found ", index);
   const Example& example = examples[index];
-  if (example.input_ids.empty() || example.labels.size() != example.input_ids.size()) {
-    throw std::invalid_argument(
-        "example " + std::to_string(index) + ": expected ids and as many labels, found " +
-        std::to_string(example.input_ids.size()) + " and " + std::to_string(example.labels.size()));
-  }
+  TORCH_CHECK_VALUE(
+      !example.input_ids.empty() && example.labels.size() == example.input_ids.size(), "example ", index,
+      ": expected ids and as many labels, found ", example.input_ids.size(), " and ", example.labels.size());
   return example;
 }
 
 int64_t row_length(const std::vector<Example>& examples, const std::vector<int64_t>& row) {
-  if (row.empty()) {
-    throw std::invalid_argument("expected an example in each row, found an empty row");
-  }
+  TORCH_CHECK_VALUE(!row.empty(), "expected an example in each row, found an empty row");
   int64_t length = 0;
   for (const int64_t index : row) {
     length += static_cast<int64_t>(example_at(examples, index).input_ids.size());
@@ -36,7 +31,23 @@ int64_t row_length(const std::vector<Example>& examples, const std::vector<int64
   return length;
 }
 
+/// Targets of an example that the loss counts. The first label has nothing to be predicted from.
+int64_t count_targets(const Example& example) {
+  return std::ssize(example.labels) - 1 -
+      std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
+}
+
 } // namespace
+
+int64_t count_labelled_tokens(const std::vector<Example>& examples, const std::vector<std::vector<int64_t>>& rows) {
+  int64_t count = 0;
+  for (const std::vector<int64_t>& row : rows) {
+    for (const int64_t index : row) {
+      count += count_targets(example_at(examples, index));
+    }
+  }
+  return count;
+}
 
 Batch make_batch(
     const std::vector<Example>& examples,
@@ -50,9 +61,7 @@ Batch make_batch(
     needs_mask = needs_mask || row.size() > 1 || (longest != 0 && length != longest);
     longest = std::max(longest, length);
   }
-  if (longest == 0) {
-    throw std::invalid_argument("expected at least one row, found none");
-  }
+  TORCH_CHECK_VALUE(longest > 0, "expected at least one row, found none");
 
   const int64_t count = static_cast<int64_t>(rows.size());
   Batch batch;
@@ -73,8 +82,7 @@ Batch make_batch(
       std::copy(example.labels.begin() + 1, example.labels.end(), labels + 1);
       std::fill_n(sequence, length, static_cast<int64_t>(k) + 1);
       batch.tokens += static_cast<int64_t>(length);
-      batch.labelled_tokens +=
-          static_cast<int64_t>(length) - 1 - std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
+      batch.labelled_tokens += count_targets(example);
       ids += length;
       labels += length;
       sequence += length;

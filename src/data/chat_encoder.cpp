@@ -12,7 +12,7 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages) con
   if (std::all_of(messages.begin(), messages.end(), [](const ChatMessage& m) { return m.content.empty(); })) {
     return example;
   }
-  const ChatTemplate format = options_.chat_template ? *options_.chat_template : default_chat_template(*tokenizer_);
+  const ChatTemplate format = options_.chat_template() ? *options_.chat_template() : default_chat_template(*tokenizer_);
   const std::string* previous = nullptr;
   for (const Piece& piece : chat_pieces(format, messages)) {
     std::vector<int64_t> ids;
@@ -23,7 +23,7 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages) con
     }
     const size_t end = piece.labelled ? end_of_answer(ids) : 0;
     append(example, {ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(end)}, true);
-    append(example, {ids.begin() + static_cast<std::ptrdiff_t>(end), ids.end()}, options_.train_on_inputs);
+    append(example, {ids.begin() + static_cast<std::ptrdiff_t>(end), ids.end()}, options_.train_on_inputs());
     previous = &piece.text;
   }
   return example;

@@ -4,8 +4,9 @@
 
 #include <rora/error.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 
 namespace rora {
@@ -20,16 +21,14 @@ bool has_target(const Example& example) {
 }
 
 void check_options(const DatasetOptions& options) {
-  if (options.max_length < 0) {
-    throw std::invalid_argument("max_length: expected at least 0, found " + std::to_string(options.max_length));
-  }
-  if (options.vocab_size < 0) {
-    throw std::invalid_argument("vocab_size: expected at least 0, found " + std::to_string(options.vocab_size));
-  }
+  TORCH_CHECK_VALUE(
+      options.max_length() >= 0, "max_length: expected at least 0, found ", options.max_length());
+  TORCH_CHECK_VALUE(
+      options.vocab_size() >= 0, "vocab_size: expected at least 0, found ", options.vocab_size());
 }
 
 void load_file(
-    const std::filesystem::path& file, const detail::RecordEncoder& encoder, int64_t max_length, Dataset& dataset) {
+    const std::filesystem::path& file, detail::RecordEncoder& encoder, int64_t max_length, Dataset& dataset) {
   const std::vector<Record> records = read_records(file);
   const int64_t before = dataset.size();
   int64_t unanswered = 0;
@@ -57,11 +56,22 @@ void load_file(
 
 Dataset load_dataset(
     const std::vector<std::filesystem::path>& files, const Tokenizer* tokenizer, const DatasetOptions& options) {
+  DatasetOptions known = options;
+  if (tokenizer != nullptr && known.vocab_size() == 0) { // also for tokenised records, which do not ask for it
+    known.vocab_size(tokenizer->vocab_size());
+  }
+  return load_dataset(files, [tokenizer] { return tokenizer; }, known);
+}
+
+Dataset load_dataset(
+    const std::vector<std::filesystem::path>& files,
+    const std::function<const Tokenizer*()>& tokenizer,
+    const DatasetOptions& options) {
   check_options(options);
-  const detail::RecordEncoder encoder(tokenizer, options);
+  detail::RecordEncoder encoder(tokenizer, options);
   Dataset dataset;
   for (const std::filesystem::path& file : files) {
-    load_file(file, encoder, options.max_length, dataset);
+    load_file(file, encoder, options.max_length(), dataset);
   }
   return dataset;
 }

@@ -1,11 +1,11 @@
 #include <rora/data/batch.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <limits>
 #include <numeric>
 #include <set>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
 namespace rora {
@@ -60,25 +60,17 @@ int64_t length(const Example& example) {
 }
 
 void check(const std::vector<Example>& examples, const BatchOptions& options, int64_t epoch) {
-  if (options.batch_size < 1) {
-    throw std::invalid_argument("batch_size: expected at least 1, found " + std::to_string(options.batch_size));
-  }
-  if (epoch < 0) {
-    throw std::invalid_argument("epoch: expected at least 0, found " + std::to_string(epoch));
-  }
-  if (!options.packing) {
+  TORCH_CHECK_VALUE(options.batch_size() >= 1, "batch_size: expected at least 1, found ", options.batch_size());
+  TORCH_CHECK_VALUE(epoch >= 0, "epoch: expected at least 0, found ", epoch);
+  if (!options.packing()) {
     return;
   }
-  if (options.max_length < 1) {
-    throw std::invalid_argument(
-        "max_length: expected at least 1 when packing, found " + std::to_string(options.max_length));
-  }
+  TORCH_CHECK_VALUE(
+      options.max_length() >= 1, "max_length: expected at least 1 when packing, found ", options.max_length());
   for (size_t i = 0; i < examples.size(); ++i) {
-    if (length(examples[i]) > options.max_length) {
-      throw std::invalid_argument(
-          "example " + std::to_string(i) + ": expected at most max_length " + std::to_string(options.max_length) +
-          " tokens when packing, found " + std::to_string(length(examples[i])));
-    }
+    TORCH_CHECK_VALUE(
+        length(examples[i]) <= options.max_length(), "example ", i, ": expected at most max_length ",
+        options.max_length(), " tokens when packing, found ", length(examples[i]));
   }
 }
 
@@ -112,11 +104,11 @@ BatchPlan batches_of(std::vector<Row> rows, int64_t batch_size) {
 /// little, short enough that its company changes each epoch.
 BatchPlan plan_padded(
     const std::vector<Example>& examples, const BatchOptions& options, std::vector<int64_t> order, SplitMix64& random) {
-  if (options.shuffle) {
+  if (options.shuffle()) {
     constexpr int64_t kBatches = 50;
     constexpr int64_t kWindows = 4;
-    const int64_t batches = static_cast<int64_t>(order.size()) / options.batch_size / kWindows;
-    const int64_t window = std::clamp<int64_t>(batches, 1, kBatches) * options.batch_size;
+    const int64_t batches = static_cast<int64_t>(order.size()) / options.batch_size() / kWindows;
+    const int64_t window = std::clamp<int64_t>(batches, 1, kBatches) * options.batch_size();
     for_each_window(order, window, [&](auto begin, auto end) { std::stable_sort(begin, end, longer_first(examples)); });
   }
   std::vector<Row> rows;
@@ -124,8 +116,8 @@ BatchPlan plan_padded(
   for (const int64_t index : order) {
     rows.push_back({index});
   }
-  BatchPlan plan = batches_of(std::move(rows), options.batch_size);
-  if (options.shuffle) {
+  BatchPlan plan = batches_of(std::move(rows), options.batch_size());
+  if (options.shuffle()) {
     random.shuffle(plan);
   }
   return plan;
@@ -171,16 +163,16 @@ std::vector<Row> pack_in_order(
 
 BatchPlan plan_packed(
     const std::vector<Example>& examples, const BatchOptions& options, std::vector<int64_t> order, SplitMix64& random) {
-  if (!options.shuffle) {
-    return batches_of(pack_in_order(examples, options.max_length, order), options.batch_size);
+  if (!options.shuffle()) {
+    return batches_of(pack_in_order(examples, options.max_length(), order), options.batch_size());
   }
   // Large enough for full rows, smaller than the data where that is large, so that rows differ between epochs.
   const int64_t window = std::clamp<int64_t>(static_cast<int64_t>(order.size()) / 4, 64, 1024);
   std::vector<Row> rows;
   for_each_window(
-      order, window, [&](auto begin, auto end) { pack_best_fit(examples, options.max_length, begin, end, rows); });
+      order, window, [&](auto begin, auto end) { pack_best_fit(examples, options.max_length(), begin, end, rows); });
   random.shuffle(rows);
-  return batches_of(std::move(rows), options.batch_size);
+  return batches_of(std::move(rows), options.batch_size());
 }
 
 } // namespace
@@ -189,12 +181,12 @@ BatchPlan plan_epoch(const std::vector<Example>& examples, const BatchOptions& o
   check(examples, options, epoch);
   std::vector<int64_t> order(examples.size());
   std::iota(order.begin(), order.end(), 0);
-  SplitMix64 random = generator(options.seed, epoch);
-  if (options.shuffle) {
+  SplitMix64 random = generator(options.seed(), epoch);
+  if (options.shuffle()) {
     random.shuffle(order);
   }
-  return options.packing ? plan_packed(examples, options, std::move(order), random)
-                         : plan_padded(examples, options, std::move(order), random);
+  return options.packing() ? plan_packed(examples, options, std::move(order), random)
+                           : plan_padded(examples, options, std::move(order), random);
 }
 
 } // namespace rora

@@ -1,21 +1,19 @@
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 namespace rora::detail {
 
 /// The indices 0 … `count` − 1 in batches of like length, the longest first: what needs the most memory comes at once.
-/// `length(index)` is called for each. Throws `std::invalid_argument` for a batch size below 1.
+/// `length(index)` is called for each. Throws `c10::ValueError` for a batch size below 1.
 template <typename Length>
 std::vector<std::vector<int64_t>> length_sorted_batches(int64_t count, int64_t batch_size, Length length) {
-  if (batch_size < 1) {
-    throw std::invalid_argument("batch_size: expected at least 1, found " + std::to_string(batch_size));
-  }
+  TORCH_CHECK_VALUE(batch_size >= 1, "batch_size: expected at least 1, found ", batch_size);
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length(a) > length(b); });

@@ -17,23 +17,30 @@ void append(Example& example, const std::vector<int64_t>& ids, bool labelled) {
   }
 }
 
-RecordEncoder::RecordEncoder(const Tokenizer* tokenizer, const DatasetOptions& options)
-    : tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size) {
-  if (tokenizer_ != nullptr && vocab_size_ == 0) {
+RecordEncoder::RecordEncoder(const std::function<const Tokenizer*()>& tokenizer, const DatasetOptions& options)
+    : ask_for_tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size()) {
+}
+
+void RecordEncoder::require_tokenizer(const Record& record, const std::filesystem::path& file) {
+  tokenizer_ = tokenizer_ == nullptr ? ask_for_tokenizer_() : tokenizer_;
+  if (tokenizer_ == nullptr) {
+    throw FormatError(file, record.place() + ": expected `input_ids`, as no tokenizer is given, found text");
+  }
+  if (vocab_size_ == 0) {
     vocab_size_ = tokenizer_->vocab_size();
   }
 }
 
-RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::filesystem::path& file) const {
-  if (tokenizer_ == nullptr && record.kind != RecordKind::kTokenized) {
-    throw FormatError(file, record.place() + ": expected `input_ids`, as no tokenizer is given, found text");
+RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::filesystem::path& file) {
+  if (record.kind != RecordKind::kTokenized) {
+    require_tokenizer(record, file);
   }
   Result result;
   bool label_on_eos = true;
   switch (record.kind) {
     case RecordKind::kCompletion:
       result.example = encode_completion(record);
-      label_on_eos = options_.train_on_inputs || !record.completion.empty();
+      label_on_eos = options_.train_on_inputs() || !record.completion.empty();
       break;
     case RecordKind::kText:
       result.example = encode_text(record.completion);
@@ -49,7 +56,7 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
       result.example = {record.input_ids, record.labels};
       break;
   }
-  const size_t limit = static_cast<size_t>(options_.max_length);
+  const size_t limit = static_cast<size_t>(options_.max_length());
   if (limit > 0 && result.example.input_ids.size() > limit) {
     result.example.input_ids.resize(limit);
     result.example.labels.resize(limit);
@@ -67,7 +74,7 @@ Example RecordEncoder::encode_completion(const Record& record) const {
   if (record.prompt.empty() && record.completion.empty()) {
     return example;
   }
-  append(example, encode_prompt(*tokenizer_, record.prompt), options_.train_on_inputs);
+  append(example, encode_prompt(*tokenizer_, record.prompt), options_.train_on_inputs());
   append(example, tokenizer_->encode(record.completion, false), true);
   return example;
 }
@@ -82,7 +89,7 @@ Example RecordEncoder::encode_text(const std::string& text) const {
 
 void RecordEncoder::append_eos(Example& example, bool labelled) const {
   const auto eos = tokenizer_->eos_id;
-  const bool room = options_.max_length == 0 || static_cast<int64_t>(example.input_ids.size()) < options_.max_length;
+  const bool room = options_.max_length() == 0 || static_cast<int64_t>(example.input_ids.size()) < options_.max_length();
   if (eos && room && !example.input_ids.empty() && example.input_ids.back() != *eos) {
     append(example, {*eos}, labelled);
   }

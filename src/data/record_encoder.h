@@ -2,6 +2,7 @@
 
 #include <rora/data/dataset.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ void append(Example& example, const std::vector<int64_t>& ids, bool labelled);
 /// Turns records into examples as `load_dataset` says. Holds references: neither argument may go before it.
 class RecordEncoder {
  public:
-  RecordEncoder(const Tokenizer* tokenizer, const DatasetOptions& options);
+  /// `tokenizer` is called once, for the first record that is not tokenised; it may give null.
+  RecordEncoder(const std::function<const Tokenizer*()>& tokenizer, const DatasetOptions& options);
 
   struct Result {
     Example example; ///< empty where the record has no text
@@ -21,7 +23,7 @@ class RecordEncoder {
   };
 
   /// `file` is for messages.
-  Result encode(const Record& record, const std::filesystem::path& file) const;
+  Result encode(const Record& record, const std::filesystem::path& file);
 
  private:
   /// A part of a chat's text: labels are on the assistant's.
@@ -30,6 +32,7 @@ class RecordEncoder {
     bool labelled;
   };
 
+  void require_tokenizer(const Record& record, const std::filesystem::path& file);
   Example encode_completion(const Record& record) const;
   Example encode_text(const std::string& text) const;
   Example encode_chat(const std::vector<ChatMessage>& messages) const;
@@ -41,7 +44,8 @@ class RecordEncoder {
   void append_eos(Example& example, bool labelled) const;
   void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
 
-  const Tokenizer* tokenizer_;
+  const std::function<const Tokenizer*()>& ask_for_tokenizer_;
+  const Tokenizer* tokenizer_ = nullptr; ///< until a record needs it
   const DatasetOptions& options_;
   int64_t vocab_size_ = 0; ///< 0: unknown
 };

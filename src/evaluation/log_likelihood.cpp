@@ -6,11 +6,10 @@
 #include <rora/data/batch.h>
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
 namespace rora {
@@ -20,15 +19,10 @@ using Ids = std::vector<int64_t>;
 
 void check(const PromptContinuations& prompt, int64_t vocab_size) {
   const auto check_ids = [&](const char* what, const Ids& ids) {
-    if (ids.empty()) {
-      throw std::invalid_argument(std::string("expected tokens in ") + what + ", found none");
-    }
+    TORCH_CHECK_VALUE(!ids.empty(), "expected tokens in ", what, ", found none");
     for (const int64_t id : ids) {
-      if (id < 0 || id >= vocab_size) {
-        throw std::invalid_argument(
-            std::string("token id ") + std::to_string(id) + " of " + what + " is outside the vocabulary of " +
-            std::to_string(vocab_size));
-      }
+      TORCH_CHECK_VALUE(
+          id >= 0 && id < vocab_size, "token id ", id, " of ", what, " is outside the vocabulary of ", vocab_size);
     }
   };
   check_ids("a prompt", prompt.prompt);

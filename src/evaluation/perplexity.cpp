@@ -1,13 +1,13 @@
 #include <rora/evaluation/perplexity.h>
 
+#include "../data/batch_input.h"
 #include "../data/length_sorted.h"
 #include "../model/evaluation_mode.h"
-#include "../training/batch_input.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <cmath>
-#include <stdexcept>
 
 namespace rora {
 
@@ -25,7 +25,7 @@ Perplexity evaluate_perplexity(
   at::NoGradGuard no_grad;
   detail::EvaluationMode evaluation_mode(*model);
   Perplexity result;
-  double sum = 0.0;
+  at::Tensor sum = at::zeros({}, model->head_weight().options().dtype(at::kDouble));
   int64_t done = 0;
   for (const auto& batch : batches) {
     std::vector<std::vector<int64_t>> rows;
@@ -33,17 +33,15 @@ Perplexity evaluate_perplexity(
       rows.push_back({index});
     }
     const LossSum loss = detail::batch_loss(model, make_batch(examples, rows));
-    sum += loss.sum.item<double>();
+    sum += loss.sum; // a GPU is waited for at the end
     result.tokens += loss.tokens;
     done += static_cast<int64_t>(batch.size());
     if (on_progress) {
       on_progress(done);
     }
   }
-  if (result.tokens == 0) {
-    throw std::invalid_argument("the data has no labelled token to take a loss on");
-  }
-  result.loss = sum / static_cast<double>(result.tokens);
+  TORCH_CHECK_VALUE(result.tokens > 0, "the data has no labelled token to take a loss on");
+  result.loss = sum.item<double>() / static_cast<double>(result.tokens);
   return result;
 }
 

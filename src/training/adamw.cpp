@@ -1,41 +1,65 @@
 #include <rora/training/adamw.h>
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <optional>
 
 namespace rora {
 
-AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
-    : exp_avg(at::zeros_like(parameters.values())),
+void AdamWOptions::validate() const {
+  TORCH_CHECK_VALUE(beta1_ >= 0.0 && beta1_ < 1.0, "beta1 must be in [0, 1), not ", beta1_);
+  TORCH_CHECK_VALUE(beta2_ >= 0.0 && beta2_ < 1.0, "beta2 must be in [0, 1), not ", beta2_);
+  TORCH_CHECK_VALUE(eps_ >= 0.0, "eps must not be negative, it is ", eps_);
+  TORCH_CHECK_VALUE(weight_decay_ >= 0.0, "weight_decay must not be negative, it is ", weight_decay_);
+}
+
+AdamW::AdamW(ParameterTable& parameters, const AdamWOptions& options)
+    : Optimizer(parameters),
+      exp_avg(at::zeros_like(parameters.values())),
       exp_avg_sq(at::zeros_like(parameters.values())),
-      parameters_(parameters),
       options_(options) {
+  options.validate();
 }
 
-void AdamW::step(double learning_rate, const at::Tensor& left_out) {
+std::vector<std::pair<std::string, at::Tensor>> AdamW::state() const {
+  return {{"exp_avg", exp_avg}, {"exp_avg_sq", exp_avg_sq}};
+}
+
+std::map<std::string, double> AdamW::fingerprint() const {
+  return {
+      {"beta1", options_.beta1()},
+      {"beta2", options_.beta2()},
+      {"eps", options_.eps()},
+      {"weight_decay", options_.weight_decay()}};
+}
+
+void AdamW::update(double learning_rate, const at::Tensor& left_out) {
   at::NoGradGuard no_grad;
-  // The kernel corrects the bias by the count of this update, which it does not advance itself. On a GPU it reads the
-  // count there.
-  ++steps;
-  const at::Tensor count = at::full({}, static_cast<double>(steps), parameters_.values().options().dtype(at::kFloat));
-  at::_fused_adamw_(
-      {parameters_.values()},
-      {parameters_.gradients()},
-      {exp_avg},
-      {exp_avg_sq},
-      /*max_exp_avg_sqs=*/{},
-      {count},
-      learning_rate,
-      options_.beta1(),
-      options_.beta2(),
-      options_.weight_decay(),
-      options_.eps(),
-      /*amsgrad=*/false,
-      /*maximize=*/false,
-      /*grad_scale=*/std::nullopt,
-      /*found_inf=*/left_out.defined() ? std::optional<at::Tensor>(left_out) : std::nullopt);
-  parameters_.mark_changed();
+  const at::Tensor& values = parameters().values();
+  const at::Tensor& gradients = parameters().gradients();
+  for (const ParameterRange& range : parameters().groups()) {
+    const auto part = [&](const at::Tensor& flat) { return flat.narrow(0, range.begin, range.size); };
+    // The kernel corrects the bias by the count of this update, which it does not advance itself. On a GPU it reads the
+    // count there.
+    const at::Tensor count = at::full({}, static_cast<double>(steps), values.options().dtype(at::kFloat));
+    at::_fused_adamw_(
+        {part(values)},
+        {part(gradients)},
+        {part(exp_avg)},
+        {part(exp_avg_sq)},
+        /*max_exp_avg_sqs=*/{},
+        {count},
+        learning_rate * range.group.lr_factor,
+        options_.beta1(),
+        options_.beta2(),
+        range.group.weight_decay.value_or(options_.weight_decay()),
+        options_.eps(),
+        /*amsgrad=*/false,
+        /*maximize=*/false,
+        /*grad_scale=*/std::nullopt,
+        /*found_inf=*/left_out.defined() ? std::optional<at::Tensor>(left_out) : std::nullopt);
+  }
 }
 
-}  // namespace rora
+} // namespace rora

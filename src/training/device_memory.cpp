@@ -1,4 +1,4 @@
-#include <rora/training/trainer.h>
+#include <rora/training/device_memory.h>
 
 #include <c10/core/CachingDeviceAllocator.h>
 

@@ -1,6 +1,9 @@
 #pragma once
 
-#include <rora/training/trainer.h>
+#include <rora/training/hooks.h>
+#include <rora/training/optimizer.h>
+#include <rora/training/parameter_table.h>
+#include <rora/training/trainer_options.h>
 
 #include <map>
 #include <string>
@@ -12,7 +15,15 @@ namespace rora::detail {
 using RunFingerprint = std::map<std::string, std::string>;
 
 /// Every option that shapes the steps or their result, and the model's dtype and weights. Taken before training.
-RunFingerprint run_fingerprint(const TrainerOptions& options, int64_t total_steps, const CausalLM& model);
+RunFingerprint run_fingerprint(
+    const TrainerOptions& options,
+    int64_t total_steps,
+    const CausalLM& model,
+    const ParameterTable& parameters,
+    const Optimizer& optimizer);
+
+/// That a hook is there, and what it says of itself.
+RunFingerprint hook_fingerprint(const TrainingHook& hook);
 
 /// How many examples there are, and a digest of all their ids and labels.
 std::string examples_fingerprint(const std::vector<Example>& examples);

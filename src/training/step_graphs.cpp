@@ -1,6 +1,7 @@
 #include <rora/training/step_graphs.h>
 
-#include "batch_input.h"
+#include "../data/batch_input.h"
+#include "batch_gradient.h"
 #include "padded_batch.h"
 
 #include <rora/core/projection.h>
@@ -90,7 +91,7 @@ struct StepGraphs::Shape {
   std::function<void()> replay; ///< empty until there is a graph
 };
 
-StepGraphs::StepGraphs(CausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner)
+StepGraphs::StepGraphs(CausalLM model, ParameterTable& parameters, std::unique_ptr<GraphRunner> runner)
     : model_(std::move(model)), parameters_(parameters), runner_(std::move(runner)) {}
 
 StepGraphs::~StepGraphs() = default;

@@ -7,11 +7,11 @@
 
 namespace rora::detail {
 
-/// Which batches each optimiser step takes: `grad_accum` at a time, never across the end of an epoch.
+/// Which batches each optimiser step takes: so many at a time, those of all workers, and never across the end of an epoch.
 class StepPlan {
  public:
-  StepPlan(const std::vector<Example>& examples, const BatchOptions& options, int64_t grad_accum)
-      : examples_(examples), options_(options), grad_accum_(grad_accum) {}
+  StepPlan(const std::vector<Example>& examples, const BatchOptions& options, int64_t batches_a_step)
+      : examples_(examples), options_(options), batches_a_step_(batches_a_step) {}
 
   struct Step {
     int64_t epoch = 0;
@@ -29,8 +29,8 @@ class StepPlan {
       first_ += epoch_ < 0 ? 0 : steps_in(plan_);
       plan_ = plan_epoch(examples_, options_, ++epoch_);
     }
-    const auto begin = static_cast<size_t>((number - first_) * grad_accum_);
-    const size_t end = std::min(plan_.size(), begin + static_cast<size_t>(grad_accum_));
+    const auto begin = static_cast<size_t>((number - first_) * batches_a_step_);
+    const size_t end = std::min(plan_.size(), begin + static_cast<size_t>(batches_a_step_));
     return {epoch_, end == plan_.size(), BatchPlan(plan_.begin() + begin, plan_.begin() + end)};
   }
 
@@ -45,12 +45,12 @@ class StepPlan {
 
  private:
   int64_t steps_in(const BatchPlan& plan) const {
-    return (static_cast<int64_t>(plan.size()) + grad_accum_ - 1) / grad_accum_;
+    return (static_cast<int64_t>(plan.size()) + batches_a_step_ - 1) / batches_a_step_;
   }
 
   const std::vector<Example>& examples_;
   const BatchOptions options_;
-  const int64_t grad_accum_;
+  const int64_t batches_a_step_;
   BatchPlan plan_;
   int64_t epoch_ = -1;
   int64_t first_ = 0; // the number of the present epoch's first step

@@ -1,178 +1,148 @@
 #include <rora/training/trainer.h>
 
-#include "batch_input.h"
 #include "fingerprint.h"
 #include "mix.h"
 #include "step_plan.h"
 #include "training_state.h"
 
+#include <rora/core/projection.h>
+#include <rora/evaluation/perplexity.h>
+#include <rora/training/train_step.h>
+
 #include <ATen/ATen.h>
-#include <torch/utils.h>
+#include <c10/util/Exception.h>
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <stdexcept>
+#include <set>
 
 namespace rora {
 namespace {
 
 using detail::mix;
 
-std::vector<at::Tensor> trained_parameters(const CausalLM& model) {
-  if (model->dtype() == at::kHalf) {
-    throw std::invalid_argument(
-        "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
+/// Throws for a model that cannot be trained as it is.
+void check_model(const CausalLM& model) {
+  TORCH_CHECK_VALUE(
+      model->dtype() != at::kHalf,
+      "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
+  for (const auto& item : model->named_modules()) {
+    const auto* projection = item.value()->as<ProjectionImpl>();
+    TORCH_CHECK_VALUE(
+        projection == nullptr || !projection->merged(), "unmerge the adapters before training: that of ", item.key(),
+        " is merged, and a merged adapter takes no part in the loss");
   }
-  std::vector<at::Tensor> trained;
-  for (const at::Tensor& each : model->parameters()) {
-    if (each.requires_grad()) {
-      trained.push_back(each);
-    }
-  }
-  return trained;
 }
 
-}  // namespace
-
-void TrainerOptions::validate() const {
-  const auto require = [](bool holds, const std::string& message) {
-    if (!holds) {
-      throw std::invalid_argument(message);
-    }
-  };
-  require(std::isfinite(lr_) && lr_ >= 0.0, "lr must be a number of at least 0");
-  require(warmup_steps_ >= 0, "warmup_steps must not be negative");
-  require(epochs_ >= 1 || max_steps_ >= 1, "epochs must be at least 1");
-  require(max_steps_ >= 0, "max_steps must not be negative");
-  require(grad_accum_ >= 1, "grad_accum must be at least 1");
-  require(clip_ >= 0.0, "clip must not be negative");
-  require(adamw_.weight_decay() >= 0.0, "weight_decay must not be negative");
-  require(batches_.batch_size >= 1, "batch_size must be at least 1");
-  require(eval_every_ >= 0, "eval_every must not be negative");
-  require(save_every_ >= 0, "save_every must not be negative");
-  require(early_stopping_patience_ >= 0, "early_stopping_patience must not be negative");
-  require((save_every_ == 0 && !resume_) || !output_.empty(), "checkpoints need an output folder");
+std::unique_ptr<Optimizer> make_optimizer(ParameterTable& parameters, const TrainerOptions& options) {
+  auto optimizer = options.optimizer() ? options.optimizer()(parameters)
+                                       : std::make_unique<AdamW>(parameters, options.adamw());
+  TORCH_CHECK_VALUE(optimizer != nullptr, "the factory in `optimizer` made no optimiser");
+  return optimizer;
 }
+
+/// How many workers train together.
+int64_t workers_of(const TrainerOptions& options) {
+  return options.reducer() != nullptr ? options.reducer()->world_size() : 1;
+}
+
+} // namespace
 
 struct Trainer::State {
   State(CausalLM model, std::vector<Example> examples, TrainerOptions options)
       : model(std::move(model)),
         examples(std::move(examples)),
         options(std::move(options)),
-        parameters(trained_parameters(this->model)),
-        optimizer(parameters, this->options.adamw()),
-        plan(this->examples, this->options.batches(), this->options.grad_accum()) {
+        parameters(*this->model, this->options.groups()),
+        optimizer(make_optimizer(parameters, this->options)),
+        step(this->model, parameters, *optimizer, this->options.clip()),
+        plan(this->examples, this->options.batches(), this->options.grad_accum() * workers_of(this->options)) {
     total_steps =
         this->options.max_steps() > 0 ? this->options.max_steps() : plan.steps_of_epochs(this->options.epochs());
-    fingerprint = detail::run_fingerprint(this->options, total_steps, this->model);
+    step.set_reducer(this->options.reducer());
+    step.set_total_steps(total_steps);
+    fingerprint = detail::run_fingerprint(this->options, total_steps, this->model, parameters, *optimizer);
     fingerprint["data"] = detail::examples_fingerprint(this->examples);
     fingerprint["validation"] = detail::examples_fingerprint({});
   }
 
-  void save_checkpoint() {
-    if (!options.output().empty()) {
-      detail::save_training_state(options.output(), progress, parameters, optimizer, fingerprint, save);
-    }
-  }
-
   /// A step's batches on the CPU.
-  struct StepBatches {
-    int64_t number = -1;
+  struct PlannedStep {
     int64_t epoch = 0;
     bool ends_epoch = false;
-    std::vector<Batch> batches;
+    StepBatches batches;
     int64_t tokens = 0;
-    int64_t labelled_tokens = 0;
   };
 
-  StepBatches make_step(int64_t number) {
+  PlannedStep make_step(int64_t number) {
     const auto planned = plan.step(number);
-    StepBatches step;
-    step.number = number;
-    step.epoch = planned.epoch;
-    step.ends_epoch = planned.ends_epoch;
-    for (const auto& rows : planned.batches) {
-      step.batches.push_back(make_batch(examples, rows));
-      step.tokens += step.batches.back().tokens;
-      step.labelled_tokens += step.batches.back().labelled_tokens;
-    }
-    return step;
-  }
-
-  /// Gradients of the step's mean loss into the buffer. Each batch's share is by its labelled tokens, so that the
-  /// gradient is that of one big batch. Returns the batches' sums of losses.
-  std::vector<at::Tensor> accumulate(const StepBatches& step, StepGraphs* graphs) {
-    std::vector<at::Tensor> sums;
-    parameters.zero_grad();
-    const at::Tensor factor = detail::loss_factor(model, 1.0 / static_cast<double>(step.labelled_tokens));
-    uint64_t place = 0;
-    for (const Batch& batch : step.batches) {
-      if (batch.labelled_tokens > 0) {
-        const auto number = static_cast<uint64_t>(step.number);
-        torch::manual_seed(mix(mix(options.batches().seed) ^ mix(number * 0x10001 + place)));
-        sums.push_back(
-            graphs != nullptr ? graphs->add_gradient(batch, step.labelled_tokens) : add_gradient(batch, factor));
+    PlannedStep made;
+    made.epoch = planned.epoch;
+    made.ends_epoch = planned.ends_epoch;
+    made.batches.number = number;
+    made.batches.seed = step_seed(number);
+    made.batches.places = std::ssize(planned.batches);
+    for (int64_t place = 0; place < made.batches.places; ++place) {
+      const auto& rows = planned.batches[static_cast<size_t>(place)];
+      made.batches.labelled_tokens += count_labelled_tokens(examples, rows);
+      for (const auto& row : rows) {
+        for (const int64_t index : row) {
+          made.tokens += std::ssize(examples[static_cast<size_t>(index)].input_ids);
+        }
       }
-      ++place;
+      if (place % workers_of(options) == rank()) {
+        made.batches.batches.push_back({make_batch(examples, rows), place, batch_seed(number, place)});
+      }
     }
-    return sums;
+    return made;
   }
 
-  at::Tensor add_gradient(const Batch& batch, const at::Tensor& factor) {
-    const PreparedLoss prepared = model->prepare_loss(detail::batch_input(batch), batch.labels);
-    return detail::add_gradient(model, prepared.on(factor.device()), factor).to(at::kDouble);
+  uint64_t batch_seed(int64_t number, int64_t place) const {
+    const uint64_t of_step = static_cast<uint64_t>(number) * 0x10001;
+    return mix(mix(options.batches().seed()) ^ mix(of_step + static_cast<uint64_t>(place)));
   }
 
-  /// `graphs` may be null.
-  StepMetrics take_step(StepGraphs* graphs) {
+  uint64_t step_seed(int64_t number) const {
+    return mix(~batch_seed(number, 0));
+  }
+
+  int64_t rank() const {
+    return options.reducer() != nullptr ? options.reducer()->rank() : 0;
+  }
+
+  StepMetrics take_step() {
     const auto begin = std::chrono::steady_clock::now();
-    const StepBatches step = next.number == progress.step ? std::move(next) : make_step(progress.step);
-    // All of the step is queued before a GPU is waited for: the update leaves itself out where it would do harm, and
-    // the next batches are made meanwhile.
-    std::vector<at::Tensor> figures = accumulate(step, graphs);
-    figures.push_back(parameters.clip_gradients(options.clip()).to(at::kDouble));
-    const at::Tensor queued = at::stack(figures);
+    const PlannedStep taken = next && next->batches.number == progress.step ? *std::move(next) : make_step(progress.step);
     StepMetrics metrics;
     metrics.lr = learning_rate(options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
-    optimizer.step(metrics.lr, queued.isfinite().logical_not().any().to(at::kFloat));
-    next = progress.step + 1 < total_steps ? make_step(progress.step + 1) : StepBatches();
-    read_figures(queued, step, metrics);
+    // All of the step is queued before a GPU is waited for, and the next batches are made meanwhile.
+    step.queue(taken.batches, metrics.lr);
+    next.reset();
+    if (progress.step + 1 < total_steps) {
+      next = make_step(progress.step + 1);
+    }
+    const StepFigures figures = step.finish();
+    metrics.loss = figures.loss;
+    metrics.extra_loss = figures.extra_loss;
+    metrics.grad_norm = figures.grad_norm;
     metrics.step = ++progress.step;
     metrics.total_steps = total_steps;
-    metrics.epoch = step.epoch;
-    metrics.tokens = step.tokens;
-    metrics.labelled_tokens = step.labelled_tokens;
+    metrics.epoch = taken.epoch;
+    metrics.tokens = taken.tokens;
+    metrics.labelled_tokens = taken.batches.labelled_tokens;
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds.count();
     metrics.peak_rss_mib = peak_rss_mib();
     metrics.peak_cuda_mib = peak_cuda_mib(parameters.values().device());
-    const bool due = options.eval_every() > 0 ? progress.step % options.eval_every() == 0 : step.ends_epoch;
+    const bool due = options.eval_every() > 0 ? progress.step % options.eval_every() == 0 : taken.ends_epoch;
     if (!validation.empty() && (due || progress.step == total_steps)) {
       metrics.eval_loss = validate();
     }
     return metrics;
   }
 
-  /// Waits for the step. `queued` holds the batches' sums of losses and, last, the gradient's norm.
-  void read_figures(const at::Tensor& queued, const StepBatches& step, StepMetrics& metrics) {
-    const at::Tensor figures = queued.cpu();
-    const auto* values = figures.const_data_ptr<double>();
-    const int64_t sums = figures.numel() - 1;
-    for (int64_t i = 0; i < sums; ++i) {
-      metrics.loss += values[i] / static_cast<double>(step.labelled_tokens);
-    }
-    metrics.grad_norm = values[sums];
-    if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
-      --optimizer.steps; // the update was left out
-      throw std::runtime_error(
-          "the loss or its gradient is not finite at step " + std::to_string(step.number + 1) +
-          ": a lower learning rate or float32 may help");
-    }
-  }
-
   double validate() {
-    const double loss = mean_loss(model, validation, options.batches().batch_size);
+    const double loss = evaluate_perplexity(model, validation, options.batches().batch_size()).loss;
     if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
       progress.best_eval_loss = loss;
       progress.best_step = progress.step;
@@ -189,27 +159,55 @@ struct Trainer::State {
            progress.evaluations_without_gain >= options.early_stopping_patience();
   }
 
+  at::Tensor figures(std::vector<double> values) const {
+    return at::tensor(values, at::kDouble).to(parameters.values().device());
+  }
+
+  /// Whether any worker was asked to stop: all of them then do.
+  bool agree_to_stop() const {
+    const bool asked = stop_requested;
+    if (workers_of(options) == 1) {
+      return asked;
+    }
+    const at::Tensor sum = figures({asked ? 1.0 : 0.0});
+    options.reducer()->sum_figures(sum);
+    return sum.item<double>() > 0.0;
+  }
+
+  /// Throws where workers would train on from unlike values or places.
+  void check_workers() const {
+    if (workers_of(options) == 1) {
+      return;
+    }
+    const at::Tensor own = figures({parameters.values().norm().item<double>(), static_cast<double>(progress.step)});
+    const at::Tensor sum = own.clone();
+    options.reducer()->sum_figures(sum);
+    TORCH_CHECK_VALUE(
+        at::allclose(sum, own * workers_of(options), /*rtol=*/1e-9, /*atol=*/0.0),
+        "the workers begin with unlike parameters or at unlike steps");
+  }
+
   /// All steps that are left, with what follows on each.
   TrainingResult take_steps() {
     std::optional<StepGraphs> graphs;
     if (options.cuda_graph()) {
-      if (const auto why = why_not_captured(model)) {
-        throw std::invalid_argument("cuda_graph: " + *why);
-      }
+      const auto why = why_not_captured(model);
+      TORCH_CHECK_VALUE(!why, "cuda_graph: ", *why);
       graphs.emplace(model, parameters, cuda_graph_runner(parameters.values().device()));
     }
+    step.set_graphs(graphs ? &*graphs : nullptr);
     TrainingResult result;
     while (progress.step < total_steps) {
       if (out_of_patience()) {
         result.stopped_early = true;
         break;
       }
-      const StepMetrics metrics = take_step(graphs ? &*graphs : nullptr);
+      const StepMetrics metrics = take_step();
       if (on_step) {
         on_step(metrics);
       }
       const bool last = progress.step == total_steps || out_of_patience();
-      if (stop_requested && !last) {
+      if (agree_to_stop() && !last) {
         save_checkpoint();
         result.interrupted = true;
         break;
@@ -218,17 +216,52 @@ struct Trainer::State {
         save_checkpoint();
       }
     }
+    step.set_graphs(nullptr);
     return result;
+  }
+
+  /// What the optimiser and the hooks keep, by their names in a checkpoint.
+  NamedTensors kept_state() const {
+    NamedTensors state = optimizer->state();
+    for (const auto& hook : step.hooks()) {
+      for (const auto& [name, tensor] : hook->state()) {
+        state.emplace_back("hook." + hook->name() + "." + name, tensor);
+      }
+    }
+    std::set<std::string> names{"values", "best_values"};
+    for (const auto& [name, tensor] : state) {
+      TORCH_CHECK_VALUE(names.insert(name).second, "two tensors of the training state are named '", name, "'");
+    }
+    return state;
+  }
+
+  void save_checkpoint() {
+    if (!options.output().empty() && rank() == 0) {
+      detail::save_training_state(options.output(), progress, parameters, kept_state(), fingerprint, save);
+    }
+  }
+
+  void restore() {
+    for (const auto& hook : step.hooks()) {
+      hook->begin(step.context(0, step_seed(0), 0.0));
+    }
+    const auto checkpoint = options.resume() ? detail::last_checkpoint(options.output()) : std::nullopt;
+    if (checkpoint) {
+      progress = detail::load_training_state(*checkpoint, parameters, kept_state(), fingerprint, total_steps);
+      optimizer->steps = progress.step;
+    }
+    restored = true;
   }
 
   CausalLM model;
   std::vector<Example> examples;
   std::vector<Example> validation;
   TrainerOptions options;
-  FlatParameters parameters;
-  AdamW optimizer;
+  ParameterTable parameters;
+  std::unique_ptr<Optimizer> optimizer;
+  TrainStep step;
   detail::StepPlan plan;
-  StepBatches next;  ///< made ahead
+  std::optional<PlannedStep> next; ///< made ahead
   int64_t total_steps = 0;
   detail::RunFingerprint fingerprint;
   bool restored = false;
@@ -240,9 +273,8 @@ struct Trainer::State {
 
 Trainer::Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions options) {
   options.validate();
-  if (examples.empty()) {
-    throw std::invalid_argument("there is no example to train on");
-  }
+  TORCH_CHECK_VALUE(!examples.empty(), "there is no example to train on");
+  check_model(model);
   state_ = std::make_unique<State>(std::move(model), std::move(examples), std::move(options));
 }
 
@@ -265,25 +297,35 @@ void Trainer::set_save(std::function<void(const std::filesystem::path&)> save) {
   state_->save = std::move(save);
 }
 
+void Trainer::add_hook(std::shared_ptr<TrainingHook> hook) {
+  TORCH_CHECK_VALUE(!state_->restored, "hooks are added before the run is restored");
+  state_->fingerprint.merge(detail::hook_fingerprint(*hook));
+  state_->step.add_hook(std::move(hook));
+}
+
+const std::vector<Example>& Trainer::examples() const {
+  return state_->examples;
+}
+
+const ParameterTable& Trainer::parameters() const {
+  return state_->parameters;
+}
+
 int64_t Trainer::total_steps() const {
   return state_->total_steps;
 }
 
 int64_t Trainer::restore() {
-  State& state = *state_;
-  if (!state.restored && state.options.resume()) {
-    if (const auto checkpoint = detail::last_checkpoint(state.options.output())) {
-      state.progress = detail::load_training_state(
-          *checkpoint, state.parameters, state.optimizer, state.fingerprint, state.total_steps);
-    }
-    state.restored = true;
+  if (!state_->restored) {
+    state_->restore();
   }
-  return state.progress.step;
+  return state_->progress.step;
 }
 
 TrainingResult Trainer::train() {
   restore();
   State& state = *state_;
+  state.check_workers();
   state.model->train();
   TrainingResult result = state.take_steps();
   state.model->eval();
@@ -302,4 +344,4 @@ void Trainer::request_stop() noexcept {
   state_->stop_requested = true;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -106,8 +106,8 @@ Progress read_progress(const JsonObject& state, int64_t named_step, int64_t tota
 void save_training_state(
     const std::filesystem::path& output,
     const Progress& progress,
-    const FlatParameters& parameters,
-    const AdamW& optimizer,
+    const ParameterTable& parameters,
+    const NamedTensors& state,
     const RunFingerprint& fingerprint,
     const std::function<void(const std::filesystem::path&)>& save) {
   const std::filesystem::path target = output / (std::string(kPrefix) + std::to_string(progress.step));
@@ -122,15 +122,15 @@ void save_training_state(
     if (save) {
       save(partial);
     }
-    NamedTensors tensors{
-        {"values", parameters.values()}, {"exp_avg", optimizer.exp_avg}, {"exp_avg_sq", optimizer.exp_avg_sq}};
+    NamedTensors tensors{{"values", parameters.values()}};
+    tensors.insert(tensors.end(), state.begin(), state.end());
     if (progress.best_values.defined()) {
       tensors.emplace_back("best_values", progress.best_values);
     }
     save_safetensors(partial / kTensorsFile, tensors);
     Json json;
     json["step"] = progress.step;
-    json["optimizer_steps"] = optimizer.steps;
+    json["optimizer_steps"] = progress.step;
     json["best_eval_loss"] = progress.best_eval_loss ? Json(*progress.best_eval_loss) : Json(nullptr);
     json["best_step"] = progress.best_step;
     json["evaluations_without_gain"] = progress.evaluations_without_gain;
@@ -164,36 +164,38 @@ std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path
 
 Progress load_training_state(
     const std::filesystem::path& checkpoint,
-    FlatParameters& parameters,
-    AdamW& optimizer,
+    ParameterTable& parameters,
+    const NamedTensors& state,
     const RunFingerprint& fingerprint,
     int64_t total_steps) {
   const std::filesystem::path path = checkpoint / kStateFile;
-  const JsonObject state = JsonObject::parse(path, read_file(path));
-  require_same_run(state.object("run"), fingerprint);
-  Progress progress = read_progress(state, step_of(checkpoint.filename().string()).value_or(-1), total_steps);
+  const JsonObject json = JsonObject::parse(path, read_file(path));
+  require_same_run(json.object("run"), fingerprint);
+  Progress progress = read_progress(json, step_of(checkpoint.filename().string()).value_or(-1), total_steps);
   const SafetensorsFile file(checkpoint / kTensorsFile);
-  const auto read = [&](const char* name) {
+  const auto read = [&](const std::string& name, const at::Tensor& like) {
     const at::Tensor tensor = file.tensor(name);
-    if (tensor.sizes() != parameters.values().sizes() || tensor.scalar_type() != parameters.values().scalar_type()) {
-      throw FormatError(file.path(), std::string(name) + " is not of the size or dtype of what is trained");
+    if (tensor.sizes() != like.sizes() || tensor.scalar_type() != like.scalar_type()) {
+      throw FormatError(file.path(), name + " is not of the size or dtype of what is trained");
     }
     return tensor;
   };
-  const at::Tensor values = read("values");
-  const at::Tensor exp_avg = read("exp_avg");
-  const at::Tensor exp_avg_sq = read("exp_avg_sq");
+  const at::Tensor values = read("values", parameters.values());
+  std::vector<at::Tensor> read_state; // all of it before anything changes
+  for (const auto& [name, tensor] : state) {
+    read_state.push_back(read(name, tensor));
+  }
   if (file.contains("best_values") != progress.best_eval_loss.has_value()) {
     throw FormatError(file.path(), "best_values must stand beside best_eval_loss of " + std::string(kStateFile));
   }
   if (progress.best_eval_loss) {
-    progress.best_values = read("best_values").clone();
+    progress.best_values = read("best_values", parameters.values()).clone();
   }
   at::NoGradGuard no_grad;
   parameters.values().copy_(values);
-  optimizer.exp_avg.copy_(exp_avg);
-  optimizer.exp_avg_sq.copy_(exp_avg_sq);
-  optimizer.steps = progress.step;
+  for (size_t i = 0; i < state.size(); ++i) {
+    at::Tensor(state[i].second).copy_(read_state[i]);
+  }
   parameters.mark_changed();
   return progress;
 }

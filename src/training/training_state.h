@@ -2,8 +2,8 @@
 
 #include "fingerprint.h"
 
-#include <rora/training/adamw.h>
-#include <rora/training/flat_parameters.h>
+#include <rora/checkpoint/safetensors.h>
+#include <rora/training/parameter_table.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -23,25 +23,25 @@ struct Progress {
 
 /// Writes `output/checkpoint-STEP`: trainer_state.json and trainer_state.safetensors beside what `save` writes. The
 /// folder takes its name only when it is whole, and older checkpoints are removed then: folders of such a name alone.
-/// Throws `FileError`.
+/// `state` is what the optimiser and the hooks keep. Throws `FileError`.
 void save_training_state(
     const std::filesystem::path& output,
     const Progress& progress,
-    const FlatParameters& parameters,
-    const AdamW& optimizer,
+    const ParameterTable& parameters,
+    const NamedTensors& state,
     const RunFingerprint& fingerprint,
     const std::function<void(const std::filesystem::path&)>& save);
 
 /// The whole checkpoint of the highest step in `output`, if there is one.
 std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output);
 
-/// Restores parameters and optimiser and returns the progress. Throws `FormatError` for a state that is malformed, in
+/// Restores parameters and `state` in place and returns the progress. Throws `FormatError` for a state that is malformed, in
 /// conflict with itself or with the folder's name, past `total_steps`, or of another run, naming the option that
 /// differs.
 Progress load_training_state(
     const std::filesystem::path& checkpoint,
-    FlatParameters& parameters,
-    AdamW& optimizer,
+    ParameterTable& parameters,
+    const NamedTensors& state,
     const RunFingerprint& fingerprint,
     int64_t total_steps);
 

@@ -59,7 +59,7 @@ std::shared_ptr<GradientBuffer> offered_buffer(const at::Tensor& leaf, const at:
   return made;
 }
 
-/// Offers each A's and B's part of one buffer, A's above each other as `FlatParameters` has them.
+/// Offers each A's and B's part of one buffer, A's above each other as `ParameterTable` has them.
 at::Tensor offer(std::vector<LowRankTerm>& all) {
   int64_t size = 0;
   for (const LowRankTerm& term : all) {

@@ -77,10 +77,10 @@ TEST(Batch, CountsLabelsAsALossWould) {
     many.push_back(example);
   }
   BatchOptions options;
-  options.batch_size = 5;
-  options.max_length = 24;
+  options.batch_size(5);
+  options.max_length(24);
   for (const bool packing : {false, true}) {
-    options.packing = packing;
+    options.packing(packing);
     for (const PaddingSide side : {PaddingSide::kRight, PaddingSide::kLeft}) {
       int64_t labelled = 0;
       int64_t tokens = 0;
@@ -109,12 +109,12 @@ TEST(Batch, CountsLabelsAsALossWould) {
 }
 
 TEST(Batch, RefusesRowsAndExamplesThatAreNone) {
-  EXPECT_THROW(make_batch(examples(), {}), std::invalid_argument);
-  EXPECT_THROW(make_batch(examples(), {{0}, {}}), std::invalid_argument);
-  EXPECT_THROW(make_batch(examples(), {{4}}), std::invalid_argument);
-  EXPECT_THROW(make_batch(examples(), {{-1}}), std::invalid_argument);
-  EXPECT_THROW(make_batch({{{}, {}}}, {{0}}), std::invalid_argument);
-  EXPECT_THROW(make_batch({{{1, 2}, {1}}}, {{0}}), std::invalid_argument);
+  EXPECT_THROW(make_batch(examples(), {}), c10::ValueError);
+  EXPECT_THROW(make_batch(examples(), {{0}, {}}), c10::ValueError);
+  EXPECT_THROW(make_batch(examples(), {{4}}), c10::ValueError);
+  EXPECT_THROW(make_batch(examples(), {{-1}}), c10::ValueError);
+  EXPECT_THROW(make_batch({{{}, {}}}, {{0}}), c10::ValueError);
+  EXPECT_THROW(make_batch({{{1, 2}, {1}}}, {{0}}), c10::ValueError);
 }
 
 } // namespace

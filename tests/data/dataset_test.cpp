@@ -70,7 +70,7 @@ TEST(Dataset, TokenisesTheAnswerApartFromThePrompt) {
 TEST(Dataset, TrainOnInputsLabelsAll) {
   const ByteTokenizer tokenizer;
   DatasetOptions options;
-  options.train_on_inputs = true;
+  options.train_on_inputs(true);
   EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": "c"}])", tokenizer, options), "[<s>pc</s>]");
   EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": ""}])", tokenizer, options), "[<s>p</s>]");
   const Dataset given = load(R"([{"input_ids": [1, 2, 3], "labels": [-100, -100, 3]}])", &tokenizer, options);
@@ -95,7 +95,7 @@ TEST(Dataset, AddsNoEosWhereTheTokenizerHasNone) {
 TEST(Dataset, CutsAtTheEndAndCounts) {
   const ByteTokenizer tokenizer;
   DatasetOptions options;
-  options.max_length = 4;
+  options.max_length(4);
   const Dataset dataset = load(
       R"([{"prompt": "p", "completion": "a"},     {"prompt": "p", "completion": "ab"},
           {"prompt": "p", "completion": "abc"},   {"prompt": "pqrs", "completion": "a"},
@@ -131,7 +131,7 @@ TEST(Dataset, SkipsAndCountsWhatHasNothingToLearn) {
 TEST(Dataset, RefusesAFileThatGivesNoExample) {
   const ByteTokenizer tokenizer;
   DatasetOptions options;
-  options.max_length = 3;
+  options.max_length(3);
   EXPECT_EQ(
       refusal(R"([{"text": ""}, {"prompt": "pqrs", "completion": "c"}, {"input_ids": []}])", &tokenizer, options),
       "expected an example with a label, found 3 records, 2 of them empty or without a label and 1 without one once "
@@ -165,19 +165,19 @@ TEST(Dataset, RefusesIdsOutsideTheVocabulary) {
       refusal(R"([{"input_ids": [1, 2], "labels": [-100, 300]}])", &tokenizer),
       "record 1: field `labels[1]`: expected an id below the vocabulary's size of 259, found 300");
   DatasetOptions options;
-  options.vocab_size = 257; // a model that is smaller than its tokenizer
+  options.vocab_size(257); // a model that is smaller than its tokenizer
   EXPECT_EQ(
       refusal(R"([{"text": "a</s>"}])", &tokenizer, options),
       "record 1: token 2: expected an id below the vocabulary's size of 257, found 257");
   EXPECT_EQ(load(R"([{"input_ids": [1, 99999]}])", nullptr).size(), 1);
-  options.vocab_size = 1000;
+  options.vocab_size(1000);
   EXPECT_EQ(load(R"([{"input_ids": [1, 999]}])", &tokenizer, options).size(), 1);
 }
 
 TEST(Dataset, RefusesAnEosOutsideTheModelsVocabulary) {
   const ByteTokenizer tokenizer;
   DatasetOptions options;
-  options.vocab_size = 257;
+  options.vocab_size(257);
   EXPECT_EQ(
       refusal(R"([{"prompt": "p", "completion": "c"}])", &tokenizer, options),
       "record 1: token 3: expected an id below the vocabulary's size of 257, found 257");
@@ -185,11 +185,11 @@ TEST(Dataset, RefusesAnEosOutsideTheModelsVocabulary) {
 
 TEST(Dataset, RefusesNegativeOptions) {
   DatasetOptions length;
-  length.max_length = -1;
-  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, length), std::invalid_argument);
+  length.max_length(-1);
+  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, length), c10::ValueError);
   DatasetOptions vocabulary;
-  vocabulary.vocab_size = -1;
-  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, vocabulary), std::invalid_argument);
+  vocabulary.vocab_size(-1);
+  EXPECT_THROW(load(R"([{"input_ids": [1, 2]}])", nullptr, vocabulary), c10::ValueError);
 }
 
 const char* const kChat = R"({"messages": [
@@ -207,7 +207,7 @@ TEST(ChatDataset, LabelsTheAssistantToItsEndTokenInChatMl) {
       "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n[So long<|im_end|>]\n";
   EXPECT_EQ(marked_only(chat(), tokenizer), expected);
   DatasetOptions options;
-  options.train_on_inputs = true;
+  options.train_on_inputs(true);
   const std::string all = marked_only(chat(), tokenizer, options);
   EXPECT_EQ(std::count(all.begin(), all.end(), '['), 1);
   EXPECT_EQ(all.size(), expected.size() - 2);
@@ -238,7 +238,7 @@ TEST(ChatDataset, BeginsWithOneBosWhereTheTemplateHasOne) {
 TEST(ChatDataset, TakesTheTemplateThatIsAskedFor) {
   const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
   DatasetOptions options;
-  options.chat_template = ChatTemplate::kLlama2;
+  options.chat_template(ChatTemplate::kLlama2);
   EXPECT_THAT(marked_only(chat(), tokenizer, options), HasSubstr("[INST] Hi [/INST]"));
 }
 

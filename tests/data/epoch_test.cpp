@@ -35,11 +35,11 @@ std::vector<Example> of_lengths(const std::vector<int64_t>& lengths) {
 
 BatchOptions make_options(bool shuffle, bool packing, int64_t batch_size = 4, uint64_t seed = 7) {
   BatchOptions options;
-  options.batch_size = batch_size;
-  options.packing = packing;
-  options.max_length = 64;
-  options.shuffle = shuffle;
-  options.seed = seed;
+  options.batch_size(batch_size);
+  options.packing(packing);
+  options.max_length(64);
+  options.shuffle(shuffle);
+  options.seed(seed);
   return options;
 }
 
@@ -156,7 +156,7 @@ TEST(EpochOrder, SpreadsExamplesEvenlyOverPositions) {
 TEST(Packing, FillsRowsByBestFitWhenShuffling) {
   // 6+4, 5+5 and 7+3 fill three rows of 10; the order of the file would take four.
   BatchOptions options = make_options(true, true, 8);
-  options.max_length = 10;
+  options.max_length(10);
   const auto examples = of_lengths({4, 7, 5, 6, 3, 5});
   const auto plan = plan_epoch(examples, options, 0);
   ASSERT_EQ(plan.size(), 1u);
@@ -168,7 +168,7 @@ TEST(Packing, FillsRowsByBestFitWhenShuffling) {
 
 TEST(Packing, KeepsTheFilesOrderWhenNotShuffling) {
   BatchOptions options = make_options(false, true, 2);
-  options.max_length = 10;
+  options.max_length(10);
   const auto plan = plan_epoch(of_lengths({4, 6, 7, 4, 3, 3, 10, 1}), options, 0);
   const BatchPlan expected{{{0, 1}, {2}}, {{3, 4, 5}, {6}}, {{7}}};
   EXPECT_EQ(plan, expected);
@@ -189,14 +189,14 @@ TEST(Packing, WastesLittleOfItsRows) {
 
 TEST(EpochOptions, AreChecked) {
   const auto examples = of_lengths({3});
-  EXPECT_THROW(plan_epoch(examples, make_options(true, false, 0), 0), std::invalid_argument);
-  EXPECT_THROW(plan_epoch(examples, make_options(true, false), -1), std::invalid_argument);
+  EXPECT_THROW(plan_epoch(examples, make_options(true, false, 0), 0), c10::ValueError);
+  EXPECT_THROW(plan_epoch(examples, make_options(true, false), -1), c10::ValueError);
   BatchOptions packing = make_options(true, true);
-  packing.max_length = 0;
-  EXPECT_THROW(plan_epoch(examples, packing, 0), std::invalid_argument);
-  packing.max_length = 2;
-  EXPECT_THROW(plan_epoch(examples, packing, 0), std::invalid_argument);
-  packing.max_length = 3;
+  packing.max_length(0);
+  EXPECT_THROW(plan_epoch(examples, packing, 0), c10::ValueError);
+  packing.max_length(2);
+  EXPECT_THROW(plan_epoch(examples, packing, 0), c10::ValueError);
+  packing.max_length(3);
   EXPECT_EQ(plan_epoch(examples, packing, 0).size(), 1u);
 }
 

@@ -51,11 +51,11 @@ TEST(LogLikelihoods, EqualThoseOfEachSequenceAlone) {
 
 TEST(LogLikelihoods, RefuseWhatHasNone) {
   auto model = testing::tiny_llama();
-  EXPECT_THROW(log_likelihoods(model, {{{}, {{1}}}}), std::invalid_argument);
-  EXPECT_THROW(log_likelihoods(model, {{{1}, {{2}, {}}}}), std::invalid_argument);
-  EXPECT_THROW(log_likelihoods(model, {{{1}, {{32}}}}), std::invalid_argument);
-  EXPECT_THROW(log_likelihoods(model, {{{-1}, {{2}}}}), std::invalid_argument);
-  EXPECT_THROW(log_likelihoods(model, {{{1}, {{2}}}}, 0), std::invalid_argument);
+  EXPECT_THROW(log_likelihoods(model, {{{}, {{1}}}}), c10::ValueError);
+  EXPECT_THROW(log_likelihoods(model, {{{1}, {{2}, {}}}}), c10::ValueError);
+  EXPECT_THROW(log_likelihoods(model, {{{1}, {{32}}}}), c10::ValueError);
+  EXPECT_THROW(log_likelihoods(model, {{{-1}, {{2}}}}), c10::ValueError);
+  EXPECT_THROW(log_likelihoods(model, {{{1}, {{2}}}}, 0), c10::ValueError);
   EXPECT_TRUE(log_likelihoods(model, {}).empty());
 }
 

@@ -54,9 +54,9 @@ TEST(Perplexities, AreOfTheLabelledTokensWhateverTheBatch) {
 
 TEST(Perplexities, RefuseExamplesWithoutALabel) {
   auto model = testing::tiny_llama();
-  EXPECT_THROW(evaluate_perplexity(model, {{{1, 2}, {1, kIgnoreIndex}}}), std::invalid_argument);
-  EXPECT_THROW(evaluate_perplexity(model, {}), std::invalid_argument);
-  EXPECT_THROW(evaluate_perplexity(model, examples(), 0), std::invalid_argument);
+  EXPECT_THROW(evaluate_perplexity(model, {{{1, 2}, {1, kIgnoreIndex}}}), c10::ValueError);
+  EXPECT_THROW(evaluate_perplexity(model, {}), c10::ValueError);
+  EXPECT_THROW(evaluate_perplexity(model, examples(), 0), c10::ValueError);
 }
 
 TEST(Perplexities, LeaveTheModelInItsModeWithoutGradients) {

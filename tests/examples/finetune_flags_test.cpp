@@ -195,7 +195,7 @@ TEST_F(FinetuneTextTest, TrainsOnTheAnswersOfAlpacaRecordsOrOnAll) {
           {"instruction": "Say hello.", "input": "", "output": "Hello."}])");
   DatasetOptions options;
   const auto answers = expected("alpaca.json", options);
-  options.train_on_inputs = true;
+  options.train_on_inputs(true);
   const auto all = expected("alpaca.json", options);
   ASSERT_LT(answers.second, all.second);
   const Json line = step("answers", "alpaca.json", {});
@@ -210,7 +210,7 @@ TEST_F(FinetuneTextTest, WritesChatsByTheTemplateThatIsAskedFor) {
       R"([{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]}])");
   DatasetOptions options;
   const auto llama2 = expected("chat.json", options);
-  options.chat_template = ChatTemplate::kChatML;
+  options.chat_template(ChatTemplate::kChatML);
   const auto chatml = expected("chat.json", options);
   ASSERT_NE(llama2, chatml);
   EXPECT_EQ(counts(step("auto", "chat.json", {})), llama2);

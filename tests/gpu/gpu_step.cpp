@@ -1,13 +1,12 @@
 // Trains a LLaMA of random weights on a task of random tokens, on a CPU or a GPU, and prints one JSON line: the losses
 // of each run, the seconds of a step and, on a GPU, the most memory that its tensors took. It needs LibTorch alone.
 
-#include <training/batch_input.h>
-
 #include <rora/core/low_rank_adapter.h>
 #include <rora/model/decoder.h>
 #include <rora/training/adamw.h>
-#include <rora/training/flat_parameters.h>
+#include <rora/training/parameter_table.h>
 #include <rora/training/step_graphs.h>
+#include <rora/training/train_step.h>
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -164,6 +163,7 @@ rora::Batch make_batch(const Arguments& arguments, int64_t number) {
     batch.labels.masked_fill_(mask == 0, kIgnoreIndex);
     batch.attention_mask = mask;
   }
+  batch.labelled_tokens = batch.labels.slice(1, 1).ne(kIgnoreIndex).sum().item<int64_t>();
   return batch;
 }
 
@@ -231,7 +231,7 @@ class Repeats : public rora::GraphRunner {
 
 /// What the gradients of batches come from where `--graph` asks for it.
 std::unique_ptr<rora::StepGraphs> make_graphs(
-    const Arguments& arguments, const rora::CausalLM& model, rora::FlatParameters& parameters) {
+    const Arguments& arguments, const rora::CausalLM& model, rora::ParameterTable& parameters) {
   std::unique_ptr<rora::GraphRunner> runner;
   if (arguments.graph == "repeated") {
     runner = std::make_unique<Repeats>();
@@ -243,17 +243,15 @@ std::unique_ptr<rora::StepGraphs> make_graphs(
   return std::make_unique<rora::StepGraphs>(model, parameters, std::move(runner));
 }
 
-/// Gradients of the mean loss of a batch, and that loss.
-at::Tensor add_gradient(
-    rora::CausalLM& model, rora::StepGraphs* graphs, const rora::Batch& batch, at::Tensor& embedded, bool frozen) {
-  const int64_t labelled = batch.labels.slice(1, 1).ne(kIgnoreIndex).sum().item<int64_t>();
-  if (graphs != nullptr) {
-    return graphs->add_gradient(batch, labelled) / static_cast<double>(labelled);
-  }
-  const rora::LossSum loss = frozen ? frozen_loss(model, batch, embedded) : rora::detail::batch_loss(model, batch);
-  const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
-  mean.backward();
-  return mean;
+/// The step of that number, of one batch.
+rora::StepBatches step_of(const Arguments& arguments, const rora::Batch& batch, int64_t number) {
+  const auto seed = static_cast<uint64_t>(arguments.seed * 104729 + number); // of dropout
+  rora::StepBatches step;
+  step.number = number;
+  step.batches.push_back({batch, 0, seed});
+  step.places = 1;
+  step.labelled_tokens = batch.labelled_tokens;
+  return step;
 }
 
 void synchronize(const Arguments& arguments) {
@@ -302,46 +300,44 @@ struct Run {
 
 Run train(const Arguments& arguments) {
   rora::CausalLM model = make_model(arguments);
-  std::vector<at::Tensor> trained;
-  for (const at::Tensor& each : model->parameters()) {
-    if (each.requires_grad()) {
-      trained.push_back(each);
-    }
-  }
-  std::optional<rora::FlatParameters> parameters;
+  std::optional<rora::ParameterTable> parameters;
   std::optional<rora::AdamW> optimizer;
+  std::optional<rora::TrainStep> training;
+  std::unique_ptr<rora::StepGraphs> graphs;
   if (!arguments.frozen) {
-    parameters.emplace(trained);
+    parameters.emplace(*model);
     optimizer.emplace(*parameters);
+    training.emplace(model, *parameters, *optimizer, /*clip=*/1.0);
+    graphs = arguments.graph == "none" ? nullptr : make_graphs(arguments, model, *parameters);
+    training->set_graphs(graphs.get());
   }
-  const auto graphs = arguments.graph == "none" ? nullptr : make_graphs(arguments, model, parameters.value());
   Run run;
   run.trained = parameters ? parameters->values().numel() : 0;
   at::Tensor last;
   for (int64_t step = 0; step < arguments.warmup + arguments.steps; ++step) {
     const rora::Batch batch = make_batch(arguments, step);
     run.tokens = batch.labels.numel();
-    torch::manual_seed(static_cast<uint64_t>(arguments.seed * 104729 + step)); // dropout
     synchronize(arguments);
     const auto begin = std::chrono::steady_clock::now();
     std::optional<NoWaiting> no_waiting;
     if (arguments.no_waits && step > 0) { // the first loads libraries
       no_waiting.emplace();
     }
-    if (!arguments.frozen) {
-      parameters->zero_grad();
-    }
-    at::Tensor embedded;
-    const at::Tensor mean = add_gradient(model, graphs.get(), batch, embedded, arguments.frozen);
-    if (!arguments.frozen) {
-      parameters->clip_gradients(1.0);
-      optimizer->step(arguments.learning_rate);
-      last = parameters->values();
-    } else {
+    double value = 0.0;
+    if (arguments.frozen) {
+      at::Tensor embedded;
+      const rora::LossSum loss = frozen_loss(model, batch, embedded);
+      const at::Tensor mean = loss.sum / static_cast<double>(loss.tokens);
+      mean.backward();
       last = embedded.grad();
+      no_waiting.reset();
+      value = mean.item<double>();
+    } else {
+      training->queue(step_of(arguments, batch, step), arguments.learning_rate);
+      last = parameters->values();
+      no_waiting.reset();
+      value = training->finish().loss;
     }
-    no_waiting.reset();
-    const double value = mean.item<double>();
     synchronize(arguments);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     run.losses.push_back(value);

@@ -10,7 +10,7 @@
 #include <rora/model/pretrained.h>
 #include <rora/model/generation.h>
 #include <rora/training/adamw.h>
-#include <rora/training/flat_parameters.h>
+#include <rora/training/parameter_table.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -119,7 +119,7 @@ class PeftGolden : public ::testing::TestWithParam<GoldenAdapter> {
 
   /// Trains on the golden's batch and compares the loss before each update.
   void expect_trace(const at::Tensor& stored, double learning_rate, const AdamWOptions& options) {
-    FlatParameters parameters(adapter_parameters(*run.model));
+    ParameterTable parameters(*run.model);
     AdamW optimizer(parameters, options);
     for (int64_t step = 0; step < stored.size(0); ++step) {
       parameters.zero_grad();
@@ -183,7 +183,7 @@ TEST_P(PeftGolden, AdamWLossesUnderOtherOptionsAgree) {
 }
 
 TEST_P(PeftGolden, TrainingKeepsTheBytesOfTheFrozenWeights) {
-  FlatParameters parameters(adapter_parameters(*run.model));
+  ParameterTable parameters(*run.model);
   AdamW optimizer(parameters, AdamWOptions().weight_decay(0.1));
   for (int step = 0; step < 3; ++step) {
     run.loss().backward();

@@ -193,13 +193,14 @@ DecoderForCausalLM make(const Form& form, at::Device device) {
   return model;
 }
 
-std::vector<at::Tensor> trained(CausalLM model, const Form& form) {
-  std::vector<at::Tensor> trained;
+/// By name: what is on Meta is no longer what the modules have registered.
+std::vector<std::pair<std::string, at::Tensor>> trained(CausalLM model, const Form& form) {
+  std::vector<std::pair<std::string, at::Tensor>> trained;
   if (!form.pretraining) {
-    return adapter_parameters(*model);
+    return named_adapter_parameters(*model);
   }
   for (const at::Tensor* each : tensors(model)) {
-    trained.push_back(*each);
+    trained.emplace_back(std::to_string(trained.size()), *each);
   }
   return trained;
 }
@@ -210,7 +211,7 @@ class DeviceStep : public ::testing::TestWithParam<Form> {};
 // it would wait.
 TEST_P(DeviceStep, LooksAtNoElementOfTheDevice) {
   DecoderForCausalLM model = make(GetParam(), at::kMeta);
-  FlatParameters parameters(trained(model, GetParam()));
+  ParameterTable parameters(trained(model, GetParam()));
   const Batch batch = make_batch(examples(), GetParam().rows);
   LossSum loss;
   ASSERT_NO_THROW(loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels));
@@ -243,7 +244,7 @@ TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
     GTEST_SKIP() << "masks are made on the CPU where there is no kernel";
   }
   DecoderForCausalLM model = make(GetParam(), at::kMeta);
-  FlatParameters parameters(trained(model, GetParam()));
+  ParameterTable parameters(trained(model, GetParam()));
   const Batch batch = make_batch(examples(), GetParam().rows);
   PreparedLoss prepared = model->prepare_loss({batch.input_ids, batch.attention_mask}, batch.labels);
   for (const at::Tensor* each : prepared.tensors()) {
@@ -262,7 +263,7 @@ TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {
   const Batch batch = make_batch(examples(), GetParam().rows);
   const auto gradients = [&](at::Device model_device, at::Device batch_device) {
     DecoderForCausalLM model = make(GetParam(), model_device);
-    FlatParameters parameters(trained(model, GetParam()));
+    ParameterTable parameters(trained(model, GetParam()));
     at::manual_seed(3);
     const at::Tensor mask =
         batch.attention_mask.defined() ? batch.attention_mask.to(batch_device) : batch.attention_mask;
@@ -283,7 +284,7 @@ TEST_P(DeviceStep, WaitsForNoGpu) {
     GTEST_SKIP() << "there is no CUDA device";
   }
   DecoderForCausalLM model = make(GetParam(), at::kCUDA);
-  FlatParameters parameters(trained(model, GetParam()));
+  ParameterTable parameters(trained(model, GetParam()));
   AdamW optimizer(parameters);
   const Batch batch = make_batch(examples(), GetParam().rows);
   const auto step = [&] {
@@ -347,7 +348,7 @@ TEST(DeviceModel, InFloat16IsTheModelInFloat32) {
     form.dtype = dtype;
     form.adapter.dora(true);
     DecoderForCausalLM model = make(form, at::kCPU);
-    FlatParameters parameters(trained(model, form));
+    ParameterTable parameters(trained(model, form));
     const Batch batch = make_batch(examples(), {{0, 1, 2}, {3, 4}});
     const LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
     loss.sum.backward();

@@ -69,21 +69,11 @@ DecoderForCausalLM make_model(const Case& each) {
   return model;
 }
 
-std::vector<at::Tensor> trained(const CausalLM& model) {
-  std::vector<at::Tensor> tensors;
-  for (const at::Tensor& each : model->parameters()) {
-    if (each.requires_grad()) {
-      tensors.push_back(each);
-    }
-  }
-  return tensors;
-}
-
 class MemoryEstimates : public ::testing::TestWithParam<Case> {};
 
 TEST_P(MemoryEstimates, ComesCloseToWhatAStepAllocates) {
   DecoderForCausalLM model = make_model(GetParam());
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   AdamW optimizer(parameters);
   const BatchShape shape{4, 128, 4 * (GetParam().unlabelled > 0 ? 128 - GetParam().unlabelled : 127)};
   ModelInput input;
@@ -145,8 +135,8 @@ TEST(LargestBatch, TakesPaddingIntoAccount) {
     examples.push_back({std::vector<int64_t>(length, 5), std::vector<int64_t>(length, 5)});
   }
   BatchOptions options;
-  options.batch_size = 2;
-  options.shuffle = false;
+  options.batch_size(2);
+  options.shuffle(false);
   const BatchShape largest = largest_batch(examples, options);
   EXPECT_EQ(largest.rows, 2);
   EXPECT_EQ(largest.seq, 9);

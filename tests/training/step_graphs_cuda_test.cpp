@@ -3,7 +3,7 @@
 #include "step_graphs_support.h"
 #include "support/no_waiting.h"
 
-#include <training/batch_input.h>
+#include <data/batch_input.h>
 
 #include <rora/model/decoder.h>
 #include <rora/training/adamw.h>
@@ -53,7 +53,7 @@ TEST_P(CapturedStepGraphs, GiveTheBitsOfTheSameWorkRepeated) {
   const Deterministic deterministic;
   const auto steps = [&](bool captured) {
     DecoderForCausalLM model = make(GetParam(), at::kCUDA);
-    FlatParameters parameters(trained(model));
+    ParameterTable parameters(*model);
     AdamW optimizer(parameters);
     std::unique_ptr<GraphRunner> runner;
     if (captured) {
@@ -96,7 +96,7 @@ TEST_P(CapturedStepGraphs, OnceCapturedWaitForNoGpu) {
     GTEST_SKIP() << "there is no CUDA device";
   }
   DecoderForCausalLM model = make(GetParam(), at::kCUDA);
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   StepGraphs graphs(model, parameters, cuda_graph_runner(parameters.values().device()));
   const Batch batch = batch_of(GetParam(), 1);
   for (int step = 0; step <= StepGraphs::kWarmUps; ++step) {

@@ -94,16 +94,6 @@ inline DecoderForCausalLM make(const Form& form, at::Device device = at::kCPU) {
   return model;
 }
 
-inline std::vector<at::Tensor> trained(const CausalLM& model) {
-  std::vector<at::Tensor> trained;
-  for (const at::Tensor& each : model->parameters()) {
-    if (each.requires_grad()) {
-      trained.push_back(each);
-    }
-  }
-  return trained;
-}
-
 /// Rows of `seq` tokens at most, other ones for each seed.
 inline Batch batch_of(const Form& form, uint64_t seed, int64_t rows = 3, int64_t seq = 40) {
   at::manual_seed(seed);
@@ -142,7 +132,7 @@ inline std::vector<double> losses_of_run(at::Device device, bool cuda_graph, boo
     examples.push_back(example);
   }
   BatchOptions batches;
-  batches.batch_size = 4;
+  batches.batch_size(4);
   Trainer trainer(
       model, examples,
       TrainerOptions().lr(1e-2).max_steps(12).grad_accum(2).batches(batches).eval_every(4).cuda_graph(cuda_graph));

@@ -2,7 +2,7 @@
 #include "support/gradcheck.h"
 #include "support/operator_watch.h"
 
-#include <training/batch_input.h>
+#include <data/batch_input.h>
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -27,7 +27,7 @@ using rora::testing::trained;
 using ::testing::HasSubstr;
 
 /// The gradient of a batch as it is, and the sum of its losses.
-std::pair<at::Tensor, double> plain_gradient(CausalLM model, FlatParameters& parameters, const Batch& batch) {
+std::pair<at::Tensor, double> plain_gradient(CausalLM model, ParameterTable& parameters, const Batch& batch) {
   parameters.zero_grad();
   const LossSum loss = detail::batch_loss(model, batch);
   (loss.sum / static_cast<double>(batch.labelled_tokens)).backward();
@@ -42,7 +42,7 @@ class StepGraphsTest : public ::testing::TestWithParam<Form> {};
 
 TEST_P(StepGraphsTest, GiveEachBatchItsOwnGradient) {
   DecoderForCausalLM model = make(GetParam());
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   for (uint64_t seed = 0; seed < 6; ++seed) {
     const Batch batch = batch_of(GetParam(), seed);
@@ -59,7 +59,7 @@ TEST_P(StepGraphsTest, GiveEachBatchItsOwnGradient) {
 
 TEST_P(StepGraphsTest, ReadAndWriteNothingOfABatchOnceItHasBeenTaken) {
   DecoderForCausalLM model = make(GetParam());
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   auto runner = std::make_unique<Repeats>();
   Repeats& repeats = *runner;
   StepGraphs graphs(model, parameters, std::move(runner));
@@ -85,7 +85,7 @@ TEST_P(StepGraphsTest, ReadAndWriteNothingOfABatchOnceItHasBeenTaken) {
 
 TEST_P(StepGraphsTest, AddUpOverTheBatchesOfAStep) {
   DecoderForCausalLM model = make(GetParam());
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   const Batch first = batch_of(GetParam(), 1), second = batch_of(GetParam(), 2, 5, 70);
   const int64_t labelled = first.labelled_tokens + second.labelled_tokens;
@@ -107,7 +107,7 @@ INSTANTIATE_TEST_SUITE_P(, StepGraphsTest, ::testing::ValuesIn(forms()), [](cons
 TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
   const Form form;
   DecoderForCausalLM model = make(form);
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   StepGraphs graphs(model, parameters, std::make_unique<Repeats>());
   const auto take = [&](int64_t rows) {
     const Batch batch = batch_of(form, 1, rows, 4);
@@ -137,7 +137,7 @@ TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
 /// norms that are formed meanwhile.
 class CountsNorms : public GraphRunner {
  public:
-  explicit CountsNorms(FlatParameters& parameters) : parameters_(parameters) {}
+  explicit CountsNorms(ParameterTable& parameters) : parameters_(parameters) {}
 
   static int count(const std::function<void()>& work) {
     int found = 0;
@@ -156,14 +156,14 @@ class CountsNorms : public GraphRunner {
   int in_capture = -1;
 
  private:
-  FlatParameters& parameters_;
+  ParameterTable& parameters_;
 };
 
 TEST(StepGraphs, FormDorasNormsInTheGraphAndDoNotLeaveThemToOthers) {
   Form form;
   form.adapter.dora(true);
   DecoderForCausalLM model = make(form);
-  FlatParameters parameters(trained(model));
+  ParameterTable parameters(*model);
   auto runner = std::make_unique<CountsNorms>(parameters);
   const CountsNorms& counts = *runner;
   StepGraphs graphs(model, parameters, std::move(runner));
@@ -195,7 +195,7 @@ TEST(CudaGraphRunner, NeedsAGpu) {
 
 TEST(StepGraphs, AreRefusedByATrainerOnTheCpu) {
   EXPECT_NO_THROW(losses_of_run(at::kCPU, false, false));
-  EXPECT_THROW(losses_of_run(at::kCPU, true, false), std::invalid_argument);
+  EXPECT_THROW(losses_of_run(at::kCPU, true, false), c10::ValueError);
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
+#include <rora/evaluation/perplexity.h>
 #include <rora/training/trainer.h>
 
 #include <gmock/gmock.h>
@@ -50,8 +51,8 @@ TrainerOptions options(int64_t batch_size = 4) {
   TrainerOptions options;
   options.lr(1e-2).max_steps(6);
   BatchOptions batches;
-  batches.batch_size = batch_size;
-  batches.seed = 5;
+  batches.batch_size(batch_size);
+  batches.seed(5);
   return options.batches(batches);
 }
 
@@ -66,10 +67,10 @@ at::Tensor flat(const CausalLM& model) {
 TEST(Trainer, LearnsToCountAndLeavesTheBaseAlone) {
   auto model = adapted();
   const at::Tensor frozen = model->model->layers->at<DecoderLayerImpl>(1).mlp->up_proj->weight.clone();
-  const double before = mean_loss(model, counting(40), 8);
+  const double before = evaluate_perplexity(model, counting(40), 8).loss;
   Trainer trainer(model, counting(40), options(8).max_steps(150));
   trainer.train();
-  EXPECT_LT(mean_loss(model, counting(40), 8), 0.3 * before);
+  EXPECT_LT(evaluate_perplexity(model, counting(40), 8).loss, 0.3 * before);
   EXPECT_TRUE(at::equal(model->model->layers->at<DecoderLayerImpl>(1).mlp->up_proj->weight, frozen));
 }
 
@@ -77,7 +78,7 @@ TEST(Trainer, AnAccumulatedStepIsThatOfTheOneBigBatch) {
   const auto run = [](int64_t batch_size, int64_t grad_accum) {
     auto model = adapted(0.0, at::kDouble);
     auto chosen = options(batch_size).max_steps(1).grad_accum(grad_accum).clip(0.0);
-    chosen.batches().shuffle = false;
+    chosen.batches().shuffle(false);
     std::vector<StepMetrics> metrics;
     Trainer trainer(model, counting(6), chosen);
     trainer.set_callback([&](const StepMetrics& each) { metrics.push_back(each); });
@@ -98,9 +99,9 @@ TEST(Trainer, PackedRowsTrainAsPaddedOnesDo) {
   const auto run = [](bool packing) {
     auto model = adapted();
     auto chosen = options(packing ? 1 : 6).max_steps(1).clip(0.0);
-    chosen.batches().shuffle = false;
-    chosen.batches().packing = packing;
-    chosen.batches().max_length = 64;
+    chosen.batches().shuffle(false);
+    chosen.batches().packing(packing);
+    chosen.batches().max_length(64);
     StepMetrics metrics;
     Trainer trainer(model, counting(6), chosen);
     trainer.set_callback([&](const StepMetrics& each) { metrics = each; });
@@ -168,7 +169,7 @@ TEST(Trainer, TheSameSeedGivesTheSameBitsAndAnotherDoesNot) {
   const auto run = [](uint64_t seed) {
     auto model = adapted(0.2);
     auto chosen = options();
-    chosen.batches().seed = seed;
+    chosen.batches().seed(seed);
     Trainer trainer(model, counting(20), chosen);
     trainer.train();
     return flat(model);
@@ -354,7 +355,7 @@ TEST(Trainer, KeepsTheBestValidationsParametersAndStopsEarly) {
   EXPECT_TRUE(result.stopped_early);
   EXPECT_EQ(result.steps, result.best_step + 5);
   EXPECT_DOUBLE_EQ(*result.best_eval_loss, *std::min_element(losses.begin(), losses.end()));
-  EXPECT_DOUBLE_EQ(mean_loss(model, counting(5, 20), 4), *result.best_eval_loss);
+  EXPECT_DOUBLE_EQ(evaluate_perplexity(model, counting(5, 20).loss, 4), *result.best_eval_loss);
 }
 
 TEST(Trainer, StopsAtALossThatIsNotFinite) {
@@ -387,29 +388,24 @@ TEST(Trainer, ALossThatIsNotFiniteHarmsNoParameterAndSavesNothing) {
 }
 
 TEST(Trainer, RefusesWhatItCannotTrainOn) {
-  EXPECT_THROW(Trainer(adapted(), {}, options()), std::invalid_argument);
-  EXPECT_THROW(Trainer(tiny_llama(), counting(4), options()), std::invalid_argument) << "nothing requires gradients";
-  EXPECT_THROW(Trainer(adapted(), counting(4), options().lr(-1)), std::invalid_argument);
-  EXPECT_THROW(Trainer(adapted(), counting(4), options().grad_accum(0)), std::invalid_argument);
-  EXPECT_THROW(Trainer(adapted(), counting(4), options().save_every(1)), std::invalid_argument);
+  EXPECT_THROW(Trainer(adapted(), {}, options()), c10::ValueError);
+  EXPECT_THROW(Trainer(tiny_llama(), counting(4), options()), c10::ValueError) << "nothing requires gradients";
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().lr(-1)), c10::ValueError);
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().grad_accum(0)), c10::ValueError);
+  EXPECT_THROW(Trainer(adapted(), counting(4), options().save_every(1)), c10::ValueError);
 }
 
 TEST(Trainer, RefusesAModelInFloat16) {
   try {
     Trainer(adapted(0.0, at::kHalf), counting(4), options());
     FAIL() << "it is trained";
-  } catch (const std::invalid_argument& error) {
+  } catch (const c10::ValueError& error) {
     EXPECT_STREQ(
-        error.what(),
+        error.what_without_backtrace(),
         "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
   }
 }
 
-TEST(MeanLoss, CountsTokensNotBatches) {
-  auto model = adapted();
-  const auto examples = counting(9);
-  EXPECT_NEAR(mean_loss(model, examples, 1), mean_loss(model, examples, 9), 1e-6);
-}
 
 }  // namespace
 }  // namespace rora

@@ -40,7 +40,7 @@ inline bool are_vstacked(const std::vector<at::Tensor>& matrices) {
 }
 
 /// The `matrices` `[rank, in]` above each other `[Σ padded rank, in]`, zeros below each that is padded: cast and put
-/// together by one copy. Those that need no zeros and no cast and lie so already (as `FlatParameters` keeps q, k and v's A)
+/// together by one copy. Those that need no zeros and no cast and lie so already (as `ParameterTable` keeps q, k and v's A)
 /// are not copied, nor is one alone that needs no zeros, as products cast a matrix themselves.
 inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankForm& form) {
   int64_t rows = 0;

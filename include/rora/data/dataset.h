@@ -5,8 +5,11 @@
 #include <rora/text/chat_template.h>
 #include <rora/text/tokenizer.h>
 
+#include <torch/arg.h>
+
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -20,10 +23,10 @@ struct Example {
 };
 
 struct DatasetOptions {
-  int64_t max_length = 0; ///< longer examples are cut at the end; 0 is no limit
-  bool train_on_inputs = false; ///< labels on the prompt as well
-  std::optional<ChatTemplate> chat_template; ///< for records of chat messages; `default_chat_template` where absent
-  int64_t vocab_size = 0; ///< the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
+  TORCH_ARG(int64_t, max_length) = 0; // longer examples are cut at the end; 0 is no limit
+  TORCH_ARG(bool, train_on_inputs) = false; // labels on the prompt as well
+  TORCH_ARG(std::optional<ChatTemplate>, chat_template); // for chats; `default_chat_template` where absent
+  TORCH_ARG(int64_t, vocab_size) = 0; // the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
 };
 
 /// Examples and what happened on the way to them. Each record is an example, unanswered or skipped.
@@ -58,10 +61,17 @@ struct Dataset {
 ///
 /// `tokenizer` may be null where every record is tokenised. Throws `FileError`, and `FormatError` that names file,
 /// record and field: what `read_records` throws, an id or label outside the vocabulary, a chat that the template does
-/// not allow, a file none of whose records gives an example. Throws `std::invalid_argument` on negative options.
+/// not allow, a file none of whose records gives an example. Throws `c10::ValueError` on negative options.
 Dataset load_dataset(
     const std::vector<std::filesystem::path>& files,
     const Tokenizer* tokenizer,
+    const DatasetOptions& options = {});
+
+/// The same, with a tokenizer that is asked for when the first record comes that needs one, and never for data that is
+/// tokenised already: loading one may take a second.
+Dataset load_dataset(
+    const std::vector<std::filesystem::path>& files,
+    const std::function<const Tokenizer*()>& tokenizer,
     const DatasetOptions& options = {});
 
 /// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2.

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <rora/training/flat_parameters.h>
+#include <rora/training/optimizer.h>
 
 #include <ATen/core/Tensor.h>
 #include <torch/arg.h>
-
-#include <cstdint>
 
 namespace rora {
 
@@ -14,26 +12,36 @@ struct AdamWOptions {
   TORCH_ARG(double, beta2) = 0.999;
   TORCH_ARG(double, eps) = 1e-8;
   TORCH_ARG(double, weight_decay) = 0.0; // adapters are not decayed by default, as in PEFT
+
+ public:
+  /// Throws `c10::ValueError` naming the option that is out of range.
+  void validate() const;
 };
 
-/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with `torch.optim.AdamW`'s semantics, over a flat buffer:
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with `torch.optim.AdamW`'s semantics, over flat buffers, a
+/// fused call for each group of parameters:
 ///
-///   θ ← θ − lr·λ·θ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  θ ← θ − lr·m̂/(√v̂ + ε)
-class AdamW {
+///   θ ← θ − η·λ·θ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  θ ← θ − η·m̂/(√v̂ + ε)
+///
+/// with η the learning rate times the group's factor and λ the group's decay or that of the options.
+class AdamW : public Optimizer {
  public:
-  AdamW(FlatParameters& parameters, const AdamWOptions& options = {});
+  explicit AdamW(ParameterTable& parameters, const AdamWOptions& options = {});
 
-  /// One update from the gradients in the buffer. Where `left_out`, an fp32 scalar on the parameters' device, is 1,
-  /// nothing changes but the count of updates.
-  void step(double learning_rate, const at::Tensor& left_out = {});
+  std::string name() const override {
+    return "AdamW";
+  }
+  std::vector<std::pair<std::string, at::Tensor>> state() const override;
+  std::map<std::string, double> fingerprint() const override;
 
-  /// m and v, of the buffer's size, and how many updates were made: the whole state.
+  /// m and v, of the buffer's size: the whole state besides `steps`.
   at::Tensor exp_avg;
   at::Tensor exp_avg_sq;
-  int64_t steps = 0;
+
+ protected:
+  void update(double learning_rate, const at::Tensor& left_out) override;
 
  private:
-  FlatParameters& parameters_;
   AdamWOptions options_;
 };
 

@@ -2,7 +2,7 @@
 
 #include <rora/data/batch.h>
 #include <rora/model/causal_lm.h>
-#include <rora/training/flat_parameters.h>
+#include <rora/training/parameter_table.h>
 
 #include <c10/core/Device.h>
 
@@ -53,7 +53,7 @@ class StepGraphs {
   static constexpr size_t kMostShapes = 16;
 
   /// `parameters` are those of the model that are trained; they must outlive it.
-  StepGraphs(CausalLM model, FlatParameters& parameters, std::unique_ptr<GraphRunner> runner);
+  StepGraphs(CausalLM model, ParameterTable& parameters, std::unique_ptr<GraphRunner> runner);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
@@ -77,7 +77,7 @@ class StepGraphs {
   void capture(Shape& shape);
 
   CausalLM model_;
-  FlatParameters& parameters_;
+  ParameterTable& parameters_;
   std::unique_ptr<GraphRunner> runner_; // ends after the graphs
   std::list<Shape> shapes_; // the one used last stands first
   int64_t captures_ = 0;

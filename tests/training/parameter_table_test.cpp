@@ -2,7 +2,7 @@
 
 #include <rora/core/low_rank_linear.h>
 #include <rora/training/adamw.h>
-#include <rora/training/flat_parameters.h>
+#include <rora/training/parameter_table.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -19,14 +19,23 @@ std::vector<at::Tensor> parameters(at::ScalarType dtype = at::kDouble) {
       at::randn({2, 2}, dtype).set_requires_grad(true)};
 }
 
+/// Tensors of no model, for a table: "0", "1", …
+std::vector<std::pair<std::string, at::Tensor>> named(const std::vector<at::Tensor>& tensors) {
+  std::vector<std::pair<std::string, at::Tensor>> named;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    named.emplace_back(std::to_string(i), tensors[i]);
+  }
+  return named;
+}
+
 at::Tensor loss(const std::vector<at::Tensor>& p) {
   return p[0].square().sum() + (p[1] * p[1].detach().sin()).sum() + p[2].cos().sum();
 }
 
-TEST(FlatParameters, KeepValuesAndTakeGradientsInPlace) {
+TEST(ParameterTable, KeepValuesAndTakeGradientsInPlace) {
   const auto expected = parameters();
   auto own = parameters();
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   for (size_t i = 0; i < own.size(); ++i) {
     EXPECT_TRUE(at::equal(own[i], expected[i]));
   }
@@ -42,9 +51,9 @@ TEST(FlatParameters, KeepValuesAndTakeGradientsInPlace) {
   EXPECT_EQ(own[2].abs().sum().item<double>(), 0.0);
 }
 
-TEST(FlatParameters, GatherGradientsFromWhereverTheyLie) {
+TEST(ParameterTable, GatherGradientsFromWhereverTheyLie) {
   auto own = parameters();
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   flat.gradients().fill_(1e9);
   flat.zero_grad();
   own[1].mutable_grad().reset();
@@ -56,16 +65,18 @@ TEST(FlatParameters, GatherGradientsFromWhereverTheyLie) {
   EXPECT_TRUE(at::equal(flat.gradients().narrow(0, 9, 12), at::full({12}, 3.0, at::kDouble)));
 }
 
-TEST(FlatParameters, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
+TEST(ParameterTable, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
   const at::Tensor x = at::randn({9, 6}), w = at::randn({5, 6});
   std::vector<at::Tensor> own{at::randn({2, 6}).set_requires_grad(true), at::randn({5, 2}).set_requires_grad(true)};
   const at::Tensor other = own[0].detach().clone().set_requires_grad(true);
   own.push_back(other); // from a node that knows of no buffer
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   ops::LowRankTerm term;
   term.weight = std::make_shared<ops::DenseWeight>(w);
   term.a = own[0];
   term.b = own[1];
+  term.a_gradient = flat.entries()[1].gradient_buffer; // its rows are the longer ones
+  term.b_gradient = flat.entries()[0].gradient_buffer;
   at::Tensor first;
   for (int pass = 0; pass < 3; ++pass) {
     flat.zero_grad();
@@ -78,18 +89,18 @@ TEST(FlatParameters, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
   }
 }
 
-TEST(FlatParameters, PutMatricesOfEquallyLongRowsTogether) {
+TEST(ParameterTable, PutMatricesOfEquallyLongRowsTogether) {
   const auto of = [](at::IntArrayRef sizes, double value) { return at::full(sizes, value).set_requires_grad(true); };
   const std::vector<at::Tensor> own{of({2, 3}, 1.0), of({4, 2}, 2.0), of({1, 3}, 3.0), of({5}, 4.0), of({3, 2}, 5.0)};
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   EXPECT_TRUE(at::equal(
       flat.values(),
       at::cat({at::full({5}, 4.0), at::full({8}, 2.0), at::full({6}, 5.0), at::full({6}, 1.0), at::full({3}, 3.0)})));
 }
 
-TEST(FlatParameters, ClipByTheirWholeNorm) {
+TEST(ParameterTable, ClipByTheirWholeNorm) {
   auto own = parameters();
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   loss(own).backward();
   const at::Tensor before = flat.gradients().clone();
   const double norm = before.norm().item<double>();
@@ -100,11 +111,11 @@ TEST(FlatParameters, ClipByTheirWholeNorm) {
   EXPECT_LT(rora::testing::relative_error(flat.gradients(), before * (norm / 4) / (norm + 1e-6)), 1e-14);
 }
 
-TEST(FlatParameters, RefuseNothingTheSameTwiceAndMixedDtypes) {
+TEST(ParameterTable, RefuseNothingTheSameTwiceAndMixedDtypes) {
   const at::Tensor once = at::ones({2});
-  EXPECT_THROW(FlatParameters({once, once}), std::invalid_argument);
-  EXPECT_THROW(FlatParameters({}), std::invalid_argument);
-  EXPECT_THROW(FlatParameters({at::ones({1}), at::ones({1}, at::kDouble)}), std::invalid_argument);
+  EXPECT_THROW(ParameterTable(named({once, once})), c10::ValueError);
+  EXPECT_THROW(ParameterTable(named({})), c10::ValueError);
+  EXPECT_THROW(ParameterTable(named({at::ones({1}), at::ones({1}, at::kDouble)})), c10::ValueError);
 }
 
 TEST(AdamW, TakesTheStepsOfTorchsOptimiser) {
@@ -112,7 +123,7 @@ TEST(AdamW, TakesTheStepsOfTorchsOptimiser) {
     const auto theirs = parameters();
     auto own = parameters();
     torch::optim::AdamW reference(theirs, torch::optim::AdamWOptions(0.03).weight_decay(decay));
-    FlatParameters flat(own);
+    ParameterTable flat(named(own));
     AdamW optimizer(flat, AdamWOptions().weight_decay(decay));
     for (int step = 0; step < 20; ++step) {
       reference.zero_grad();
@@ -137,7 +148,7 @@ TEST(AdamW, TakesTheSameStepsOnAGpu) {
     for (at::Tensor& each : own) {
       each = each.detach().to(device).set_requires_grad(true);
     }
-    FlatParameters flat(own);
+    ParameterTable flat(named(own));
     AdamW optimizer(flat);
     for (int step = 0; step < 5; ++step) {
       flat.zero_grad();
@@ -149,7 +160,7 @@ TEST(AdamW, TakesTheSameStepsOnAGpu) {
   EXPECT_LT(rora::testing::relative_error(run(at::kCUDA), run(at::kCPU)), 1e-12);
 }
 
-TEST(FlatParameters, ClipOnAGpuAsOnTheCpu) {
+TEST(ParameterTable, ClipOnAGpuAsOnTheCpu) {
   if (!at::hasCUDA()) {
     GTEST_SKIP() << "there is no CUDA device";
   }
@@ -159,7 +170,7 @@ TEST(FlatParameters, ClipOnAGpuAsOnTheCpu) {
       for (at::Tensor& each : own) {
         each = each.detach().to(device).set_requires_grad(true);
       }
-      FlatParameters flat(own);
+      ParameterTable flat(named(own));
       loss(own).backward();
       const double norm = flat.clip_gradients(max_norm).item<double>();
       return at::cat({flat.gradients().cpu(), at::full({1}, norm, at::kDouble)});
@@ -170,7 +181,7 @@ TEST(FlatParameters, ClipOnAGpuAsOnTheCpu) {
 
 TEST(AdamW, AnUpdateThatIsLeftOutChangesNothing) {
   auto own = parameters(at::kFloat);
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   AdamW optimizer(flat);
   loss(own).backward();
   optimizer.step(0.1, at::zeros({}));
@@ -186,7 +197,7 @@ TEST(AdamW, AnUpdateThatIsLeftOutChangesNothing) {
 
 TEST(AdamW, AChangedParameterHasANewVersion) {
   auto own = parameters();
-  FlatParameters flat(own);
+  ParameterTable flat(named(own));
   AdamW optimizer(flat);
   const auto before = own[1]._version();
   optimizer.step(0.1);

@@ -1,23 +1,10 @@
 #pragma once
 
-#include <rora/data/batch.h>
 #include <rora/model/causal_lm.h>
 
 #include <ATen/ATen.h>
 
 namespace rora::detail {
-
-inline ModelInput batch_input(const Batch& batch) {
-  ModelInput input;
-  input.input_ids = batch.input_ids;
-  input.attention_mask = batch.attention_mask;
-  return input;
-}
-
-/// The model's loss on a batch, which may stay on the CPU.
-inline LossSum batch_loss(CausalLM model, const Batch& batch) {
-  return model->loss(batch_input(batch), batch.labels);
-}
 
 /// A scalar on the model's device, in the dtype of its losses: what a sum of losses is multiplied by.
 inline at::Tensor loss_factor(const CausalLM& model, double value) {
