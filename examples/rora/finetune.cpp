@@ -39,8 +39,8 @@ int finetune(Arguments& arguments, const Flags& flags) {
   arguments.model.open_device();
   const AdapterOptions options = arguments.adapter.resolve(flags);
   const DecoderOptions config = read_model_config(arguments.model.model);
-  const auto tokenizer = training.needs_tokenizer() ? arguments.model.load_tokenizer() : nullptr;
-  TrainingData data = load_training_data(training, tokenizer.get(), config.vocab_size());
+  LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
+  TrainingData data = load_training_data(training, tokenizer, config.vocab_size());
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
@@ -50,7 +50,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
         *model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
-      folder, tokenizer.get());
+      folder, tokenizer.loaded());
 }
 
 }  // namespace
@@ -61,6 +61,9 @@ Run add_finetune(Flags& flags) {
   arguments->training.add_data(flags);
   arguments->adapter.add(flags);
   arguments->training.add(flags);
+  flags
+      .add("lr-ratio-b", arguments->training.lr_ratio_b, "How many times as fast B and magnitudes learn (LoRA+); 1: alike")
+      .positive();
   flags.add(
       "train-on-inputs",
       arguments->training.train_on_inputs,
