@@ -1,8 +1,8 @@
 #include <rora/evaluation/perplexity.h>
 
-#include "../data/batch_input.h"
 #include "../data/length_sorted.h"
 #include "../model/evaluation_mode.h"
+#include "batch_input.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>

@@ -1,6 +1,6 @@
 #include <rora/training/step_graphs.h>
 
-#include "../data/batch_input.h"
+#include "../evaluation/batch_input.h"
 #include "batch_gradient.h"
 #include "padded_batch.h"
 

@@ -1,6 +1,6 @@
 #include <rora/training/train_step.h>
 
-#include "../data/batch_input.h"
+#include "../evaluation/batch_input.h"
 #include "batch_gradient.h"
 
 #include <rora/core/dropout.h>

@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 namespace rora::ops {
 namespace {
 
@@ -54,6 +56,24 @@ TEST(Dropout, SeedsFollowFromTheDefaultGenerator) {
   at::manual_seed(4);
   EXPECT_EQ(draw_seed(), first);
   EXPECT_NE(first, second);
+}
+
+TEST(Dropout, AThreadsOwnGeneratorGivesTheSeedsOfTheDefaultOneAndLeavesThatAlone) {
+  at::manual_seed(4);
+  const uint64_t first = draw_seed();
+  const uint64_t second = draw_seed();
+  at::manual_seed(4);
+  {
+    const ThreadGenerator own(4);
+    EXPECT_EQ(draw_seed(), first);
+    {
+      const ThreadGenerator inner(9);
+      EXPECT_NE(draw_seed(), second);
+    }
+    EXPECT_EQ(draw_seed(), second);
+    std::thread([&] { EXPECT_FALSE(thread_generator().defined()); }).join();
+  }
+  EXPECT_EQ(draw_seed(), first);
 }
 
 } // namespace

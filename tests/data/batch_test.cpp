@@ -117,5 +117,13 @@ TEST(Batch, RefusesRowsAndExamplesThatAreNone) {
   EXPECT_THROW(make_batch({{{1, 2}, {1}}}, {{0}}), c10::ValueError);
 }
 
+TEST(CountLabelledTokens, IsWhatMakeBatchCounts) {
+  const std::vector<Example> some{{{1, 2, 3}, {1, kIgnoreIndex, 3}}, {{4, 5}, {4, 5}}, {{6}, {6}}};
+  for (const std::vector<std::vector<int64_t>>& rows :
+       {std::vector<std::vector<int64_t>>{{0}, {1}}, {{0, 1, 2}}, {{2}, {2, 0}}}) {
+    EXPECT_EQ(count_labelled_tokens(some, rows), make_batch(some, rows).labelled_tokens);
+  }
+}
+
 } // namespace
 } // namespace rora

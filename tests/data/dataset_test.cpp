@@ -299,5 +299,20 @@ TEST(ChatTemplateChoice, FollowsTheTokenizersTokens) {
   EXPECT_EQ(default_chat_template(ByteTokenizer()), ChatTemplate::kLlama2);
 }
 
+TEST(Dataset, AsksForATokenizerOnceAndOnlyForText) {
+  const ByteTokenizer tokenizer;
+  int asked = 0;
+  const auto ask = [&]() -> const Tokenizer* {
+    ++asked;
+    return &tokenizer;
+  };
+  const DataFile tokenised(R"([{"input_ids": [1, 2]}])");
+  EXPECT_EQ(load_dataset({tokenised.path()}, ask).size(), 1);
+  EXPECT_EQ(asked, 0);
+  const DataFile text(R"([{"input_ids": [1, 2]}, {"text": "ab"}, {"text": "cd"}])");
+  EXPECT_EQ(load_dataset({text.path()}, ask).size(), 3);
+  EXPECT_EQ(asked, 1);
+}
+
 } // namespace
 } // namespace rora

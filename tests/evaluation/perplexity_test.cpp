@@ -67,5 +67,12 @@ TEST(Perplexities, LeaveTheModelInItsModeWithoutGradients) {
   EXPECT_TRUE(at::GradMode::is_enabled());
 }
 
+TEST(Perplexities, LeaveTheModelInItsModeWhenTheyThrow) {
+  auto model = testing::tiny_llama();
+  model->train();
+  EXPECT_ANY_THROW(evaluate_perplexity(model, {{{1, 2}, {1, 2000}}})); // no such label
+  EXPECT_TRUE(model->is_training());
+}
+
 } // namespace
 } // namespace rora

@@ -1,5 +1,6 @@
 #include "support/gradcheck.h"
 
+#include <rora/core/low_rank_adapter.h>
 #include <rora/core/low_rank_linear.h>
 #include <rora/training/adamw.h>
 #include <rora/training/parameter_table.h>
@@ -116,6 +117,150 @@ TEST(ParameterTable, RefuseNothingTheSameTwiceAndMixedDtypes) {
   EXPECT_THROW(ParameterTable(named({once, once})), c10::ValueError);
   EXPECT_THROW(ParameterTable(named({})), c10::ValueError);
   EXPECT_THROW(ParameterTable(named({at::ones({1}), at::ones({1}, at::kDouble)})), c10::ValueError);
+}
+
+/// A model with a DoRA adapter on one projection and LoRA on another, and a parameter of its own.
+struct AdaptedImpl : torch::nn::Module {
+  AdaptedImpl() {
+    at::manual_seed(3);
+    add("first", LowRankOptions().rank(2).alpha(4).dora(true));
+    add("second", LowRankOptions().rank(3).alpha(3));
+    other = register_parameter("other", at::randn({2, 2}));
+  }
+
+  void add(const std::string& name, const LowRankOptions& options) {
+    auto projection = register_module(name, Projection(at::randn({5, 6})));
+    projection->attach("default", std::make_shared<LowRankAdapter>(*projection, options));
+    projections.push_back(projection);
+  }
+
+  at::Tensor loss(const at::Tensor& x) {
+    return projections[0]->forward(x).square().sum() + projections[1]->forward(x).square().sum() + other.square().sum();
+  }
+
+  std::vector<Projection> projections;
+  at::Tensor other;
+};
+TORCH_MODULE(Adapted);
+
+TEST(ParameterTable, KnowsWhatTheTensorsOfAModelAre) {
+  Adapted model;
+  ParameterTable table(*model);
+  std::map<std::string, ParameterRole> roles;
+  for (const ParameterEntry& each : table.entries()) {
+    roles[each.name] = each.role;
+    EXPECT_TRUE(each.tensor.is_alias_of(table.values()));
+    EXPECT_TRUE(at::equal(ParameterTable::slice(each, table.values()), each.tensor));
+  }
+  EXPECT_EQ(
+      roles,
+      (std::map<std::string, ParameterRole>{
+          {"other", ParameterRole::kOther},
+          {"first.default.lora_A", ParameterRole::kA},
+          {"first.default.lora_B", ParameterRole::kB},
+          {"first.default.lora_magnitude_vector", ParameterRole::kMagnitude},
+          {"second.default.lora_A", ParameterRole::kA},
+          {"second.default.lora_B", ParameterRole::kB}}));
+  ASSERT_EQ(table.pairs().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const ParameterPair& pair = table.pairs()[i];
+    const auto& adapter = dynamic_cast<const LowRankAdapter&>(*model->projections[i]->active_adapter());
+    EXPECT_TRUE(table.entries()[pair.a].tensor.is_same(adapter.lora_A));
+    EXPECT_TRUE(table.entries()[pair.b].tensor.is_same(adapter.lora_B));
+    EXPECT_EQ(table.entries()[pair.a].pair, i);
+    EXPECT_EQ(table.entries()[pair.b].pair, i);
+    EXPECT_EQ(pair.scale, adapter.scale());
+  }
+}
+
+TEST(ParameterTable, GivesAdaptersTheBuffersOfTheirGradientsWhileItLives) {
+  Adapted model;
+  const at::Tensor x = at::randn({9, 6});
+  auto& adapter = dynamic_cast<LowRankAdapter&>(*model->projections[0]->active_adapter());
+  {
+    ParameterTable table(*model);
+    const ParameterEntry& entry = table.entries()[table.pairs()[0].a];
+    table.zero_grad();
+    model->loss(x).backward();
+    table.gradients();
+    table.zero_grad();
+    EXPECT_FALSE(adapter.lora_A.grad().defined()) << "its node has asked for the buffer, and needs no zeros";
+    model->loss(x).backward();
+    const void* place = adapter.lora_A.grad().const_data_ptr();
+    EXPECT_EQ(place, ParameterTable::slice(entry, table.gradients()).const_data_ptr());
+  }
+  adapter.lora_A.mutable_grad().reset();
+  model->loss(x).backward(); // nothing offers a buffer any more
+  ops::LowRankTerm term;
+  adapter.low_rank_term(*model->projections[0], term);
+  EXPECT_EQ(term.a_gradient, nullptr);
+  EXPECT_EQ(term.b_gradient, nullptr);
+}
+
+TEST(ParameterTable, GroupsLieTogetherAndOneGroupChangesNothing) {
+  Adapted model;
+  const auto names = [](const ParameterTable& table) {
+    std::vector<std::string> names;
+    for (const ParameterEntry& each : table.entries()) {
+      names.push_back(each.name);
+    }
+    return names;
+  };
+  const std::vector<std::string> one{
+      "first.default.lora_magnitude_vector", "other", "first.default.lora_B", "second.default.lora_B",
+      "first.default.lora_A", "second.default.lora_A"};
+  {
+    const ParameterTable table(*model);
+    EXPECT_EQ(names(table), one);
+    EXPECT_EQ(names(ParameterTable(*model, [](const ParameterEntry&) { return ParameterGroup(); })), one);
+  }
+  const ParameterTable table(*model, [](const ParameterEntry& entry) {
+    return ParameterGroup{entry.role == ParameterRole::kB ? 3.0 : 1.0, std::nullopt};
+  });
+  EXPECT_EQ(
+      names(table),
+      (std::vector<std::string>{
+          "first.default.lora_magnitude_vector", "other", "first.default.lora_A", "second.default.lora_A",
+          "first.default.lora_B", "second.default.lora_B"}));
+  ASSERT_EQ(table.groups().size(), 2u);
+  EXPECT_EQ(table.groups()[0].size + table.groups()[1].size, table.values().numel());
+  EXPECT_EQ(table.groups()[1].begin, table.groups()[0].size);
+  EXPECT_EQ(table.groups()[1].group.lr_factor, 3.0);
+  EXPECT_THROW(ParameterTable(*model, [](const ParameterEntry&) { return ParameterGroup{-1.0, {}}; }), c10::ValueError);
+}
+
+TEST(AdamW, StepsEachGroupAtItsOwnRateAndDecay) {
+  const auto theirs = parameters();
+  auto own = parameters();
+  using torch::optim::AdamWOptions;
+  const auto with = [](double lr, double decay) { return std::make_unique<AdamWOptions>(AdamWOptions(lr).weight_decay(decay)); };
+  torch::optim::AdamW reference(
+      std::vector<torch::optim::OptimizerParamGroup>{
+          {{theirs[0], theirs[1]}, with(0.03, 0.1)}, {{theirs[2]}, with(0.06, 0.5)}},
+      AdamWOptions(0.03));
+  ParameterTable table(named(own), [](const ParameterEntry& entry) {
+    return entry.name == "2" ? ParameterGroup{2.0, 0.5} : ParameterGroup();
+  });
+  AdamW optimizer(table, rora::AdamWOptions().weight_decay(0.1));
+  for (int step = 0; step < 10; ++step) {
+    reference.zero_grad();
+    loss(theirs).backward();
+    reference.step();
+    table.zero_grad();
+    loss(own).backward();
+    optimizer.step(0.03);
+  }
+  for (size_t i = 0; i < own.size(); ++i) {
+    EXPECT_LT(rora::testing::relative_error(own[i].detach(), theirs[i].detach()), 1e-12) << i;
+  }
+}
+
+TEST(AdamW, RefusesOptionsOutOfRange) {
+  ParameterTable table(named(parameters()));
+  EXPECT_THROW(AdamW(table, AdamWOptions().beta1(1.0)), c10::ValueError);
+  EXPECT_THROW(AdamW(table, AdamWOptions().beta2(-0.1)), c10::ValueError);
+  EXPECT_THROW(AdamW(table, AdamWOptions().eps(-1.0)), c10::ValueError);
+  EXPECT_THROW(AdamW(table, AdamWOptions().weight_decay(-1.0)), c10::ValueError);
 }
 
 TEST(AdamW, TakesTheStepsOfTorchsOptimiser) {

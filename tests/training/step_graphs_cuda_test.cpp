@@ -3,7 +3,7 @@
 #include "step_graphs_support.h"
 #include "support/no_waiting.h"
 
-#include <data/batch_input.h>
+#include <evaluation/batch_input.h>
 
 #include <rora/model/decoder.h>
 #include <rora/training/adamw.h>

@@ -2,7 +2,7 @@
 #include "support/gradcheck.h"
 #include "support/operator_watch.h"
 
-#include <data/batch_input.h>
+#include <evaluation/batch_input.h>
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>

@@ -395,6 +395,126 @@ TEST(Trainer, RefusesWhatItCannotTrainOn) {
   EXPECT_THROW(Trainer(adapted(), counting(4), options().save_every(1)), c10::ValueError);
 }
 
+TEST(Trainer, RefusesAModelWhoseAdaptersAreMerged) {
+  auto model = adapted();
+  merge_adapters(*model);
+  try {
+    Trainer(model, counting(4), options());
+    FAIL() << "it is trained";
+  } catch (const c10::ValueError& error) {
+    EXPECT_THAT(error.what_without_backtrace(), HasSubstr("unmerge the adapters before training: that of model.layers.0"));
+  }
+}
+
+/// Writes down when it is called.
+class Recorder : public TrainingHook {
+ public:
+  Recorder(std::string name, std::vector<std::string>& calls) : name_(std::move(name)), calls_(calls) {}
+
+  std::string name() const override {
+    return name_;
+  }
+  void begin(const StepContext& context) override {
+    add("begin", context);
+  }
+  void before_forward(const StepContext& context) override {
+    add("before forward", context);
+  }
+  at::Tensor extra_loss(const StepContext& context) override {
+    add("loss", context);
+    return extra ? extra() : at::Tensor();
+  }
+  void after_backward(const StepContext& context) override {
+    add("after backward", context);
+    gradients = context.parameters.gradients().clone();
+  }
+  void after_step(const StepContext& context) override {
+    add("after step", context);
+  }
+
+  std::function<at::Tensor()> extra;
+  at::Tensor gradients; ///< of the last step, before clipping
+
+ private:
+  void add(const std::string& call, const StepContext& context) {
+    calls_.push_back(name_ + " " + call + " " + std::to_string(context.step));
+  }
+
+  std::string name_;
+  std::vector<std::string>& calls_;
+};
+
+TEST(Trainer, CallsHooksInTheOrderOfAStep) {
+  std::vector<std::string> calls;
+  auto model = adapted();
+  Trainer trainer(model, counting(16), options().max_steps(2).grad_accum(2));
+  trainer.add_hook(std::make_shared<Recorder>("a", calls));
+  trainer.add_hook(std::make_shared<Recorder>("b", calls));
+  EXPECT_THROW(trainer.add_hook(std::make_shared<Recorder>("a", calls)), c10::ValueError);
+  trainer.train();
+  std::vector<std::string> expected{"a begin 0", "b begin 0"};
+  for (const std::string step : {"0", "1"}) {
+    for (const char* call : {"before forward", "loss", "loss", "after backward", "after step"}) {
+      expected.push_back(std::string("a ") + call + " " + step);
+      expected.push_back(std::string("b ") + call + " " + step);
+    }
+  }
+  EXPECT_EQ(calls, expected);
+  EXPECT_THROW(trainer.add_hook(std::make_shared<Recorder>("c", calls)), c10::ValueError) << "the run has begun";
+}
+
+TEST(Trainer, AHooksLossCountsOnceHoweverManyBatchesAStepTakes) {
+  std::vector<std::string> calls;
+  const auto gradient = [&](double weight, int64_t grad_accum) {
+    auto model = adapted(0.0, at::kDouble);
+    auto chosen = options(8 / grad_accum).max_steps(1).grad_accum(grad_accum);
+    chosen.batches().shuffle(false);
+    Trainer trainer(model, counting(8), chosen);
+    auto hook = std::make_shared<Recorder>("penalty", calls);
+    hook->extra = [model, weight] {
+      at::Tensor sum = at::zeros({}, at::kDouble);
+      for (const at::Tensor& each : adapter_parameters(*model)) {
+        sum = sum + weight * each.square().sum();
+      }
+      return sum;
+    };
+    trainer.add_hook(hook);
+    const at::Tensor before = trainer.parameters().values().clone();
+    StepMetrics metrics;
+    trainer.set_callback([&](const StepMetrics& each) { metrics = each; });
+    trainer.train();
+    EXPECT_NEAR(metrics.extra_loss, weight * before.square().sum().item<double>(), 1e-10);
+    return std::make_pair(hook->gradients, before);
+  };
+  const auto [without, values] = gradient(0.0, 1);
+  for (const int64_t grad_accum : {1, 2, 4}) {
+    EXPECT_LT(relative_error(gradient(0.5, grad_accum).first, without + values), 1e-10) << grad_accum;
+  }
+}
+
+TEST(Trainer, AHookThatMakesTheLossInfiniteHarmsNoParameter) {
+  std::vector<std::string> calls;
+  auto model = adapted();
+  Trainer trainer(model, counting(4), options());
+  auto hook = std::make_shared<Recorder>("infinite", calls);
+  hook->extra = [] { return at::full({}, std::numeric_limits<double>::infinity()); };
+  trainer.add_hook(hook);
+  const at::Tensor before = trainer.parameters().values().clone();
+  EXPECT_THROW(trainer.train(), std::runtime_error);
+  EXPECT_TRUE(at::equal(trainer.parameters().values(), before));
+}
+
+TEST_F(ResumeTest, ARunWithOtherRatesForBIsAnotherRun) {
+  const at::Tensor whole = run(options().grad_accum(2).eval_every(1).groups(lora_plus(4.0)));
+  run(resumable().groups(lora_plus(4.0)), 3);
+  EXPECT_THAT([&] { run(resumable(), 1000, 3); }, ::testing::ThrowsMessage<FormatError>(HasSubstr("run.groups was")));
+  EXPECT_TRUE(at::equal(run(resumable().groups(lora_plus(4.0)), 1000, 3), whole));
+}
+
+TEST_F(ResumeTest, ARatioOfOneHasTheBitsOfPlainAdamW) {
+  EXPECT_TRUE(at::equal(run(options().groups(lora_plus(1.0))), run(options())));
+}
+
 TEST(Trainer, RefusesAModelInFloat16) {
   try {
     Trainer(adapted(0.0, at::kHalf), counting(4), options());
