@@ -84,6 +84,17 @@ TEST(FinetuneFlags, ClipAndWeightDecayChangeTheStepAndNotItsGradient) {
   EXPECT_EQ(values(metrics(place, "off", {"--clip", "0", "--weight-decay", "0"}), "tokens"), values(plain, "tokens"));
 }
 
+TEST(FinetuneFlags, LrRatioBChangesTheStepAndNotItsGradientAndAtOneNothing) {
+  const Workplace place;
+  const auto plain = metrics(place, "plain", {});
+  const auto faster = metrics(place, "faster", {"--lr-ratio-b", "4"});
+  EXPECT_EQ(faster[0]["grad_norm"], plain[0]["grad_norm"]);
+  EXPECT_NE(faster[2]["loss"], plain[2]["loss"]);
+  metrics(place, "alike", {"--lr-ratio-b", "1"});
+  EXPECT_EQ(place.read("alike/adapter_model.safetensors"), place.read("plain/adapter_model.safetensors"));
+  EXPECT_EQ(run_rora(place.finetune("none", kSteps, {"--lr-ratio-b", "0"})).code, 2);
+}
+
 TEST(FinetuneFlags, PackingFillsRows) {
   const Workplace place;
   // Examples of 5, 6, 7, 8, 5, … tokens, all but the first two of each labelled.
