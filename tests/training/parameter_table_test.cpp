@@ -61,7 +61,8 @@ TEST(ParameterTable, GatherGradientsFromWhereverTheyLie) {
   own[2].sum().backward();
   own[0].mutable_grad() = at::full({3, 4}, 2.0, at::kDouble);
   EXPECT_TRUE(at::equal(
-      flat.gradients(), at::cat({at::zeros({5}, at::kDouble), at::ones({4}, at::kDouble), at::full({12}, 2.0, at::kDouble)})));
+      flat.gradients(),
+      at::cat({at::zeros({5}, at::kDouble), at::ones({4}, at::kDouble), at::full({12}, 2.0, at::kDouble)})));
   own[0].sum().backward(); // is added to what is there
   EXPECT_TRUE(at::equal(flat.gradients().narrow(0, 9, 12), at::full({12}, 3.0, at::kDouble)));
 }
@@ -233,7 +234,9 @@ TEST(AdamW, StepsEachGroupAtItsOwnRateAndDecay) {
   const auto theirs = parameters();
   auto own = parameters();
   using torch::optim::AdamWOptions;
-  const auto with = [](double lr, double decay) { return std::make_unique<AdamWOptions>(AdamWOptions(lr).weight_decay(decay)); };
+  const auto with = [](double lr, double decay) {
+    return std::make_unique<AdamWOptions>(AdamWOptions(lr).weight_decay(decay));
+  };
   torch::optim::AdamW reference(
       std::vector<torch::optim::OptimizerParamGroup>{
           {{theirs[0], theirs[1]}, with(0.03, 0.1)}, {{theirs[2]}, with(0.06, 0.5)}},
