@@ -85,7 +85,7 @@ int merge(const Arguments& arguments) {
   const auto changed = changed_projections(model);
   merge_adapters(*model);
   StagedFolder staged(output);
-  save_model(model, staged.path());
+  save_model(*model, staged.path());
   copy_companion_files(arguments.model.model, staged.path());
   const double error = verify(staged.path(), expected, changed);
   staged.commit();

@@ -154,7 +154,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   TrainingData data = load_training_data(training, tokenizer, start.options.vocab_size());
   CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
-    save_model(model, target);
+    save_model(*model, target);
     if (start.companions) {
       copy_companion_files(*start.companions, target);
     }

@@ -31,8 +31,8 @@ class Beam {
     return running_;
   }
 
-  /// Takes the best continuations of a step, best first: (beam, token, log-likelihood), at least twice as many as beams.
-  /// Returns the row that each beam goes on from.
+  /// Takes the best continuations of a step, best first: (beam, token, log-likelihood), at least twice as many as
+  /// beams. Returns the row that each beam goes on from.
   template <typename Candidates>
   std::vector<int64_t> advance(const Candidates& candidates, const std::vector<int64_t>& stops) {
     std::vector<Hypothesis> next;

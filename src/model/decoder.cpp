@@ -1,13 +1,15 @@
 #include <rora/model/decoder.h>
 
 #include "../ops/targets.h"
-#include "layer_checkpointing.h"
+#include "recomputation.h"
 #include "rotary_frequencies.h"
 
 #include <rora/ops/attention.h>
 #include <rora/ops/cross_entropy.h>
 
 #include <ATen/ATen.h>
+
+#include <algorithm>
 
 namespace rora {
 namespace {
@@ -38,6 +40,14 @@ void check_input(const ModelInput& input, int64_t cached) {
   }
 }
 
+/// Whether an adapter puts keys in front of the rows of any layer.
+bool has_prefix(const torch::nn::ModuleListImpl& layers) {
+  return std::any_of(layers.begin(), layers.end(), [](const std::shared_ptr<torch::nn::Module>& module) {
+    const Attention& attention = module->as<DecoderLayerImpl>()->self_attn;
+    return !attention.is_empty() && attention->active_adapter() != nullptr;
+  });
+}
+
 } // namespace
 
 DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
@@ -53,6 +63,11 @@ DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
 
 PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) const {
   check_input(input, cached);
+  if (input.attention_mask.defined() && has_prefix(*layers)) {
+    TORCH_CHECK_VALUE(
+        input.attention_mask.numel() == 0 || input.attention_mask.max().item<int64_t>() <= 1,
+        "an attention's prefix stands in front of whole rows: a row of several packed sequences cannot have one");
+  }
   PreparedInput prepared;
   if (input.inputs_embeds.defined()) {
     prepared.inputs_embeds = input.inputs_embeds;
@@ -70,8 +85,11 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
   return prepared;
 }
 
-at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool checkpoint) {
+at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool recompute) {
   at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
+  if (options.embedding_multiplier() != 1.0) {
+    hidden = hidden * options.embedding_multiplier();
+  }
   const int64_t seq = hidden.size(1);
   LayerContext context;
   context.sequences = input.sequences;
@@ -86,11 +104,11 @@ at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache
     if (module == *(layers->end() - 1)) {
       context.chosen = input.chosen;
     }
-    if (checkpoint && is_training()) {
+    if (recompute && is_training()) {
       const auto run = [layer, context](const at::Tensor& x) {
         return layer->forward(x, context);
       };
-      stream = {detail::checkpoint(run, stream.sum())};
+      stream = {detail::recomputed(run, stream.sum())};
     } else {
       stream = layer->forward(std::move(stream), context);
     }
@@ -117,15 +135,18 @@ at::Tensor DecoderForCausalLMImpl::compute(const PreparedInput& input, KeyValueC
 }
 
 at::Tensor DecoderForCausalLMImpl::logits(const at::Tensor& hidden) {
-  return lm_head.is_empty() ? at::linear(hidden, model->embed_tokens->weight) : lm_head->forward(hidden);
+  const at::Tensor logits =
+      lm_head.is_empty() ? at::linear(hidden, model->embed_tokens->weight) : lm_head->forward(hidden);
+  return options.logits_scaling() == 1.0 ? logits : logits / options.logits_scaling();
 }
 
 at::Tensor DecoderForCausalLMImpl::loss_of_states(const at::Tensor& states, const at::Tensor& targets) {
-  if (!lm_head.is_empty() && lm_head->active_adapter() != nullptr) {
+  if (!lm_head.is_empty() && (lm_head->active_adapter() != nullptr || !lm_head->weight.defined())) {
     const auto wide = states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    return at::cross_entropy_loss(lm_head->forward(states).to(wide), targets, {}, at::Reduction::Sum);
+    return at::cross_entropy_loss(logits(states).to(wide), targets, {}, at::Reduction::Sum);
   }
-  return ops::detail::cross_entropy_of_checked(states, head_weight(), targets);
+  const at::Tensor scaled = options.logits_scaling() == 1.0 ? states : states / options.logits_scaling();
+  return ops::detail::cross_entropy_of_checked(scaled, head_weight(), targets);
 }
 
 at::Tensor DecoderForCausalLMImpl::embed(const at::Tensor& input_ids) {
@@ -133,7 +154,26 @@ at::Tensor DecoderForCausalLMImpl::embed(const at::Tensor& input_ids) {
 }
 
 at::Tensor DecoderForCausalLMImpl::head_weight() const {
-  return lm_head.is_empty() ? model->embed_tokens->weight : lm_head->weight;
+  if (lm_head.is_empty()) {
+    return model->embed_tokens->weight;
+  }
+  return lm_head->weight.defined() ? lm_head->weight : lm_head->base().dense();
+}
+
+std::vector<LayerMemory> DecoderForCausalLMImpl::layer_memory() const {
+  std::vector<LayerMemory> layers;
+  for (const auto& module : *model->layers) {
+    layers.push_back(module->as<DecoderLayerImpl>()->memory());
+  }
+  return layers;
+}
+
+at::Device DecoderForCausalLMImpl::device() const {
+  return model->embed_tokens->weight.device();
+}
+
+at::ScalarType DecoderForCausalLMImpl::dtype() const {
+  return model->embed_tokens->weight.scalar_type();
 }
 
 } // namespace rora

@@ -1,5 +1,7 @@
 #include <rora/model/decoder_layer.h>
 
+#include "windowed_attention.h"
+
 #include <rora/model/projection_group.h>
 #include <rora/ops/attention.h>
 #include <rora/ops/rotary_embedding.h>
@@ -7,51 +9,136 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <tuple>
+
 namespace rora {
+namespace {
+
+/// The sequences of rows with `prefix` keys in front of them, which the row's tokens all see.
+ops::Sequences behind_prefix(const ops::Sequences& sequences, int64_t prefix) {
+  if (prefix == 0 || !sequences.ids.defined()) {
+    return sequences;
+  }
+  const at::Tensor ones = at::ones({sequences.ids.size(0), prefix}, sequences.ids.options());
+  return {at::cat({ones, sequences.ids}, 1)};
+}
+
+} // namespace
 
 AttentionImpl::AttentionImpl(const DecoderOptions& options, int64_t layer)
-    : layer_(layer), head_dim_(options.resolved_head_dim()) {
+    : layer_(layer),
+      head_dim_(options.resolved_head_dim()),
+      window_(options.window(layer)),
+      rotates_(options.rotates(layer)),
+      query_scale_(
+          options.attention_multiplier() > 0.0
+              ? options.attention_multiplier() * std::sqrt(static_cast<double>(head_dim_))
+              : 1.0) {
   const LayerShape shape = options.layer_shape(layer);
   const int64_t width = shape.num_attention_heads * head_dim_;
   const int64_t kv_width = shape.num_key_value_heads * head_dim_;
-  const bool bias = options.attention_bias();
-  q_proj = register_module("q_proj", Projection(options.hidden_size(), width, bias));
-  k_proj = register_module("k_proj", Projection(options.hidden_size(), kv_width, bias));
-  v_proj = register_module("v_proj", Projection(options.hidden_size(), kv_width, bias));
-  o_proj = register_module("o_proj", Projection(width, options.hidden_size(), bias));
+  const ProjectionBiases& bias = options.bias();
+  q_proj = register_module("q_proj", Projection(options.hidden_size(), width, bias.q));
+  k_proj = register_module("k_proj", Projection(options.hidden_size(), kv_width, bias.k));
+  v_proj = register_module("v_proj", Projection(options.hidden_size(), kv_width, bias.v));
+  o_proj = register_module("o_proj", Projection(width, options.hidden_size(), bias.o));
+  if (options.qk_norm()) {
+    q_norm = register_module("q_norm", RMSNorm(head_dim_, options.rms_norm_eps()));
+    k_norm = register_module("k_norm", RMSNorm(head_dim_, options.rms_norm_eps()));
+  }
+}
+
+/// `[batch, seq, heads·head_dim]` → `[batch, heads, seq, head_dim]`, normed and turned.
+at::Tensor AttentionImpl::turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const {
+  at::Tensor heads = flat.view({flat.size(0), flat.size(1), -1, head_dim_});
+  if (!norm.is_empty()) {
+    heads = norm->forward(heads);
+  }
+  heads = heads.transpose(1, 2);
+  return rotates_ ? ops::rotary_embedding(heads, context.cos, context.sin) : heads;
+}
+
+/// Puts the adapter's keys and values in front of the rows' own, or of those in an empty cache, and says how many there
+/// are.
+int64_t AttentionImpl::put_prefix(at::Tensor& k, at::Tensor& v, const LayerContext& context) {
+  AttentionAdapter* adapter = active_adapter();
+  const auto layer = static_cast<size_t>(layer_);
+  if (context.cache != nullptr && context.cache->size() > 0) {
+    TORCH_CHECK_VALUE(
+        (adapter != nullptr) == (context.cache->prefix(layer) > 0),
+        "the key-value cache was begun with another adapter in the attention's slot");
+    return context.cache->prefix(layer);
+  }
+  if (adapter == nullptr) {
+    return 0;
+  }
+  const auto [keys, values] = adapter->prefix(*this);
+  const std::vector<int64_t> expected{keys.size(0), k.size(1), head_dim_};
+  TORCH_CHECK_VALUE(
+      keys.sizes() == expected && values.sizes() == expected, "an attention's prefix is [prefix, kv_heads, head_dim], "
+      "here [prefix, ", k.size(1), ", ", head_dim_, "], not ", keys.sizes(), " and ", values.sizes());
+  const auto of_rows = [&](const at::Tensor& prefix) {
+    return prefix.to(k.scalar_type()).transpose(0, 1).unsqueeze(0).expand({k.size(0), -1, -1, -1});
+  };
+  if (context.cache != nullptr) {
+    context.cache->put_prefix(layer, of_rows(keys), of_rows(values));
+  } else {
+    k = at::cat({of_rows(keys), k}, 2);
+    v = at::cat({of_rows(values), v}, 2);
+  }
+  return keys.size(0);
 }
 
 at::Tensor AttentionImpl::forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context) {
   const int64_t batch = stream.states.size(0);
   const int64_t seq = stream.states.size(1);
-  const auto by_head = [&](const at::Tensor& flat) {
-    return flat.view({batch, seq, -1, head_dim_}).transpose(1, 2);
-  };
   const auto projected = project_norm(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()});
-  const at::Tensor q = ops::rotary_embedding(by_head(projected[0]), context.cos, context.sin);
-  at::Tensor k = ops::rotary_embedding(by_head(projected[1]), context.cos, context.sin);
-  at::Tensor v = by_head(projected[2]);
+  at::Tensor q = turned(projected[0], q_norm, context);
+  at::Tensor k = turned(projected[1], k_norm, context);
+  at::Tensor v = projected[2].view({batch, seq, -1, head_dim_}).transpose(1, 2);
+  if (query_scale_ != 1.0) {
+    q = q * query_scale_;
+  }
+  const int64_t prefix = put_prefix(k, v, context);
   if (context.cache != nullptr) {
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
-  const at::Tensor mixed = ops::attention_within(context.sequences, q, k, v);
+  const ops::Sequences sequences = behind_prefix(context.sequences, prefix);
+  const at::Tensor mixed = window_ > 0 && window_ < k.size(2) - prefix
+      ? detail::windowed_attention(q, k, v, sequences.ids, window_, prefix)
+      : ops::attention_within(sequences, q, k, v);
   return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 
-MLPImpl::MLPImpl(const DecoderOptions& options, int64_t layer) {
+MLPImpl::MLPImpl(const DecoderOptions& options, int64_t layer) : activation_(options.hidden_act()) {
   const int64_t hidden = options.hidden_size();
   const int64_t inner = options.layer_shape(layer).intermediate_size;
-  gate_proj = register_module("gate_proj", Projection(hidden, inner, options.mlp_bias()));
-  up_proj = register_module("up_proj", Projection(hidden, inner, options.mlp_bias()));
-  down_proj = register_module("down_proj", Projection(inner, hidden, options.mlp_bias()));
+  const ProjectionBiases& bias = options.bias();
+  gate_proj = register_module("gate_proj", Projection(hidden, inner, bias.gate));
+  up_proj = register_module("up_proj", Projection(hidden, inner, bias.up));
+  down_proj = register_module("down_proj", Projection(inner, hidden, bias.down));
+}
+
+at::Tensor MLPImpl::gated(const at::Tensor& gate, const at::Tensor& up) const {
+  return activation_ == Activation::kSiLU ? ops::swiglu(gate, up) : at::gelu(gate, "tanh") * up;
 }
 
 at::Tensor MLPImpl::forward(RMSNormImpl& norm, ResidualStream& stream) {
+  if (MLPAdapter* adapter = active_adapter()) {
+    return adapter->forward(*this, norm.forward(stream));
+  }
   const auto projected = project_norm(norm, stream, {gate_proj.get(), up_proj.get()});
-  return down_proj->forward(ops::swiglu(projected[0], projected[1]));
+  return down_proj->forward(gated(projected[0], projected[1]));
 }
 
-DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer) {
+at::Tensor MLPImpl::forward(const at::Tensor& x) {
+  const auto projected = project_together(x, {gate_proj.get(), up_proj.get()});
+  return down_proj->forward(gated(projected[0], projected[1]));
+}
+
+DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer)
+    : hidden_(options.hidden_size()), residual_multiplier_(options.residual_multiplier()) {
   const LayerShape shape = options.layer_shape(layer);
   if (shape.num_attention_heads > 0) {
     input_layernorm = register_module("input_layernorm", RMSNorm(options.hidden_size(), options.rms_norm_eps()));
@@ -65,14 +152,17 @@ DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer)
 }
 
 ResidualStream DecoderLayerImpl::forward(ResidualStream stream, const LayerContext& context) {
+  const auto weighted = [&](const at::Tensor& change) {
+    return residual_multiplier_ == 1.0 ? change : change * residual_multiplier_;
+  };
   if (!self_attn.is_empty()) {
-    const at::Tensor change = self_attn->forward(*input_layernorm, stream, context);
+    const at::Tensor change = weighted(self_attn->forward(*input_layernorm, stream, context));
     stream = {context.of_chosen(stream.states), change};
   } else {
     stream = {context.of_chosen(stream.sum())};
   }
   if (!mlp.is_empty()) {
-    stream.change = mlp->forward(*post_attention_layernorm, stream);
+    stream.change = weighted(mlp->forward(*post_attention_layernorm, stream));
   }
   return stream;
 }

@@ -1,15 +1,16 @@
 #include <rora/model/decoder_options.h>
 
-#include <stdexcept>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 namespace rora {
 namespace {
 
 void require(bool holds, const std::string& message) {
-  if (!holds) {
-    throw std::invalid_argument(message);
-  }
+  TORCH_CHECK_VALUE(holds, message);
 }
 
 void require_positive(const char* field, int64_t value) {
@@ -30,6 +31,16 @@ LayerShape DecoderOptions::layer_shape(int64_t layer) const {
   return {num_attention_heads_, kv_heads, intermediate_size_};
 }
 
+int64_t DecoderOptions::window(int64_t layer) const {
+  const bool slides =
+      layer_types_.empty() || layer_types_.at(static_cast<size_t>(layer)) == LayerType::kSlidingAttention;
+  return slides ? sliding_window_ : 0;
+}
+
+bool DecoderOptions::rotates(int64_t layer) const {
+  return no_rope_layers_.empty() || no_rope_layers_.at(static_cast<size_t>(layer)) != 0;
+}
+
 void DecoderOptions::validate() const {
   require_positive("vocab_size", vocab_size_);
   require_positive("hidden_size", hidden_size_);
@@ -46,8 +57,10 @@ void DecoderOptions::validate() const {
       head_dim_ > 0 || hidden_size_ % num_attention_heads_ == 0,
       "hidden_size " + std::to_string(hidden_size_) + " is not a multiple of num_attention_heads " +
           std::to_string(num_attention_heads_) + " and head_dim is absent");
+  const bool any_rotates =
+      no_rope_layers_.empty() || std::count(no_rope_layers_.begin(), no_rope_layers_.end(), 0) < num_hidden_layers_;
   require(
-      resolved_head_dim() % 2 == 0,
+      !any_rotates || resolved_head_dim() % 2 == 0,
       "head_dim must be even for rotary positions, not " + std::to_string(resolved_head_dim()));
   require(
       layer_shapes_.empty() || static_cast<int64_t>(layer_shapes_.size()) == num_hidden_layers_,
@@ -64,6 +77,29 @@ void DecoderOptions::validate() const {
         where + "num_attention_heads " + std::to_string(shape.num_attention_heads) +
             " is not a multiple of num_key_value_heads " + std::to_string(shape.num_key_value_heads));
   }
+  const auto each_layer = [&](const char* field, size_t size) {
+    require(
+        size == 0 || static_cast<int64_t>(size) == num_hidden_layers_,
+        std::string(field) + " must name each of the " + std::to_string(num_hidden_layers_) + " layers");
+  };
+  each_layer("layer_types", layer_types_.size());
+  each_layer("no_rope_layers", no_rope_layers_.size());
+  for (const int64_t rotates : no_rope_layers_) {
+    require(rotates == 0 || rotates == 1, "no_rope_layers must hold 0 and 1, not " + std::to_string(rotates));
+  }
+  require(sliding_window_ >= 0, "sliding_window must not be negative");
+  require(
+      sliding_window_ > 0 || std::count(layer_types_.begin(), layer_types_.end(), LayerType::kSlidingAttention) == 0,
+      "layer_types has sliding layers, but sliding_window is absent");
+  const auto require_multiplier = [](const char* field, double value) {
+    require(std::isfinite(value) && value != 0.0, std::string(field) + " must be finite and not 0");
+  };
+  require_multiplier("embedding_multiplier", embedding_multiplier_);
+  require_multiplier("residual_multiplier", residual_multiplier_);
+  require_multiplier("logits_scaling", logits_scaling_);
+  require(
+      std::isfinite(attention_multiplier_) && attention_multiplier_ >= 0.0,
+      "attention_multiplier must be finite and not negative");
 }
 
 } // namespace rora

@@ -10,11 +10,13 @@ namespace rora {
 int64_t pack_weights(CausalLM model) {
   std::vector<ProjectionImpl*> projections;
   for (const auto& module : model->named_modules("", /*include_self=*/false)) {
-    if (auto* projection = module.value()->as<ProjectionImpl>(); projection != nullptr && module.key() != "lm_head") {
+    auto* projection = module.value()->as<ProjectionImpl>();
+    if (projection != nullptr && projection->weight.defined() && module.key() != "lm_head") {
+      const at::Tensor& weight = projection->weight;
       TORCH_CHECK_VALUE(
-          projection->weight.device().is_cpu() && ops::can_pack_weights(projection->weight.scalar_type()), "weights of ",
-          projection->weight.scalar_type(), " on ", projection->weight.device(), " are not packed on this processor");
-      TORCH_CHECK_VALUE(!projection->weight.requires_grad(), "weights that are trained change and are not packed");
+          weight.device().is_cpu() && ops::can_pack_weights(weight.scalar_type()), "weights of ", weight.scalar_type(),
+          " on ", weight.device(), " are not packed on this processor");
+      TORCH_CHECK_VALUE(!weight.requires_grad(), "weights that are trained change and are not packed");
       TORCH_CHECK_VALUE(!projection->merged(), "unmerge the adapter before packing weights");
       projections.push_back(projection);
     }

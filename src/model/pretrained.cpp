@@ -1,174 +1,52 @@
 #include <rora/model/pretrained.h>
 
 #include "../checkpoint/atomic_file.h"
-#include "../checkpoint/json_object.h"
+#include "families/families.h"
+#include "families/parameter_folder.h"
+#include "shape_text.h"
 
-#include <rora/checkpoint/file.h>
-#include <rora/checkpoint/model_folder.h>
+#include <rora/checkpoint/json_object.h>
+#include <rora/core/projection.h>
 #include <rora/error.h>
-#include <rora/model/decoder.h>
+#include <rora/model/decoder_layer.h>
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <map>
 #include <set>
-#include <sstream>
+#include <string>
+#include <vector>
 
 namespace rora {
 namespace {
 
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
+using detail::kEmbedding;
+using detail::kHead;
+using detail::ParameterFolder;
+using detail::shape_text;
 
-std::string layer_prefix(int64_t layer) {
-  return "model.layers." + std::to_string(layer) + ".";
-}
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
-
-/// Whether a tensor is a leftover that says nothing about the model: old checkpoints stored the rotary frequencies.
-bool is_ignored(const std::string& name) {
-  return name.ends_with(".rotary_emb.inv_freq");
-}
-
-/// The rows of a projection, 0 where the layer lacks it.
-int64_t rows(const ModelFolder& folder, const std::string& name) {
-  if (!folder.contains(name)) {
-    return 0;
-  }
-  const auto shape = folder.shape(name);
-  if (shape.size() != 2) {
-    throw FormatError(folder.file(name), name + " must have two dimensions, not " + shape_text(shape));
-  }
-  return shape[0];
-}
-
-int64_t heads(const ModelFolder& folder, const std::string& name, int64_t head_dim) {
-  const int64_t width = rows(folder, name);
-  if (width % head_dim != 0) {
-    throw FormatError(
-        folder.file(name),
-        name + " has " + std::to_string(width) + " rows, which head_dim " + std::to_string(head_dim) +
-            " does not divide");
-  }
-  return width / head_dim;
-}
-
-/// A layer has all of its attention's or its MLP's projections, or none.
-void check_all_or_none(const ModelFolder& folder, const std::string& module, std::initializer_list<const char*> names) {
-  const auto is_there = [&](const char* name) { return folder.contains(module + name + ".weight"); };
-  const char* const* missing = std::find_if_not(names.begin(), names.end(), is_there);
-  if (missing != names.end() && std::any_of(names.begin(), names.end(), is_there)) {
-    throw FormatError(folder.path(), "tensor " + module + *missing + ".weight is missing");
-  }
-}
-
-bool has_layer(const ModelFolder& folder, int64_t layer) {
-  const std::string prefix = layer_prefix(layer);
-  return std::any_of(folder.names().begin(), folder.names().end(), [&](const std::string& name) {
-    return name.starts_with(prefix) && !is_ignored(name);
-  });
-}
-
-/// Every layer's widths, as its tensors have them.
-std::vector<LayerShape> layer_shapes(const ModelFolder& folder, const DecoderOptions& options) {
-  std::vector<LayerShape> shapes;
-  const int64_t head_dim = options.resolved_head_dim();
-  for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
-    const std::string prefix = layer_prefix(layer);
-    if (!has_layer(folder, layer)) {
-      throw FormatError(folder.path(), "all tensors of " + prefix.substr(0, prefix.size() - 1) + " are missing");
-    }
-    check_all_or_none(folder, prefix + "self_attn.", {"q_proj", "k_proj", "v_proj", "o_proj"});
-    check_all_or_none(folder, prefix + "mlp.", {"gate_proj", "up_proj", "down_proj"});
-    shapes.push_back(
-        {heads(folder, prefix + "self_attn.q_proj.weight", head_dim),
-         heads(folder, prefix + "self_attn.k_proj.weight", head_dim),
-         rows(folder, prefix + "mlp.gate_proj.weight")});
-  }
-  return shapes;
-}
-
-/// config.json's options, corrected by what the folder's tensors show.
-DecoderOptions infer_options(const ModelFolder& folder) {
-  DecoderOptions options = read_model_config(folder.path());
-  const bool embedding = folder.contains(kEmbedding);
-  const bool head = folder.contains(kHead);
-  if (!embedding && !head) {
-    throw FormatError(folder.path(), std::string("neither ") + kEmbedding + " nor " + kHead + " is there");
-  }
-  if (!options.tie_word_embeddings() && !embedding) {
-    throw FormatError(folder.path(), std::string(kEmbedding) + " is missing, and tie_word_embeddings is false");
-  }
-  if (!(embedding && head)) {
-    options.tie_word_embeddings(true);
-  } else if (options.tie_word_embeddings()) {
-    // Both keys are there: they are one tensor written twice, or the head was trained apart after all.
-    options.tie_word_embeddings(at::equal(folder.tensor(kEmbedding), folder.tensor(kHead)));
-  }
-  const std::string table = embedding ? kEmbedding : kHead;
-  const auto shape = folder.shape(table);
-  const std::vector<int64_t> expected{options.vocab_size(), options.hidden_size()};
-  if (shape != expected) {
-    throw FormatError(
-        folder.file(table),
-        table + " must be [vocab_size, hidden_size] " + shape_text(expected) + " of config.json, not " +
-            shape_text(shape));
-  }
-  const int64_t layers = options.num_hidden_layers();
-  if (has_layer(folder, layers) || !has_layer(folder, layers - 1)) {
-    throw FormatError(
-        folder.path() / "config.json",
-        "num_hidden_layers is " + std::to_string(layers) + ", but there are tensors of " +
-            (has_layer(folder, layers) ? "more" : "fewer") + " layers");
-  }
-  const LayerShape configured = options.layer_shape(0);
-  auto shapes = layer_shapes(folder, options);
-  bool alike = true;
-  for (const LayerShape& each : shapes) {
-    alike = alike && each == configured;
-  }
-  if (!alike) {
-    options.layer_shapes(std::move(shapes));
-  }
-  for (const std::string& name : folder.names()) {
-    options.attention_bias(options.attention_bias() || name.ends_with("self_attn.q_proj.bias"));
-    options.mlp_bias(options.mlp_bias() || name.ends_with("mlp.gate_proj.bias"));
-  }
-  try {
-    options.validate();
-  } catch (const std::invalid_argument& error) {
-    throw FormatError(folder.path(), error.what());
-  }
-  return options;
-}
-
-/// The tensor of `name`, in `dtype` where one is asked for. Mapped weights are copied only for that.
+/// The tensor of the parameter of that name, in `dtype` where one is asked for. Mapped weights are copied only for
+/// that.
 at::Tensor checked_tensor(
-    const ModelFolder& folder,
+    const ParameterFolder& folder,
     const std::string& name,
     at::IntArrayRef expected,
     std::optional<at::ScalarType> dtype) {
   at::Tensor tensor = folder.tensor(name);
+  const auto fail = [&](const std::string& what) { throw FormatError(folder.file(name), folder.key(name) + what); };
   if (tensor.sizes() != expected) {
-    throw FormatError(
-        folder.file(name), name + " must have shape " + shape_text(expected) + ", not " + shape_text(tensor.sizes()));
+    fail(" must have shape " + shape_text(expected) + ", not " + shape_text(tensor.sizes()));
   }
   if (!tensor.is_floating_point()) {
-    throw FormatError(folder.file(name), name + " must be of floating point, not " + toString(tensor.scalar_type()));
+    fail(std::string(" must be of floating point, not ") + toString(tensor.scalar_type()));
   }
   if (dtype) {
     tensor = tensor.to(*dtype);
   }
   // One pass: a NaN or an infinity shows in the sum. Finite weights may overflow it: then each is looked at.
   if (!at::isfinite(tensor.sum(at::kFloat)).item<bool>() && !at::isfinite(tensor).all().item<bool>()) {
-    throw FormatError(folder.file(name), name + " holds NaN or infinite values");
+    fail(" holds NaN or infinite values");
   }
   return tensor;
 }
@@ -183,9 +61,8 @@ std::string dtype_name(at::ScalarType dtype) {
 }
 
 /// The dtype of config.json, under its newer or older name.
-std::optional<at::ScalarType> configured_dtype(const ModelFolder& folder) {
-  const std::filesystem::path path = folder.path() / "config.json";
-  const auto config = detail::JsonObject::parse(path, read_file(path));
+std::optional<at::ScalarType> configured_dtype(const std::filesystem::path& folder) {
+  const JsonObject config = JsonObject::read(folder / "config.json");
   for (const char* field : {"dtype", "torch_dtype"}) {
     if (config.has(field)) {
       const auto found = kDtypes.find(config.string(field));
@@ -200,29 +77,92 @@ std::optional<at::ScalarType> configured_dtype(const ModelFolder& folder) {
 
 /// The one dtype that a model of weights in several is brought to: config.json's, as in transformers, or that of the
 /// embeddings. Nothing where all weights have the same.
-std::optional<at::ScalarType> common_dtype(const ModelFolder& folder) {
+std::optional<at::ScalarType> common_dtype(const ParameterFolder& folder) {
   std::set<at::ScalarType> dtypes;
   for (const std::string& name : folder.names()) {
-    if (!is_ignored(name) && at::isFloatingType(folder.dtype(name))) {
+    if (at::isFloatingType(folder.dtype(name))) {
       dtypes.insert(folder.dtype(name));
     }
   }
   if (dtypes.size() < 2) {
     return std::nullopt;
   }
-  const auto configured = configured_dtype(folder);
+  const auto configured = configured_dtype(folder.path());
   return configured ? configured : folder.dtype(folder.contains(kEmbedding) ? kEmbedding : kHead);
 }
 
-/// The model's own tensors, without those of attached adapters.
-NamedTensors base_tensors(const CausalLMImpl& model) {
-  NamedTensors tensors;
+/// Gives the model the folder's tensors: each of its parameters one, and none left over.
+void load_parameters(CausalLMImpl& model, const ParameterFolder& folder, std::optional<at::ScalarType> dtype) {
+  const bool tied = model.options.tie_word_embeddings();
+  std::set<std::string> used;
+  for (auto& item : model.named_parameters()) {
+    std::string name = item.key();
+    if (!folder.contains(name) && name == kEmbedding && tied) {
+      name = kHead;
+    }
+    if (!folder.contains(name)) {
+      throw FormatError(folder.path(), "tensor " + folder.key(name) + " is missing");
+    }
+    item.value().set_data(checked_tensor(folder, name, item.value().sizes(), dtype));
+    used.insert(name);
+  }
+  if (tied && folder.contains(kEmbedding) && folder.contains(kHead)) {
+    used.insert(kHead);
+  }
+  for (const std::string& name : folder.names()) {
+    if (!used.count(name)) {
+      throw FormatError(folder.file(name), "tensor " + folder.key(name) + " is not one of this model's");
+    }
+  }
+}
+
+/// The name of the adapter that changes what the module computes, but not the weights that would be written; or the
+/// empty one.
+std::string unwritten_adapter(const torch::nn::Module& module) {
+  const auto name = [](const auto* site) {
+    return site != nullptr && site->active_adapter() != nullptr ? site->active_name() : std::string();
+  };
+  return name(module.as<ProjectionImpl>()) + name(module.as<AttentionImpl>()) + name(module.as<MLPImpl>());
+}
+
+void check_no_active_adapter(const CausalLMImpl& model) {
   for (const auto& module : model.named_modules("", /*include_self=*/false)) {
-    if (module.value()->as<Adapter>() != nullptr) {
+    const std::string adapter = unwritten_adapter(*module.value());
+    TORCH_CHECK_VALUE(
+        adapter.empty(), "the adapter '", adapter, "' of ", module.key(), " is active and not merged, and a model's ",
+        "folder has no place for it: merge_adapters writes it into the weights, detach_adapters leaves it out, ",
+        "save_adapter saves it alone");
+  }
+}
+
+/// Whether a module of that name lies in one of `others` or is one.
+bool is_within(const std::string& name, const std::vector<std::string>& others) {
+  return std::any_of(others.begin(), others.end(), [&](const std::string& other) {
+    return name == other || name.starts_with(other + ".");
+  });
+}
+
+/// The model's own tensors, without those of attached adapters. Weights that are stored another way are dequantised.
+NamedTensors base_tensors(const CausalLMImpl& model, const ModelFamily& family) {
+  NamedTensors tensors;
+  std::vector<std::string> left_out; // adapters, and the buffers of weights that are not dense
+  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+    tensors.emplace_back(family.checkpoint_name(name), tensor.detach());
+  };
+  for (const auto& module : model.named_modules("", /*include_self=*/false)) {
+    if (module.value()->as<Adapter>() != nullptr || module.value()->as<ModuleAdapter>() != nullptr ||
+        module.value()->as<ops::LinearWeight>() != nullptr) {
+      left_out.push_back(module.key());
+    }
+    if (is_within(module.key(), left_out)) {
       continue;
     }
+    if (const auto* projection = module.value()->as<ProjectionImpl>();
+        projection != nullptr && !projection->weight.defined()) {
+      add(module.key() + ".weight", projection->base().dense().to(model.dtype()));
+    }
     for (const auto& item : module.value()->named_parameters(/*recurse=*/false)) {
-      tensors.emplace_back(module.key() + "." + item.key(), item.value().detach());
+      add(module.key() + "." + item.key(), item.value());
     }
   }
   return tensors;
@@ -231,37 +171,27 @@ NamedTensors base_tensors(const CausalLMImpl& model) {
 } // namespace
 
 CausalLM load_model(const std::filesystem::path& path, std::optional<at::ScalarType> dtype) {
-  const ModelFolder folder(path);
+  const ModelFolder files(path);
+  DecoderOptions options = read_model_config(path);
+  const ModelFamily& family = family_of(options.model_type());
+  options = family.fit_to_tensors(options, files);
+  try {
+    options.validate();
+  } catch (const c10::ValueError& error) {
+    throw FormatError(files.path(), error.what_without_backtrace());
+  }
   at::NoGradGuard no_grad;
-  DecoderForCausalLM model(infer_options(folder));
-  if (!dtype) {
-    dtype = common_dtype(folder);
-  }
-  std::set<std::string> used;
-  for (auto& item : model->named_parameters()) {
-    std::string name = item.key();
-    if (!folder.contains(name) && name == kEmbedding && model->options.tie_word_embeddings()) {
-      name = kHead;
-    }
-    if (!folder.contains(name)) {
-      throw FormatError(folder.path(), "tensor " + name + " is missing");
-    }
-    item.value().set_data(checked_tensor(folder, name, item.value().sizes(), dtype));
-    used.insert(name);
-  }
-  if (model->options.tie_word_embeddings() && folder.contains(kEmbedding) && folder.contains(kHead)) {
-    used.insert(kHead);
-  }
-  for (const std::string& name : folder.names()) {
-    if (!used.count(name) && !is_ignored(name)) {
-      throw FormatError(folder.file(name), "tensor " + name + " is not one of this model's");
-    }
-  }
+  CausalLM model = family.make(options);
+  const ParameterFolder folder(files, family);
+  load_parameters(*model, folder, dtype ? dtype : common_dtype(folder));
   model->eval();
   return model;
 }
 
-void save_model(const CausalLM& model, const std::filesystem::path& folder) {
+void save_model(const CausalLMImpl& model, const std::filesystem::path& folder) {
+  check_no_active_adapter(model);
+  const std::string json = model_config_json(model.options, dtype_name(model.dtype()));
+  detail::check_reads_back(model.options, folder / "config.json", json);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
@@ -269,9 +199,9 @@ void save_model(const CausalLM& model, const std::filesystem::path& folder) {
   }
   // The config is on the disk before the weights take their place, so that a full disk leaves the folder as it was.
   detail::AtomicFile config(folder / "config.json");
-  config.write(model_config_json(model->options, dtype_name(model->dtype())));
+  config.write(json);
   config.flush();
-  save_model_tensors(folder, base_tensors(*model));
+  save_model_tensors(folder, base_tensors(model, family_of(model.options.model_type())));
   config.commit();
 }
 

@@ -2,6 +2,8 @@
 
 #include <rora/error.h>
 
+#include <c10/util/Exception.h>
+
 #include <gtest/gtest.h>
 
 #include <unistd.h>
@@ -45,12 +47,21 @@ std::vector<std::string> listing(const std::filesystem::path& folder) {
   return names;
 }
 
+namespace {
+
+std::string text_of(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  return of_torch != nullptr ? of_torch->what_without_backtrace() : error.what();
+}
+
+} // namespace
+
 template <class Error>
 std::string message_of(const std::function<void()>& body) {
   try {
     body();
   } catch (const Error& error) {
-    const std::string message = error.what();
+    const std::string message = text_of(error);
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
     EXPECT_LT(message.size(), 1000u) << message.substr(0, 1000);
     return message;
@@ -64,6 +75,7 @@ std::string message_of(const std::function<void()>& body) {
 
 template std::string message_of<FileError>(const std::function<void()>&);
 template std::string message_of<FormatError>(const std::function<void()>&);
+template std::string message_of<c10::ValueError>(const std::function<void()>&);
 template std::string message_of<std::invalid_argument>(const std::function<void()>&);
 
 FileSizeLimit::FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {

@@ -40,7 +40,7 @@ void save_random_llama(const DecoderOptions& options, double deviation, const st
   for (at::Tensor& parameter : model->parameters()) {
     parameter.dim() == 1 ? parameter.fill_(1.0) : parameter.normal_(0.0, deviation);
   }
-  save_model(model, folder);
+  save_model(*model, folder);
 }
 
 }  // namespace

@@ -174,15 +174,16 @@ TEST_F(Llama, LossOfFewLabelsIsThatOfAllLogits) {
   const auto of_states = [&](const ModelInput& each) {
     return model->loss(each, labels).sum;
   };
-  auto* last = testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(testing::decoder_of(model)->layers->size() - 1).get();
+  const auto layers = testing::decoder_of(model)->layers;
+  auto* last = layers->ptr<DecoderLayerImpl>(layers->size() - 1).get();
   Attention attention = last->self_attn;
   MLP mlp = last->mlp;
   for (const char* lacks : {"nothing", "attention", "mlp"}) { // as a pruned layer does
     last->self_attn = std::string(lacks) == "attention" ? Attention(nullptr) : attention;
     last->mlp = std::string(lacks) == "mlp" ? MLP(nullptr) : mlp;
     EXPECT_NEAR(of_states(input).item<double>() / of_all_logits(input).item<double>(), 1.0, 1e-6) << lacks;
-    EXPECT_LT(relative_error(input_gradient(model, input, of_states), input_gradient(model, input, of_all_logits)), 1e-5)
-        << lacks;
+    const at::Tensor expected = input_gradient(model, input, of_all_logits);
+    EXPECT_LT(relative_error(input_gradient(model, input, of_states), expected), 1e-5) << lacks;
   }
 }
 

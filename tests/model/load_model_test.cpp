@@ -188,7 +188,8 @@ TEST_F(LoadLlama, NamesTheFieldThatContradictsAnotherOrIsNotSupported) {
       {"num_attention_heads", 3}, {"num_attention_heads", 0}, {"num_key_value_heads", -2}, {"head_dim", 11},
       {"rms_norm_eps", 0}, {"rms_norm_eps", "1e-5"}, {"tie_word_embeddings", 1}, {"eos_token_id", "</s>"},
       {"model_type", "mistral"}, {"hidden_act", "gelu"}, {"attention_dropout", 0.1}, {"sliding_window", 4096},
-      {"partial_rotary_factor", 0.5}, {"quantization_config", {{"quant_method", "gptq"}}}, {"rope_parameters", 5}, {"rope_scaling", json::array()}};
+      {"partial_rotary_factor", 0.5}, {"quantization_config", {{"quant_method", "gptq"}}}, {"rope_parameters", 5},
+      {"rope_scaling", json::array()}};
   for (const auto& [field, value] : bad) {
     const std::string message = failure_with(field, value);
     EXPECT_THAT(message, StartsWith("/config.json: ")) << value;
@@ -287,7 +288,7 @@ class PrunedLlama : public ModelCopy {
 
   void expect_round_trip(CausalLM model) {
     TemporaryFolder saved;
-    save_model(model, saved.path());
+    save_model(*model, saved.path());
     CausalLM again = load_model(saved.path());
     EXPECT_EQ(again->options.layer_shapes(), model->options.layer_shapes());
     EXPECT_TRUE(at::equal(logits(again), logits(model)));

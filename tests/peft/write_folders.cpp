@@ -93,7 +93,7 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
   save_adapter(*model, out / "adapter", SaveAdapterOptions().base_model(base).portable(each.portable));
   const at::Tensor adapted = logits(model);
   merge_adapters(*model);
-  save_model(model, out / "merged");
+  save_model(*model, out / "merged");
   CausalLM merged = load_model(out / "merged", at::kFloat);
   save_safetensors(
       out / "logits.safetensors",
@@ -111,7 +111,7 @@ void resave_adapter(
 
 void resave_model(const std::filesystem::path& folder, const std::filesystem::path& out) {
   CausalLM model = load_model(folder);
-  save_model(model, out);
+  save_model(*model, out);
   save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
 }
 

@@ -29,13 +29,14 @@ class AllocatedBytes : public c10::MemoryReportingInfoBase {
 };
 
 struct Case {
-  const char* name;
+  const char* name = "";
   at::ScalarType dtype = at::kFloat;
   bool dora = false;
   double dropout = 0.0;
   bool checkpointing = false;
   bool pretraining = false;
   int64_t unlabelled = 0; ///< tokens of each row
+  bool other_form = false; ///< than LLaMA's
 };
 
 DecoderForCausalLM make_model(const Case& each) {
@@ -47,7 +48,9 @@ DecoderForCausalLM make_model(const Case& each) {
                              .num_hidden_layers(6)
                              .num_attention_heads(6)
                              .num_key_value_heads(2)
-                             .tie_word_embeddings(true));
+                             .tie_word_embeddings(true)
+                             .qk_norm(each.other_form)
+                             .hidden_act(each.other_form ? Activation::kGELUTanh : Activation::kSiLU));
   {
     at::NoGradGuard no_grad;
     for (at::Tensor& parameter : model->parameters()) {
@@ -125,9 +128,62 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"dora_dropout", at::kFloat, true, 0.1},
         Case{"checkpointing", at::kFloat, false, 0.0, true},
         Case{"pretraining", at::kFloat, false, 0.0, false, true},
+        Case{"qk_norm_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
         Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}),
     [](const auto& info) { return std::string(info.param.name); });
+
+/// A frozen weight in another form than a dense tensor.
+class Halves : public ops::LinearWeight {
+ public:
+  explicit Halves(const at::Tensor& weight) : half_(register_buffer("half", weight.to(at::kHalf))) {}
+  int64_t in_features() const override {
+    return half_.size(1);
+  }
+  int64_t out_features() const override {
+    return half_.size(0);
+  }
+  at::ScalarType dtype() const override {
+    return at::kFloat;
+  }
+  at::Device device() const override {
+    return half_.device();
+  }
+  at::Tensor forward(const at::Tensor& x) const override {
+    return x.matmul(dense().t());
+  }
+  at::Tensor backward(const at::Tensor& dy) const override {
+    return dy.matmul(dense());
+  }
+  at::Tensor dense() const override {
+    return half_.to(at::kFloat);
+  }
+
+ private:
+  at::Tensor half_;
+};
+
+TEST(MemoryEstimate, CountsAWeightOfAnotherStorageByItsBuffers) {
+  DecoderForCausalLM model = make_model({"lora"});
+  const BatchShape shape{4, 128, 4 * 127};
+  const MemoryEstimate dense = estimate_memory(model, shape);
+  Projection up = model->model->layers->at<DecoderLayerImpl>(0).mlp->up_proj;
+  up->set_base(std::make_shared<Halves>(up->weight));
+  const MemoryEstimate stored = estimate_memory(model, shape);
+  EXPECT_EQ(stored.weights, dense.weights - 512 * 192 * 2);
+  EXPECT_EQ(stored.activations, dense.activations);
+  EXPECT_EQ(stored.trained, dense.trained);
+}
+
+TEST(MemoryEstimate, TakesTheOptimisersStateAsItIsTold) {
+  DecoderForCausalLM model = make_model({"lora"});
+  const BatchShape shape{4, 128, 4 * 127};
+  const MemoryEstimate moments = estimate_memory(model, shape);
+  EXPECT_EQ(moments.optimizer, 2 * moments.trained);
+  const MemoryEstimate told = estimate_memory(model, shape, /*validation=*/false, /*optimizer_bytes=*/100);
+  EXPECT_EQ(told.optimizer, 100);
+  EXPECT_EQ(told.total(), moments.total() - moments.optimizer + 100);
+}
 
 TEST(LargestBatch, TakesPaddingIntoAccount) {
   std::vector<Example> examples;

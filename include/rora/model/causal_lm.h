@@ -2,6 +2,7 @@
 
 #include <rora/model/decoder_options.h>
 #include <rora/model/key_value_cache.h>
+#include <rora/model/layer_memory.h>
 #include <rora/model/prepared_input.h>
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 namespace rora {
 
@@ -33,45 +35,49 @@ struct LossSum {
   int64_t tokens = 0;
 };
 
-/// A causal language model: what training, evaluation and generation ask of one, whatever its family. Parameter names are
-/// those of the family's checkpoints in transformers (`model.layers.0.self_attn.q_proj.weight`).
+/// A causal language model: what training, evaluation and generation ask of one, whatever its family. Parameters have
+/// LLaMA's names in transformers (`model.layers.0.self_attn.q_proj.weight`); a family's folders may call them
+/// otherwise.
 class CausalLMImpl : public torch::nn::Module {
  public:
   explicit CausalLMImpl(const DecoderOptions& options) : options(options) {}
 
-  /// What `compute` reads, where its tensors were or on the CPU. `cached` are the tokens of a cache. A mask is read where it
-  /// lies.
+  /// What `compute` reads, where its tensors were or on the CPU. `cached` are the tokens of a cache. A mask is read
+  /// where it lies.
   virtual PreparedInput prepare(const ModelInput& input, int64_t cached = 0) const = 0;
 
-  /// The normed hidden states `[batch, seq, hidden]`, or of the chosen tokens alone `[1, chosen, hidden]`, from what lies on
-  /// the model's device: the host decides nothing by values, and nothing waits.
+  /// The normed hidden states `[batch, seq, hidden]`, or of the chosen tokens alone `[1, chosen, hidden]`, from what
+  /// lies on the model's device: the host decides nothing by values, and nothing waits.
   virtual at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr) = 0;
 
   /// Logits `[..., vocab]` of normed hidden states `[..., hidden]`.
   virtual at::Tensor logits(const at::Tensor& hidden) = 0;
 
-  /// The sum of the losses of `targets` int64 `[chosen]`, `kIgnoreIndex` or ids, from the states `[chosen, hidden]` that
-  /// predict them: a scalar in fp32 (fp64 for fp64).
+  /// The sum of the losses of `targets` int64 `[chosen]`, `kIgnoreIndex` or ids, from the states `[chosen, hidden]`
+  /// that predict them: a scalar in fp32 (fp64 for fp64).
   virtual at::Tensor loss_of_states(const at::Tensor& states, const at::Tensor& targets) = 0;
 
   /// What enters the first layer for `input_ids` `[batch, seq]`: `[batch, seq, hidden]`.
   virtual at::Tensor embed(const at::Tensor& input_ids) = 0;
 
-  /// The head's weight `[vocab, hidden]`: the embedding's where tied.
+  /// The head's weight `[vocab, hidden]`: the embedding's where tied; dequantised where it is stored so.
   virtual at::Tensor head_weight() const = 0;
 
-  at::Device device() const {
+  /// What each layer keeps for its backward, from the first to the last.
+  virtual std::vector<LayerMemory> layer_memory() const = 0;
+
+  virtual at::Device device() const {
     return head_weight().device();
   }
-  at::ScalarType dtype() const {
+  virtual at::ScalarType dtype() const {
     return head_weight().scalar_type();
   }
 
   /// The normed hidden states of `input`, `[batch, seq, hidden]`.
   at::Tensor hidden_states(const ModelInput& input, KeyValueCache* cache = nullptr);
 
-  /// Those of the tokens `chosen` alone, int64 positions in batch·seq: `[chosen, hidden]`. Behind its attention, the last
-  /// layer computes no others.
+  /// Those of the tokens `chosen` alone, int64 positions in batch·seq: `[chosen, hidden]`. Behind its attention, the
+  /// last layer computes no others.
   at::Tensor hidden_states(const ModelInput& input, const at::Tensor& chosen);
 
   /// Logits `[batch, seq, vocab]` in the model's dtype.
@@ -83,7 +89,7 @@ class CausalLMImpl : public torch::nn::Module {
   /// does not wait for a GPU. Throws `std::out_of_range` for a label outside the vocabulary.
   LossSum loss(const ModelInput& input, const at::Tensor& labels);
 
-  /// `loss` in its two halves: what a host makes of a batch, and the sum that the model's device computes from it there.
+  /// `loss` in its two halves: what a host makes of a batch, and the sum that the model's device computes from it.
   PreparedLoss prepare_loss(const ModelInput& input, const at::Tensor& labels) const;
   at::Tensor compute_loss(const PreparedLoss& prepared);
 

@@ -17,12 +17,12 @@ class DecoderImpl : public torch::nn::Module {
  public:
   explicit DecoderImpl(const DecoderOptions& options);
 
-  /// What `compute` reads, where its tensors were or on the CPU. `cached` are the tokens of a cache. A mask is read where it
-  /// lies.
+  /// `CausalLMImpl::prepare`. Throws for rows of several sequences where an attention's adapter puts keys in front of
+  /// whole rows.
   PreparedInput prepare(const ModelInput& input, int64_t cached = 0) const;
 
-  /// `CausalLMImpl::compute`; where `checkpoint` and in training, layers recompute their activations in backward.
-  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr, bool checkpoint = false);
+  /// `CausalLMImpl::compute`; where `recompute` and in training, layers compute their activations again in backward.
+  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr, bool recompute = false);
 
   DecoderOptions options;
   torch::nn::Embedding embed_tokens{nullptr};
@@ -42,6 +42,9 @@ class DecoderForCausalLMImpl : public CausalLMImpl {
   at::Tensor loss_of_states(const at::Tensor& states, const at::Tensor& targets) override;
   at::Tensor embed(const at::Tensor& input_ids) override;
   at::Tensor head_weight() const override;
+  std::vector<LayerMemory> layer_memory() const override;
+  at::Device device() const override;
+  at::ScalarType dtype() const override;
 
   Decoder model{nullptr};
   Projection lm_head{nullptr}; ///< null where the head is tied to the embedding

@@ -1,8 +1,10 @@
 #pragma once
 
-#include <rora/model/key_value_cache.h>
-#include <rora/model/decoder_options.h>
 #include <rora/core/projection.h>
+#include <rora/model/decoder_options.h>
+#include <rora/model/key_value_cache.h>
+#include <rora/model/layer_memory.h>
+#include <rora/model/module_adapter.h>
 #include <rora/model/rms_norm.h>
 #include <rora/ops/attention.h>
 
@@ -25,41 +27,69 @@ struct LayerContext {
   }
 };
 
-/// Grouped-query attention with rotary positions (transformers' `LlamaAttention`).
-class AttentionImpl : public torch::nn::Module {
+/// Grouped-query attention (transformers' `LlamaAttention`): q and k by head, normed and turned by their positions
+/// where the options say so, and q·k times 1/√head_dim or `attention_multiplier`.
+///
+/// A token sees those of its sequence up to itself; where the layer has a window, its last ones, counted without
+/// padding. Beyond the window, keys are hidden by a mask in memory `[batch, queries, keys]` and stay in the cache: a
+/// plain reference. An adapter's prefix is seen by every token, within a window or not.
+class AttentionImpl : public AdaptedModule<AttentionAdapter> {
  public:
   AttentionImpl(const DecoderOptions& options, int64_t layer);
 
-  /// Of the norm of a stream `[batch, seq, hidden]`, whose sum becomes its states; the result is `[batch, seq, hidden]` or
-  /// `[1, chosen, hidden]`.
+  /// What attention adds to a stream `[batch, seq, hidden]`, which `norm` norms and whose sum becomes its states: of
+  /// the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context);
+
+  /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
+  KeptNumbers memory(int64_t hidden) const;
 
   Projection q_proj{nullptr};
   Projection k_proj{nullptr};
   Projection v_proj{nullptr};
   Projection o_proj{nullptr};
+  RMSNorm q_norm{nullptr}; ///< of each head's q; null without `qk_norm`
+  RMSNorm k_norm{nullptr}; ///< of each head's k
 
  private:
+  at::Tensor turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const;
+  int64_t put_prefix(at::Tensor& k, at::Tensor& v, const LayerContext& context);
+
   int64_t layer_;
   int64_t head_dim_;
+  int64_t window_;
+  bool rotates_;
+  double query_scale_; // beside the 1/√head_dim of the operation
 };
 TORCH_MODULE(Attention);
 
-/// down(silu(gate(x)) ⊙ up(x)) (Shazeer, arXiv 2002.05202, eq 6).
-class MLPImpl : public torch::nn::Module {
+/// down(act(gate(x)) ⊙ up(x)), act silu (Shazeer, arXiv 2002.05202, eq 6) or gelu.
+class MLPImpl : public AdaptedModule<MLPAdapter> {
  public:
   MLPImpl(const DecoderOptions& options, int64_t layer);
 
   /// Of the norm of a stream `[batch, seq, hidden]`, whose sum becomes its states; the result has that shape.
   at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream);
 
+  /// The MLP itself, whatever adapter stands in its slot: x `[..., hidden]` → the same shape.
+  at::Tensor forward(const at::Tensor& x);
+
+  /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
+  KeptNumbers memory(int64_t hidden) const;
+
   Projection gate_proj{nullptr};
   Projection up_proj{nullptr};
   Projection down_proj{nullptr};
+
+ private:
+  at::Tensor gated(const at::Tensor& gate, const at::Tensor& up) const;
+
+  Activation activation_;
 };
 TORCH_MODULE(MLP);
 
-/// h = x + attention(norm(x)); y = h + mlp(norm(h)). A pruned layer may lack either half.
+/// h = x + m·attention(norm(x)); y = h + m·mlp(norm(h)), m the `residual_multiplier`. A pruned layer may lack either
+/// half.
 class DecoderLayerImpl : public torch::nn::Module {
  public:
   DecoderLayerImpl(const DecoderOptions& options, int64_t layer);
@@ -70,10 +100,17 @@ class DecoderLayerImpl : public torch::nn::Module {
   /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(const at::Tensor& x, const LayerContext& context);
 
+  /// What the layer keeps for its backward.
+  LayerMemory memory() const;
+
   RMSNorm input_layernorm{nullptr};
   Attention self_attn{nullptr}; ///< null where the layer has none
   RMSNorm post_attention_layernorm{nullptr};
   MLP mlp{nullptr}; ///< null where the layer has none
+
+ private:
+  int64_t hidden_;
+  double residual_multiplier_;
 };
 TORCH_MODULE(DecoderLayer);
 

@@ -30,8 +30,27 @@ struct LayerShape {
   bool operator==(const LayerShape&) const = default;
 };
 
-/// A LLaMA's sizes, with transformers' names and defaults.
+/// Which projections of a layer have a bias.
+struct ProjectionBiases {
+  bool q = false;
+  bool k = false;
+  bool v = false;
+  bool o = false;
+  bool gate = false;
+  bool up = false;
+  bool down = false;
+  bool operator==(const ProjectionBiases&) const = default;
+};
+
+/// What the MLP does to its gate.
+enum class Activation { kSiLU, kGELUTanh };
+
+/// What a layer's tokens see: all before them in their sequence, or those in `sliding_window`.
+enum class LayerType { kFullAttention, kSlidingAttention };
+
+/// The form of a decoder, with transformers' names and LLaMA's defaults. An option at its default costs nothing.
 struct DecoderOptions {
+  TORCH_ARG(std::string, model_type) = "llama"; // the family (model/families/family.h)
   TORCH_ARG(int64_t, vocab_size) = 32000;
   TORCH_ARG(int64_t, hidden_size) = 4096;
   TORCH_ARG(int64_t, intermediate_size) = 11008;
@@ -43,26 +62,49 @@ struct DecoderOptions {
   TORCH_ARG(double, rms_norm_eps) = 1e-6;
   TORCH_ARG(double, initializer_range) = 0.02;
   TORCH_ARG(bool, tie_word_embeddings) = false;
-  TORCH_ARG(bool, attention_bias) = false; // on q, k, v and o
-  TORCH_ARG(bool, mlp_bias) = false;
+  TORCH_ARG(ProjectionBiases, bias); // none
   TORCH_ARG(RopeOptions, rope);
   TORCH_ARG(std::vector<int64_t>, eos_token_id); // generation stops at any of them
   TORCH_ARG(std::optional<int64_t>, bos_token_id);
   TORCH_ARG(std::vector<LayerShape>, layer_shapes); // empty: all layers are alike
+  TORCH_ARG(Activation, hidden_act) = Activation::kSiLU;
+  TORCH_ARG(bool, qk_norm) = false; // an RMSNorm of each head's q and of its k, before rotary positions
+  TORCH_ARG(int64_t, sliding_window) = 0; // the last tokens that a token sees, itself among them; 0: all
+  TORCH_ARG(std::vector<LayerType>, layer_types); // empty: every layer slides, where there is a window
+  TORCH_ARG(std::vector<int64_t>, no_rope_layers); // as transformers has it: 1 with rotary positions, 0 without
+  TORCH_ARG(double, embedding_multiplier) = 1.0; // of what enters the first layer
+  TORCH_ARG(double, residual_multiplier) = 1.0; // of what attention and MLP add
+  TORCH_ARG(double, attention_multiplier) = 0.0; // of q·k; 0: 1/√head_dim
+  TORCH_ARG(double, logits_scaling) = 1.0; // logits are divided by it
 
  public:
+  /// A bias on q, k, v and o, or on none of them.
+  DecoderOptions& attention_bias(bool on) {
+    bias_.q = bias_.k = bias_.v = bias_.o = on;
+    return *this;
+  }
+  /// A bias on gate, up and down, or on none of them.
+  DecoderOptions& mlp_bias(bool on) {
+    bias_.gate = bias_.up = bias_.down = on;
+    return *this;
+  }
+  /// Tokens that one of that layer sees, itself among them; 0: all before it.
+  int64_t window(int64_t layer) const;
+  /// Whether that layer's q and k are turned by their positions.
+  bool rotates(int64_t layer) const;
   int64_t resolved_head_dim() const;
   LayerShape layer_shape(int64_t layer) const;
-  /// Throws `std::invalid_argument` naming the field that contradicts another.
+  /// Throws `c10::ValueError` naming the field that is out of range or contradicts another.
   void validate() const;
 };
 
-/// Reads `config.json` of a Hugging Face folder, or a file like it. Throws `FileError`, or `FormatError` naming the
-/// field: also for what a config asks for and this library lacks (another activation, another rope type, another
-/// architecture).
+/// Reads `config.json` of a Hugging Face folder, or a file like it, as the family that its `model_type` names; LLaMA
+/// where it names none. Throws `FileError`, or `FormatError` naming the field: also for what a config asks for and
+/// this library lacks (a family, an activation, a rope type).
 DecoderOptions read_model_config(const std::filesystem::path& folder_or_file);
 
-/// The `config.json` that `read_model_config` and transformers read back. `torch_dtype` is "float32", "bfloat16" ….
+/// The `config.json` that `read_model_config` and transformers read back, as the family that the options name writes
+/// it. `torch_dtype` is "float32", "bfloat16" …. Throws `c10::ValueError` for a family that is not registered.
 std::string model_config_json(const DecoderOptions& options, const std::string& torch_dtype);
 
 } // namespace rora

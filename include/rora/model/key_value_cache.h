@@ -8,12 +8,22 @@
 
 namespace rora {
 
-/// Keys and values of the tokens seen so far, a pair a layer, each `[batch, kv_heads, cached, head_dim]`.
+/// Keys and values of the tokens seen so far, a pair a layer, each `[batch, kv_heads, prefix + cached, head_dim]`:
+/// behind those of the layer's prefix, if it has one.
 class KeyValueCache {
  public:
-  /// How many tokens a row holds.
+  /// How many tokens a row holds, prefixes not counted.
   int64_t size() const {
     return size_;
+  }
+
+  /// Puts keys and values `[batch, kv_heads, prefix, head_dim]` in front of all that a layer of an empty cache will
+  /// hold.
+  void put_prefix(size_t layer, const at::Tensor& keys, const at::Tensor& values);
+
+  /// How many keys stand in front of a layer's tokens.
+  int64_t prefix(size_t layer) const {
+    return layer < layers_.size() ? layers_[layer].prefix : 0;
   }
 
   /// Appends a step's keys and values to a layer's and returns all of them. The buffers grow by doubling.
@@ -32,7 +42,9 @@ class KeyValueCache {
   struct Layer {
     at::Tensor keys;
     at::Tensor values;
+    int64_t prefix = 0;
   };
+  Layer& at(size_t layer);
   std::vector<Layer> layers_;
   int64_t size_ = 0;
 };

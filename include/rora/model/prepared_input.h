@@ -10,8 +10,8 @@
 
 namespace rora {
 
-/// What a forward pass reads beside the weights: all that follows from the values of a `ModelInput`. Where it lies on the
-/// model's device, the pass looks at no element of it and copies nothing there.
+/// What a forward pass reads beside the weights, made from a `ModelInput` on the host. Once it lies on the model's
+/// device (`on`), the host reads none of its elements: the pass needs no copy to a GPU and never waits for one.
 struct PreparedInput {
   at::Tensor input_ids; ///< int64 `[batch, seq]`; undefined where `inputs_embeds` is not
   at::Tensor inputs_embeds; ///< `[batch, seq, hidden]` on the model's device, or undefined

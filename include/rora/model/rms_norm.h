@@ -5,8 +5,8 @@
 
 namespace rora {
 
-/// Hidden states `[batch, seq, hidden]` on their way through the layers. What the last block has given is added by the norm
-/// that reads them, along the way.
+/// Hidden states `[batch, seq, hidden]` on their way through the layers. What the last block gave is added by the norm
+/// that reads them next, in the same pass over memory.
 struct ResidualStream {
   at::Tensor states;
   at::Tensor change{}; ///< not yet added, of the same shape; undefined: nothing
@@ -16,8 +16,8 @@ struct ResidualStream {
   }
 };
 
-/// y = γ ⊙ x / √(mean(x²) + eps) over the last dimension, computed in fp32 and rounded to x's dtype before γ multiplies,
-/// as in transformers (Zhang and Sennrich, arXiv 1910.07467, eq 4).
+/// y = γ ⊙ x / √(mean(x²) + eps) over the last dimension, computed in fp32 and rounded to x's dtype before γ
+/// multiplies, as in transformers (Zhang and Sennrich, arXiv 1910.07467, eq 4).
 class RMSNormImpl : public torch::nn::Module {
  public:
   RMSNormImpl(int64_t size, double eps);

@@ -4,6 +4,7 @@
 #include <rora/model/causal_lm.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace rora {
@@ -31,7 +32,7 @@ struct MemoryEstimate {
   int64_t packed = 0;       ///< frozen weights once more, as the CPU's products read them
   int64_t trained = 0;      ///< trained parameters
   int64_t gradients = 0;    ///< as large, and the largest trained weight's once more while it is formed
-  int64_t optimizer = 0;    ///< AdamW's two moments
+  int64_t optimizer = 0;    ///< the optimiser's state: AdamW's two moments
   int64_t best = 0;         ///< the copy of the best parameters, where there is validation
   int64_t activations = 0;  ///< what forward keeps for backward: mostly `kept`
   std::vector<KeptForBackward> kept;  ///< by kind; without those that are made again in backward

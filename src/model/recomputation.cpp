@@ -1,4 +1,4 @@
-#include "layer_checkpointing.h"
+#include "recomputation.h"
 
 #include <rora/core/dropout.h>
 
@@ -33,14 +33,15 @@ void set_random_state(at::Generator generator, const at::Tensor& state) {
   generator.set_state(state);
 }
 
-/// Backward may run on another thread than forward, which drew from its own generator: a copy of that in the state it had.
+/// Backward may run on another thread than forward, which drew from its own generator: a copy of that in the state it
+/// had.
 at::Generator generator_in(const at::Tensor& state) {
   at::Generator generator = at::detail::createCPUGenerator();
   set_random_state(generator, state);
   return generator;
 }
 
-struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
+struct RecomputedFunction : torch::autograd::Function<RecomputedFunction> {
   // `anchor` requires a gradient, so that the node is recorded even where x comes straight from a frozen embedding.
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& anchor, const Run& run) {
     ctx->save_for_backward({x});
@@ -77,11 +78,11 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
 
 } // namespace
 
-at::Tensor checkpoint(const Run& run, const at::Tensor& x) {
+at::Tensor recomputed(const Run& run, const at::Tensor& x) {
   if (!at::GradMode::is_enabled()) {
     return run(x);
   }
-  return CheckpointFunction::apply(x, at::zeros({}).set_requires_grad(true), run);
+  return RecomputedFunction::apply(x, at::zeros({}).set_requires_grad(true), run);
 }
 
 } // namespace rora::detail

@@ -16,7 +16,7 @@ struct Outcome {
 };
 
 /// One step's loss and gradients, and what the generator gives after it.
-Outcome step(const LowRankOptions& low_rank, bool checkpointing) {
+Outcome step(const LowRankOptions& low_rank, bool recompute) {
   DecoderForCausalLM model = testing::tiny_llama();
   attach_adapters(*model, AdapterOptions().low_rank(low_rank));
   {
@@ -26,7 +26,7 @@ Outcome step(const LowRankOptions& low_rank, bool checkpointing) {
     }
   }
   model->train();
-  model->activation_checkpointing = checkpointing;
+  model->activation_checkpointing = recompute;
   at::manual_seed(7);
   const at::Tensor ids = at::arange(24, at::kLong).view({2, 12});
   const at::Tensor mask = (ids % 12 < 9).to(at::kLong);
@@ -41,9 +41,9 @@ Outcome step(const LowRankOptions& low_rank, bool checkpointing) {
   return outcome;
 }
 
-class ActivationCheckpointing : public ::testing::TestWithParam<LowRankOptions> {};
+class ActivationRecomputation : public ::testing::TestWithParam<LowRankOptions> {};
 
-TEST_P(ActivationCheckpointing, ChangesNeitherLossNorGradientsNorTheRandomStream) {
+TEST_P(ActivationRecomputation, ChangesNeitherLossNorGradientsNorTheRandomStream) {
   const Outcome kept = step(GetParam(), false);
   const Outcome recomputed = step(GetParam(), true);
   EXPECT_EQ(recomputed.loss, kept.loss);
@@ -57,14 +57,14 @@ TEST_P(ActivationCheckpointing, ChangesNeitherLossNorGradientsNorTheRandomStream
 
 INSTANTIATE_TEST_SUITE_P(
     Modes,
-    ActivationCheckpointing,
+    ActivationRecomputation,
     ::testing::Values(
         LowRankOptions().rank(3),
         LowRankOptions().rank(3).dropout(0.3),
         LowRankOptions().rank(3).dora(true),
         LowRankOptions().rank(3).dora(true).dropout(0.3)));
 
-TEST(ActivationCheckpointingDropout, IsDrawn) {
+TEST(ActivationRecomputationDropout, IsDrawn) {
   EXPECT_NE(step(LowRankOptions().rank(3).dropout(0.3), true).loss, step(LowRankOptions().rank(3), true).loss);
 }
 

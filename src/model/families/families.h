@@ -1,0 +1,20 @@
+#pragma once
+
+#include <rora/model/families/family.h>
+
+#include <filesystem>
+#include <string>
+
+namespace rora::detail {
+
+/// The family of that type, or null.
+const ModelFamily* find_family(const std::string& model_type);
+
+/// "'bert' is not supported (llama is)".
+std::string unsupported_model_type(const std::string& model_type);
+
+/// Throws `c10::ValueError` where the config.json that the options' family has made of them, to be written to `path`,
+/// does not read back as them: it has no field for one of them.
+void check_reads_back(const DecoderOptions& options, const std::filesystem::path& path, const std::string& json);
+
+} // namespace rora::detail

@@ -1,0 +1,104 @@
+#include <rora/model/layer_memory.h>
+
+#include <rora/model/decoder_layer.h>
+
+#include <initializer_list>
+
+namespace rora {
+namespace {
+
+AdapterMemory adapter_memory(const ProjectionImpl& projection, bool output_kept) {
+  const Adapter* adapter = projection.active_adapter();
+  return adapter != nullptr ? adapter->memory(projection, output_kept) : AdapterMemory{false};
+}
+
+/// What projections that read the same input keep of it: once, where an adapter reads it again or a weight is trained.
+int64_t kept_input(std::initializer_list<const ProjectionImpl*> group) {
+  for (const ProjectionImpl* each : group) {
+    const bool trained = each->weight.defined() && each->weight.requires_grad();
+    if (trained || adapter_memory(*each, false).input) {
+      return each->in_features();
+    }
+  }
+  return 0;
+}
+
+/// Ŝ of each adapter of the group.
+int64_t kept_shrunk(std::initializer_list<const ProjectionImpl*> group) {
+  int64_t numbers = 0;
+  for (const ProjectionImpl* each : group) {
+    numbers += adapter_memory(*each, false).hidden;
+  }
+  return numbers;
+}
+
+/// What DoRA keeps besides: the output, from which the magnitude's gradient comes, or with dropout on the adapter's
+/// input another tensor of its size. `output_kept`: another operation keeps the output already.
+int64_t kept_by_dora(const ProjectionImpl& projection, bool output_kept) {
+  return adapter_memory(projection, output_kept).outputs;
+}
+
+/// The residual stream's gradient, a branch's, and the norm's.
+int64_t formed_by_norm(int64_t hidden) {
+  return 3 * hidden;
+}
+
+} // namespace
+
+KeptNumbers AttentionImpl::memory(int64_t hidden) const {
+  const auto &q = *q_proj, &k = *k_proj, &v = *v_proj, &o = *o_proj;
+  KeptNumbers numbers;
+  numbers.norm_inputs = hidden;
+  numbers.projection_inputs = kept_input({&q, &k, &v}); // o's is attention's output
+  numbers.shrunk = kept_shrunk({&q, &k, &v, &o});
+  numbers.attention = 2 * q.out_features() + k.out_features() + v.out_features();
+  numbers.dora = kept_by_dora(q, false) + kept_by_dora(k, false) + kept_by_dora(v, true) + kept_by_dora(o, false);
+  numbers.statistics = 1 + q.out_features() / head_dim_;
+  if (!q_norm.is_empty()) { // they keep their inputs
+    numbers.norm_inputs += q.out_features() + k.out_features();
+    numbers.statistics += (q.out_features() + k.out_features()) / head_dim_;
+  }
+  numbers.backward = formed_by_norm(hidden) + 2 * q.out_features();
+  return numbers;
+}
+
+KeptNumbers MLPImpl::memory(int64_t hidden) const {
+  const auto &gate = *gate_proj, &up = *up_proj, &down = *down_proj;
+  const int64_t inner = gate.out_features();
+  KeptNumbers numbers;
+  numbers.norm_inputs = hidden;
+  numbers.projection_inputs = kept_input({&gate, &up}) + kept_input({&down});
+  numbers.shrunk = kept_shrunk({&gate, &up, &down});
+  if (const MLPAdapter* adapter = active_adapter()) {
+    numbers.projection_inputs += kept_input({&gate, &up}) > 0 ? 0 : hidden;
+    numbers.shrunk += adapter->kept_numbers(*this);
+  }
+  numbers.gate_and_up = (activation_ == Activation::kSiLU ? 2 : 3) * inner; // gelu's result is not formed again
+  numbers.dora = kept_by_dora(gate, true) + kept_by_dora(up, true) + kept_by_dora(down, false);
+  numbers.statistics = 1;
+  // The product's gradient, and gate's and up's, while the product itself is done with.
+  numbers.backward = formed_by_norm(hidden) + 2 * inner;
+  return numbers;
+}
+
+LayerMemory DecoderLayerImpl::memory() const {
+  LayerMemory memory;
+  memory.all.backward = formed_by_norm(hidden_);
+  if (!self_attn.is_empty()) {
+    const AttentionImpl& attention = *self_attn;
+    memory.all = attention.memory(hidden_);
+    memory.chosen_from_attention = kept_input({attention.o_proj.get()});
+    if (const AttentionAdapter* adapter = attention.active_adapter()) {
+      memory.row = adapter->prefix_length() * (attention.k_proj->out_features() + attention.v_proj->out_features());
+    }
+  }
+  if (!mlp.is_empty()) {
+    memory.behind_attention = mlp->memory(hidden_);
+    // All that the MLP kept is done with when attention's turn comes.
+    memory.all.backward -= memory.behind_attention.gate_and_up / 2 * 3 + 2 * hidden_;
+    memory.all += memory.behind_attention;
+  }
+  return memory;
+}
+
+} // namespace rora
