@@ -2,8 +2,8 @@
 
 #include <rora/adapters/peft_folder.h>
 #include <rora/model/pretrained.h>
-#include <rora/model/packed_weights.h>
-#include <rora/ops/packed_weight.h>
+#include <rora/model/prepacked_weights.h>
+#include <rora/ops/prepacked_weight.h>
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -83,7 +83,7 @@ void ModelFlags::check_cuda_graph(bool wanted) const {
 CausalLM ModelFlags::load() const {
   use_threads();
   const at::Device target = open_device();
-  if (pack_weights && !(target.is_cpu() && dtype && ops::can_pack_weights(*dtype))) {
+  if (pack_weights && !(target.is_cpu() && dtype && ops::can_prepack_weights(*dtype))) {
     throw UsageError("--pack-weights: weights of this dtype are not packed on this processor");
   }
   CausalLM loaded = load_model(model, dtype);
@@ -94,7 +94,7 @@ CausalLM ModelFlags::load() const {
     load_adapter(*loaded, *adapter);
   }
   if (pack_weights) {
-    rora::pack_weights(loaded);
+    rora::prepack_weights(loaded);
   }
   loaded->eval();
   return loaded;

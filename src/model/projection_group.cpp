@@ -1,6 +1,7 @@
 #include <rora/model/projection_group.h>
 
 #include <rora/core/low_rank_linear.h>
+#include <rora/core/low_rank_matrices.h>
 #include <rora/ops/rms_norm_shrink.h>
 
 #include <ATen/ATen.h>

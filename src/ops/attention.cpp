@@ -121,7 +121,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(
   auto p = describe(own_q, own_k, own_v, ids);
   p.out = kernel_tensor(out);
   p.normaliser = normaliser.data_ptr();
-  detail::launch(q, &kernels::Kernels::attention, p, p.batch * p.kv_heads, p.queries * p.keys);
+  detail::launch_on_cpu(&kernels::Kernels::attention, p, p.batch * p.kv_heads, p.queries * p.keys);
   return {out, normaliser};
 }
 
@@ -146,7 +146,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
   p.dq = kernel_tensor(dq);
   p.dk = kernel_tensor(dk);
   p.dv = kernel_tensor(dv);
-  detail::launch(q, &kernels::Kernels::attention_backward, p, p.batch * p.kv_heads, p.queries * p.keys);
+  detail::launch_on_cpu(&kernels::Kernels::attention_backward, p, p.batch * p.kv_heads, p.queries * p.keys);
   return {dq, dk, dv};
 }
 

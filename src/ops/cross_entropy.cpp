@@ -54,7 +54,9 @@ at::Tensor rows_kernel(at::Tensor& logits, const at::Tensor& targets, bool gradi
   p.targets = index.const_data_ptr<int64_t>();
   p.losses = losses.data_ptr();
   p.gradient = gradient;
-  detail::launch(logits, &kernels::Kernels::cross_entropy, p, logits.size(0), p.vocab);
+  detail::launch(
+      logits, &kernels::Kernels::cross_entropy, &kernels::CudaKernels::cross_entropy, p,
+      logits.size(0), p.vocab);
   if (gradient) {
     detail::mark_changed(logits);
   }

@@ -32,7 +32,7 @@ at::Tensor dora_norm_rows_kernel(
   p.b = detail::kernel_rows(b_rows);
   p.gram = dense_gram.const_data_ptr<float>();
   p.norm = norm.mutable_data_ptr<float>();
-  detail::launch(b, &kernels::Kernels::dora_norm, p, b.size(0), p.rank * p.rank);
+  detail::launch_on_cuda(b, &kernels::CudaKernels::dora_norm, p, b.size(0));
   return norm;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cuda/kernels.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
@@ -56,25 +57,42 @@ inline void mark_changed(const at::Tensor& y) {
 /// f over [0, count) in stretches of at least `grain`, on LibTorch's threads.
 void parallel_for(int64_t count, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> f);
 
-/// Runs a kernel of the device of `on` over `count` items of about `cost` elements each: on LibTorch's threads, or on the
-/// GPU's current stream.
 template <class Parameters>
-void launch(
-    const at::Tensor& on,
-    void (*kernels::Kernels::*kernel)(const Parameters&, int64_t, int64_t),
-    const Parameters& parameters,
-    int64_t count,
-    int64_t cost) {
-  if (on.is_cuda()) {
-    const c10::DeviceGuard guard(on.device());
-    (kernels::cuda_kernels()->*kernel)(parameters, 0, count);
-    return;
-  }
+using CpuKernel = void (*kernels::Kernels::*)(const Parameters&, int64_t begin, int64_t end);
+template <class Parameters>
+using CudaKernel = void (*kernels::CudaKernels::*)(const Parameters&, int64_t count);
+
+/// Runs a kernel over `count` items of about `cost` elements each on LibTorch's threads.
+template <class Parameters>
+void launch_on_cpu(CpuKernel<Parameters> kernel, const Parameters& parameters, int64_t count, int64_t cost) {
   constexpr int64_t kElementsOfThread = 16384;
   const int64_t grain = std::max<int64_t>(1, kElementsOfThread / std::max<int64_t>(1, cost));
   parallel_for(count, grain, [&](int64_t begin, int64_t end) {
     (kernels::kernels().*kernel)(parameters, begin, end);
   });
+}
+
+/// Runs a kernel over `count` items on the current stream of the GPU of `on`.
+template <class Parameters>
+void launch_on_cuda(const at::Tensor& on, CudaKernel<Parameters> kernel, const Parameters& parameters, int64_t count) {
+  const c10::DeviceGuard guard(on.device());
+  (kernels::cuda_kernels()->*kernel)(parameters, count);
+}
+
+/// Runs a kernel that both have, on the device of `on`.
+template <class Parameters>
+void launch(
+    const at::Tensor& on,
+    CpuKernel<Parameters> cpu,
+    CudaKernel<Parameters> cuda,
+    const Parameters& parameters,
+    int64_t count,
+    int64_t cost) {
+  if (on.is_cuda()) {
+    launch_on_cuda(on, cuda, parameters, count);
+  } else {
+    launch_on_cpu(cpu, parameters, count, cost);
+  }
 }
 
 } // namespace rora::ops::detail

@@ -25,7 +25,7 @@ TORCH_LIBRARY(rora, m) {
   m.def("rotary_embedding_forward(Tensor x, Tensor cos, Tensor sin, bool inverse) -> Tensor");
 
   m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sequence=None) -> Tensor");
-  m.def("packed_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, int longest) -> Tensor");
+  m.def("varlen_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, int longest) -> Tensor");
   m.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? sequence) -> (Tensor out, Tensor normaliser)");
   m.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor normaliser, Tensor? sequence)"

@@ -1,5 +1,6 @@
 #include <rora/core/dora_norm.h>
 #include <rora/core/low_rank_linear.h>
+#include <rora/core/low_rank_products.h>
 
 #include "dtype.h"
 #include "launch.h"
@@ -24,7 +25,9 @@ at::Tensor dropout_kernel(const at::Tensor& x, double p, int64_t seed) {
   parameters.x = dense.data_ptr();
   parameters.y = y.data_ptr();
   constexpr int64_t kBlock = kernels::DropoutParameters::kBlock;
-  detail::launch(x, &kernels::Kernels::dropout, parameters, (x.numel() + kBlock - 1) / kBlock, kBlock);
+  detail::launch(
+      x, &kernels::Kernels::dropout, &kernels::CudaKernels::dropout, parameters,
+      (x.numel() + kBlock - 1) / kBlock, kBlock);
   return y;
 }
 
@@ -47,7 +50,9 @@ at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) 
     part_sums = at::empty({kernels::ColumnSumParameters::parts(dy.size(0)), dy.size(1)}, sums.options());
     parameters.part_sums = part_sums.data_ptr<float>();
   }
-  detail::launch(dy, &kernels::Kernels::column_sum, parameters, (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
+  detail::launch(
+      dy, &kernels::Kernels::column_sum, &kernels::CudaKernels::column_sum, parameters,
+      (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
   return sums;
 }
 
@@ -83,8 +88,7 @@ at::Tensor& zero_magnitude_gradient_kernel_(
   parameters.magnitude = magnitudes.const_data_ptr<float>();
   parameters.norm = norms.const_data_ptr<float>();
   parameters.gradient = gradient.mutable_data_ptr<float>();
-  detail::launch(dy, &kernels::Kernels::zero_magnitude, parameters, dy.size(1), 1);
-  detail::mark_changed(gradient);
+  detail::launch_on_cuda(dy, &kernels::CudaKernels::zero_magnitude, parameters, dy.size(1));
   return gradient;
 }
 

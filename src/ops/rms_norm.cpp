@@ -60,7 +60,7 @@ Forward run_forward(const at::Tensor& x, const at::Tensor& added, const at::Tens
   p.weight = scale.data_ptr();
   p.y = {out.y.data_ptr(), p.size};
   p.rstd = out.rstd.data_ptr();
-  detail::launch(x, &kernels::Kernels::rms_norm, p, rows.size(0), p.size);
+  detail::launch(x, &kernels::Kernels::rms_norm, &kernels::CudaKernels::rms_norm, p, rows.size(0), p.size);
   return out;
 }
 
@@ -133,7 +133,9 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(
     p.dy = detail::kernel_rows(dy_rows);
     p.dsum = dsum ? detail::kernel_rows(more_rows) : kernels::Rows();
     p.dx = {dx.data_ptr(), p.size};
-    detail::launch(x, &kernels::Kernels::rms_norm_backward, p, rows.size(0), p.size);
+    detail::launch(
+        x, &kernels::Kernels::rms_norm_backward, &kernels::CudaKernels::rms_norm_backward, p,
+        rows.size(0), p.size);
   }
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }

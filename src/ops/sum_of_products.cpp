@@ -2,7 +2,7 @@
 
 #include "dtype.h"
 #include "launch.h"
-#include "packed_matrix.h"
+#include "prepacked_matrix.h"
 
 #include <ATen/ATen.h>
 #include <ATen/MemoryOverlap.h>
@@ -70,7 +70,7 @@ ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool in_two
 
 void add_pair(ProductParameters& p, const at::Tensor& a, const at::Tensor& b, std::vector<at::Tensor>& kept) {
   const bool in_twos = a.scalar_type() == at::kBFloat16;
-  if (const detail::PackedMatrix* packed = detail::packed_matrix(b)) {
+  if (const detail::PrepackedMatrix* packed = detail::prepacked_matrix(b)) {
     if (packed->matrix.scalar_type() == a.scalar_type()) {
       p.pairs[p.pair_count++] = {matrix_of(a, 1, in_twos, kept), {}, a.size(1), packed->panels.const_data_ptr()};
     } else {
@@ -137,14 +137,14 @@ void sum_into(
   }
   const int64_t items = divide(p);
   constexpr int64_t kProductsOfElement = 64; // as long as `launch` takes for one
-  detail::launch(y, &kernels::Kernels::product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
+  detail::launch_on_cpu(&kernels::Kernels::product, p, items, p.rows * p.columns / items * depth / kProductsOfElement);
 }
 
 /// Right sides for the reference, which takes none that are packed.
 std::vector<at::Tensor> unpacked(at::TensorList b) {
   std::vector<at::Tensor> matrices;
   for (const at::Tensor& each : b) {
-    const detail::PackedMatrix* packed = detail::packed_matrix(each);
+    const detail::PrepackedMatrix* packed = detail::prepacked_matrix(each);
     matrices.push_back(packed != nullptr ? packed->matrix : each);
   }
   return matrices;

@@ -32,7 +32,7 @@ at::Tensor forward_kernel(const at::Tensor& gate, const at::Tensor& up) {
   p.gate = detail::kernel_rows(gate_rows);
   p.up = detail::kernel_rows(up_rows);
   p.y = {y.data_ptr(), p.size};
-  detail::launch(gate, &kernels::Kernels::swiglu, p, gate_rows.size(0), p.size);
+  detail::launch(gate, &kernels::Kernels::swiglu, &kernels::CudaKernels::swiglu, p, gate_rows.size(0), p.size);
   return y;
 }
 
@@ -56,7 +56,9 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(const at::Tensor& dy, const a
   p.dy = detail::kernel_rows(dy_rows);
   p.dgate = {dgate.data_ptr(), p.size};
   p.dup = {dup.data_ptr(), p.size};
-  detail::launch(gate, &kernels::Kernels::swiglu_backward, p, gate_rows.size(0), p.size);
+  detail::launch(
+      gate, &kernels::Kernels::swiglu_backward, &kernels::CudaKernels::swiglu_backward, p,
+      gate_rows.size(0), p.size);
   return {dgate, dup};
 }
 

@@ -31,7 +31,7 @@ void add_weights(MemoryEstimate& estimate, const CausalLM& model) {
   }
   for (const auto& module : model->modules()) {
     if (const auto* projection = module->as<ProjectionImpl>()) {
-      estimate.packed += projection->base().packed_bytes();
+      estimate.packed += projection->base().prepacked_bytes();
     } else if (const auto* weight = module->as<ops::LinearWeight>()) {
       for (const at::Tensor& buffer : weight->buffers()) {
         estimate.weights += static_cast<int64_t>(buffer.nbytes());

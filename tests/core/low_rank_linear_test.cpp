@@ -2,7 +2,9 @@
 
 #include <rora/core/dora_norm.h>
 #include <rora/core/low_rank_linear.h>
-#include <rora/ops/packed_weight.h>
+#include <rora/core/low_rank_matrices.h>
+#include <rora/core/low_rank_products.h>
+#include <rora/ops/prepacked_weight.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -298,7 +300,7 @@ TEST(DoraNorm, IsTheNormOfTheDenseSum) {
 
 // Where W in fp32 would be a copy, A beside a W in bf16 is taken to 16 bits.
 TEST(DoraNorm, OfAnAInHalvesIsAsExactAsFp32) {
-  if (!can_pack_weights(at::kBFloat16)) {
+  if (!can_prepack_weights(at::kBFloat16)) {
     GTEST_SKIP() << "no kernel here leaves a sum of bf16 in fp32";
   }
   at::manual_seed(4);

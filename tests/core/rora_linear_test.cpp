@@ -1,5 +1,6 @@
 #include "support/gradcheck.h"
 
+#include <rora/core/low_rank_linear.h>
 #include <rora/core/rora_linear.h>
 
 #include <ATen/ATen.h>

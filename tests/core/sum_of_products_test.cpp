@@ -1,4 +1,4 @@
-#include <rora/ops/packed_weight.h>
+#include <rora/ops/prepacked_weight.h>
 #include <rora/core/sum_of_products.h>
 
 #include <ops/cpu/kernels.h>
@@ -253,17 +253,17 @@ TEST(SumOfProducts, GivesTheSameBitsInEveryRunOnAnyNumberOfThreads) {
   at::set_num_threads(threads);
 }
 
-TEST(PackedWeight, GivesTheDenseWeightsBits) {
+TEST(PrepackedWeight, GivesTheDenseWeightsBits) {
   at::manual_seed(10);
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-    if (!can_pack_weights(dtype)) {
+    if (!can_prepack_weights(dtype)) {
       GTEST_SKIP() << "no kernel reads packed weights here";
     }
     for (const auto& [out, in] : {std::pair<int64_t, int64_t>{96, 64}, {50, 34}, {130, 9002}, {33, 48}, {64, 1}}) {
       const at::Tensor w = at::randn({out, in}).to(dtype), b = at::randn({7, out}), a = at::randn({7, in});
       const DenseWeight dense(w);
-      const auto packed = pack_weight(w);
-      EXPECT_EQ(packed->packed_bytes() > 0, out % 2 == 0 || in % 2 == 0);
+      const auto packed = prepack_weight(w);
+      EXPECT_EQ(packed->prepacked_bytes() > 0, out % 2 == 0 || in % 2 == 0);
       for (const int64_t rows : {1, 9, 77}) { // fewer rows than the kernel takes: the dense weight itself
         const at::Tensor x = at::randn({rows, in}).to(dtype), dy = at::randn({rows, out}).to(dtype);
         const at::Tensor thin = at::randn({rows, 7}).to(dtype);
@@ -281,12 +281,12 @@ TEST(PackedWeight, GivesTheDenseWeightsBits) {
   }
 }
 
-TEST(PackedWeight, IsUsedAsItIsOnceItHasChanged) {
-  if (!can_pack_weights(at::kFloat)) {
+TEST(PrepackedWeight, IsUsedAsItIsOnceItHasChanged) {
+  if (!can_prepack_weights(at::kFloat)) {
     GTEST_SKIP() << "no kernel reads packed weights here";
   }
   at::Tensor w = at::ones({32, 32});
-  const auto packed = pack_weight(w);
+  const auto packed = prepack_weight(w);
   const at::Tensor x = at::ones({16, 32});
   w.fill_(2.0);
   EXPECT_TRUE(at::equal(packed->forward(x), at::full({16, 32}, 64.0)));
@@ -294,12 +294,12 @@ TEST(PackedWeight, IsUsedAsItIsOnceItHasChanged) {
   EXPECT_TRUE(at::equal(packed->backward(x), at::full({16, 32}, 96.0)));
 }
 
-TEST(PackedWeight, RefusesWhatItCannotHold) {
-  EXPECT_THROW(pack_weight(at::ones({4, 4}, at::kLong)), c10::ValueError);
-  EXPECT_THROW(pack_weight(at::ones({4})), c10::ValueError);
-  EXPECT_THROW(pack_weight(at::ones({4, 4}).set_requires_grad(true)), c10::ValueError);
+TEST(PrepackedWeight, RefusesWhatItCannotHold) {
+  EXPECT_THROW(prepack_weight(at::ones({4, 4}, at::kLong)), c10::ValueError);
+  EXPECT_THROW(prepack_weight(at::ones({4})), c10::ValueError);
+  EXPECT_THROW(prepack_weight(at::ones({4, 4}).set_requires_grad(true)), c10::ValueError);
   const c10::InferenceMode inference;
-  EXPECT_THROW(pack_weight(at::ones({4, 4})), c10::ValueError);
+  EXPECT_THROW(prepack_weight(at::ones({4, 4})), c10::ValueError);
 }
 
 TEST(SumOfProducts, TellsAutogradThatItWrote) {

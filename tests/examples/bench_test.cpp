@@ -1,6 +1,6 @@
 #include "examples/support.h"
 
-#include <rora/ops/packed_weight.h>
+#include <rora/ops/prepacked_weight.h>
 
 #include <gtest/gtest.h>
 
@@ -61,7 +61,7 @@ TEST(Bench, PacksWeightsWhereTheProcessorReadsThemSo) {
   std::vector<std::string> packed = flags;
   packed.push_back("--pack-weights");
   const Outcome outcome = run_rora(packed);
-  if (ops::can_pack_weights(at::kFloat)) {
+  if (ops::can_prepack_weights(at::kFloat)) {
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_EQ(Json::parse(outcome.out)["loss"], Json::parse(run_rora(flags).out)["loss"]);
   } else {

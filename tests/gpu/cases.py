@@ -152,9 +152,9 @@ class Maker:
             self.add("attention_backward", backward, attention_gradients, what, tensors=dict(**tensors, dout=dy),
                      outputs=("dq", "dk", "dv"), library=True)
 
-        self.packed_attention(heads_of, dy, tokens)
+        self.varlen_attention(heads_of, dy, tokens)
 
-    def packed_attention(self, heads_of, dy, tokens):
+    def varlen_attention(self, heads_of, dy, tokens):
         """Runs of one row: [tokens, heads, size], without a mask."""
         flat = {name: each[0].transpose(0, 1) for name, each in heads_of.items()}
         bounds = torch.tensor([0, tokens // 3, tokens // 3 + 1, tokens], dtype=torch.int32)
@@ -166,8 +166,8 @@ class Maker:
                 runs.append(attention(q, k, v, None)[0].transpose(0, 1))
             return torch.cat(runs)
 
-        if "packed_attention" in schemas():
-            self.add("packed_attention", lambda op, t: op(t.q, t.k, t.v, t.bounds, int(bounds.diff().max())), by_runs,
+        if "varlen_attention" in schemas():
+            self.add("varlen_attention", lambda op, t: op(t.q, t.k, t.v, t.bounds, int(bounds.diff().max())), by_runs,
                      f"{tokens} tokens", tensors=dict(**flat, bounds=bounds, dy=dy[0].transpose(0, 1)),
                      gradients=("q", "k", "v"), library=True)
 

@@ -95,6 +95,20 @@ TEST(LowRankProductsOnAGpu, GiveWhatIsAskedFor) {
   }
 }
 
+TEST(LowRankProductsOnAGpu, NeedNoShrunkInputWhereBIsFrozen) {
+  at::manual_seed(3);
+  for (const int64_t rank : {3, 70, 130}) { // by one kernel, by the reference for its rank, and whole by the reference
+    const at::Tensor dy = at::randn({4, 40}), b = at::randn({40, rank});
+    for (const at::Tensor& shrunk : {at::Tensor(), at::empty({0})}) {
+      const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, dy, shrunk, b, 0.5, {true, false});
+      EXPECT_LT(error(dshrunk, 0.5 * dy.mm(b)), 1e-5) << rank;
+      EXPECT_FALSE(db.defined());
+      const auto [none, neither] = ops::detail::low_rank_gradient_b(kOnTheHost, dy, shrunk, b, 0.5, {false, false});
+      EXPECT_FALSE(none.defined() || neither.defined());
+    }
+  }
+}
+
 TEST(LowRankProductsOnAGpu, TakeNoRows) {
   const at::Tensor x = at::empty({0, 40}), thin = at::empty({0, 3}), a = at::randn({3, 40});
   EXPECT_EQ(ops::detail::low_rank_shrink(kOnTheHost, x, a, 1.0, 0.0, 0).size(0), 0);

@@ -6,8 +6,8 @@
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/pretrained.h>
-#include <rora/model/packed_weights.h>
-#include <rora/ops/packed_weight.h>
+#include <rora/model/prepacked_weights.h>
+#include <rora/ops/prepacked_weight.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -193,11 +193,11 @@ TEST_F(Llama, LossWithoutLabelsIsZero) {
   EXPECT_EQ(loss.sum.item<double>(), 0.0);
 }
 
-TEST_F(Llama, PackedWeightsGiveTheSameBits) {
+TEST_F(Llama, PrepackedWeightsGiveTheSameBits) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     model->to(dtype);
-    if (!ops::can_pack_weights(dtype)) {
-      EXPECT_THROW(pack_weights(model), c10::ValueError);
+    if (!ops::can_prepack_weights(dtype)) {
+      EXPECT_THROW(prepack_weights(model), c10::ValueError);
       continue;
     }
     const ModelInput input{ids, {}, {}};
@@ -205,16 +205,16 @@ TEST_F(Llama, PackedWeightsGiveTheSameBits) {
       return model->loss(each, ids).sum;
     };
     const at::Tensor before = input_gradient(model, input, loss);
-    EXPECT_GT(pack_weights(model), 0);
-    EXPECT_GT(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
+    EXPECT_GT(prepack_weights(model), 0);
+    EXPECT_GT(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().prepacked_bytes(), 0);
     EXPECT_TRUE(at::equal(input_gradient(model, input, loss), before)) << dtype;
   }
 }
 
-TEST_F(Llama, PackedWeightsAreNotTrained) {
+TEST_F(Llama, PrepackedWeightsAreNotTrained) {
   testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(1)->mlp->up_proj->weight.set_requires_grad(true);
-  EXPECT_THROW(pack_weights(model), c10::ValueError);
-  EXPECT_EQ(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().packed_bytes(), 0);
+  EXPECT_THROW(prepack_weights(model), c10::ValueError);
+  EXPECT_EQ(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().prepacked_bytes(), 0);
 }
 
 } // namespace

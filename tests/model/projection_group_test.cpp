@@ -1,3 +1,4 @@
+#include <rora/core/low_rank_linear.h>
 #include <rora/core/rora_linear.h>
 #include <rora/model/projection_group.h>
 

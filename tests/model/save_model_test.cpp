@@ -197,7 +197,7 @@ TEST(SaveModelOfOtherStorage, WritesWeightsDequantised) {
   EXPECT_EQ(ModelFolder(folder.path()).names(), ModelFolder(test_data("golden/forms/untied")).names());
   EXPECT_LT(testing::relative_error(logits(load_model(folder.path())), logits(model)), 1e-5);
   EXPECT_EQ(model->dtype(), at::kFloat);
-  EXPECT_EQ(pack_weights(model), 0);
+  EXPECT_EQ(prepack_weights(model), 0);
   const at::Tensor ids = at::arange(3, 24, at::kLong).view({1, 21});
   const LossSum loss = model->loss({ids, {}, {}}, ids);
   EXPECT_NEAR(

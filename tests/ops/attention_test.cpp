@@ -180,12 +180,12 @@ TEST(ReadSequences, LooksForBoundariesForAGpuAloneAndStaysOnTheCpu) {
 at::Tensor by_boundaries(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask) {
   const Sequences sequences = find_sequences(mask);
   const auto tokens = [](const at::Tensor& x) { return x.transpose(1, 2).reshape({-1, x.size(1), x.size(3)}); };
-  return packed_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest)
+  return varlen_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest)
       .reshape({q.size(0), q.size(2), q.size(1), q.size(3)})
       .transpose(1, 2);
 }
 
-TEST(PackedAttention, IsTheMaskedAttentionOfRealTokens) {
+TEST(VarlenAttention, IsTheMaskedAttentionOfRealTokens) {
   at::manual_seed(10);
   for (const int64_t head_dim : {5, 8, 6, 20}) { // those that are no multiple of 8 are padded
     for (int round = 0; round < 20; ++round) {
@@ -209,15 +209,15 @@ TEST(PackedAttention, IsTheMaskedAttentionOfRealTokens) {
   }
 }
 
-TEST(PackedAttention, ReadsHeadsOfAnyStrides) {
+TEST(VarlenAttention, ReadsHeadsOfAnyStrides) {
   at::manual_seed(12);
   const at::Tensor boundaries = at::tensor({0, 3, 7}, at::kInt);
   const at::Tensor room = at::randn({7, 3, 21});
   const at::Tensor q = room.narrow(2, 1, 8), k = room.narrow(2, 9, 8).narrow(1, 0, 1);
   const at::Tensor v = at::randn({8, 1, 7}).transpose(0, 2);
   EXPECT_TRUE(at::allclose(
-      packed_attention(q, k, v, boundaries, 4),
-      packed_attention(q.contiguous(), k.contiguous(), v.contiguous(), boundaries, 4), 1e-5, 1e-6));
+      varlen_attention(q, k, v, boundaries, 4),
+      varlen_attention(q.contiguous(), k.contiguous(), v.contiguous(), boundaries, 4), 1e-5, 1e-6));
 }
 
 TEST(AttentionWithin, GivesTheCpuTheSameBitsWithBoundariesOrWithout) {

@@ -13,7 +13,7 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const char* name :
        {"rms_norm", "rms_norm_forward", "rms_norm_backward", "add_rms_norm", "add_rms_norm_forward", "swiglu", "swiglu_forward", "swiglu_backward",
-        "rotary_embedding", "rotary_embedding_forward", "attention", "packed_attention", "attention_forward",
+        "rotary_embedding", "rotary_embedding_forward", "attention", "varlen_attention", "attention_forward",
         "attention_backward",
         "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
         "low_rank_shrink", "rms_norm_shrink_forward",

@@ -1,6 +1,8 @@
 #include "support/gradcheck.h"
 
 #include <rora/core/low_rank_linear.h>
+#include <rora/core/low_rank_matrices.h>
+#include <rora/core/low_rank_products.h>
 #include <rora/ops/rms_norm.h>
 #include <rora/ops/rms_norm_shrink.h>
 

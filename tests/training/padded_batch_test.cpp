@@ -76,7 +76,7 @@ TEST(PaddedCounts, OfBoundariesLeaveAttentionAsItIs) {
       inputs.push_back(at::randn({12, heads, 8}).set_requires_grad(true));
     }
     const at::Tensor y =
-        ops::packed_attention(inputs[0], inputs[1], inputs[2], sequences.boundaries, sequences.longest);
+        ops::varlen_attention(inputs[0], inputs[1], inputs[2], sequences.boundaries, sequences.longest);
     y.backward(at::arange(y.numel(), at::kFloat).view(y.sizes()));
     results.insert(results.end(), {y.detach(), inputs[0].grad(), inputs[1].grad(), inputs[2].grad()});
   }

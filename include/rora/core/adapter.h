@@ -1,8 +1,8 @@
 #pragma once
 
-#include <ATen/core/grad_mode.h>
+#include <rora/core/linkage.h>
+
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -57,87 +57,51 @@ class Adapter : public torch::nn::Module {
   using torch::nn::Module::Module;
 
   /// Fills in the adapter's part of `term` and returns true where it is a `low_rank_linear`.
-  virtual bool low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term) {
-    return false;
-  }
+  virtual bool low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term);
 
   /// The adapted projection of x `[..., in]`, bias and all: `[..., out]`. Asked for where there is no low-rank term.
-  virtual at::Tensor forward(const ProjectionImpl& projection, const at::Tensor& x) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "this adapter is neither a low-rank term nor has it a forward of its own");
-  }
+  virtual at::Tensor forward(const ProjectionImpl& projection, const at::Tensor& x);
 
   /// Whether one weight does what projection and adapter do together.
-  virtual bool can_merge() const {
-    return false;
-  }
+  virtual bool can_merge() const;
 
   /// That weight `[out, in]`, rounded once to the base's dtype. Throws where there is none.
-  virtual at::Tensor merged_weight(const ProjectionImpl& projection) const {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "no weight does what this adapter does: it cannot be merged");
-  }
+  virtual at::Tensor merged_weight(const ProjectionImpl& projection) const;
 
   /// What takes the base weight's place `[out, in]` while the adapter is active (PiSSA, LoRA-GA); undefined: nothing.
-  virtual at::Tensor rewritten_weight(const ProjectionImpl& projection) const {
-    return {};
-  }
+  virtual at::Tensor rewritten_weight(const ProjectionImpl& projection) const;
 
   /// Whether the adapted layer may differ from the frozen one.
-  virtual bool changes_output() const {
-    return true;
-  }
+  virtual bool changes_output() const;
 
   /// Why a CUDA graph cannot capture it; nothing where one can.
-  virtual std::optional<std::string> why_not_captured() const {
-    return "an adapter of another kind than LoRA, RoRA and DoRA may decide on the host";
-  }
+  virtual std::optional<std::string> why_not_captured() const;
 
   /// What it keeps a token. `output_kept`: another operation keeps the projection's output already.
-  virtual AdapterMemory memory(const ProjectionImpl& projection, bool output_kept) const {
-    return {};
-  }
+  virtual AdapterMemory memory(const ProjectionImpl& projection, bool output_kept) const;
 
   /// Its trained factors, pair by pair; none for an adapter without.
-  virtual std::vector<LowRankPair> pairs() const {
-    return {};
-  }
+  virtual std::vector<LowRankPair> pairs() const;
 
   /// What the parameter of that name is.
-  virtual ParameterRole role(const std::string& parameter) const {
-    return ParameterRole::kOther;
-  }
+  virtual ParameterRole role(const std::string& parameter) const;
 
   /// What a folder stores: tensors that do the same on the base as it was loaded. By default the parameters.
-  virtual std::vector<std::pair<std::string, at::Tensor>> saved_tensors() const {
-    std::vector<std::pair<std::string, at::Tensor>> tensors;
-    for (const auto& item : named_parameters()) {
-      tensors.emplace_back(item.key(), item.value());
-    }
-    return tensors;
-  }
+  virtual std::vector<std::pair<std::string, at::Tensor>> saved_tensors() const;
 
   /// Where the gradient of the parameter of that name may be written at once; null: nowhere. Nothing by default: autograd
   /// then makes the gradient, and it is copied.
-  virtual void set_gradient_buffer(const std::string& parameter, std::shared_ptr<ops::GradientBuffer> buffer) {}
+  virtual void set_gradient_buffer(const std::string& parameter, std::shared_ptr<ops::GradientBuffer> buffer);
 
   /// An adapter of the same kind and sizes, whose tensors `clone` then fills. Throws for a kind that has none.
-  virtual std::shared_ptr<Adapter> empty_copy() const {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "this kind of adapter cannot be cloned");
-  }
+  virtual std::shared_ptr<Adapter> empty_copy() const;
 
-  std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = std::nullopt) const override {
-    std::shared_ptr<Adapter> copy = empty_copy();
-    copy->copy_tensors(*this, device);
-    return copy;
-  }
+  std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = std::nullopt) const override;
 
   /// Adapters are in fp32 whatever dtype is asked for, but for fp64.
   using torch::nn::Module::to;
-  void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override {
-    torch::nn::Module::to(device, wide(dtype), non_blocking);
-  }
-  void to(at::ScalarType dtype, bool non_blocking = false) override {
-    torch::nn::Module::to(wide(dtype), non_blocking);
-  }
+  void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override;
+  void to(at::ScalarType dtype, bool non_blocking = false) override;
 
   /// Null for an adapter that was put into its slot by hand.
   std::shared_ptr<const AdapterConfig> config;
@@ -148,23 +112,12 @@ class Adapter : public torch::nn::Module {
   }
 
  private:
-  void copy_tensors(const Adapter& other, const std::optional<at::Device>& device) {
-    at::NoGradGuard no_grad;
-    const auto fill = [&](auto own, const auto& from) {
-      for (const auto& item : from) {
-        const at::Tensor& tensor = item.value();
-        own[item.key()].set_data(device && tensor.device() != *device ? tensor.to(*device) : tensor.clone());
-        own[item.key()].set_requires_grad(tensor.requires_grad());
-      }
-    };
-    fill(named_parameters(), other.named_parameters());
-    fill(named_buffers(), other.named_buffers());
-    train(other.is_training());
-    config = other.config;
-  }
-  void clone_(torch::nn::Module& other, const std::optional<at::Device>& device) override {
-    copy_tensors(dynamic_cast<const Adapter&>(other), device);
-  }
+  void copy_tensors(const Adapter& other, const std::optional<at::Device>& device);
+  void clone_(torch::nn::Module& other, const std::optional<at::Device>& device) override;
 };
 
 } // namespace rora
+
+#if !defined(RORA_LINKED)
+#include <rora/core/adapter_inl.h>
+#endif

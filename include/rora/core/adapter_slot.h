@@ -15,8 +15,12 @@ namespace rora {
 template <class A>
 class AdapterSlot {
  public:
-  /// Makes `adapter` one of the slot's. Throws for a name in use.
+  /// Makes `adapter` one of the slot's. Throws for a name in use and for one that is no module's: empty, or with a dot.
   void add(const std::string& name, std::shared_ptr<A> adapter) {
+    TORCH_CHECK_VALUE(adapter != nullptr, "there is no adapter to attach as '", name, "'");
+    TORCH_CHECK_VALUE(
+        !name.empty() && name.find('.') == std::string::npos, "an adapter's name is neither empty nor has a dot: '", name,
+        "'");
     TORCH_CHECK_VALUE(!adapters_.count(name), "an adapter named '", name, "' is attached already");
     adapters_[name] = std::move(adapter);
   }

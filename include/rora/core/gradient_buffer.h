@@ -1,7 +1,8 @@
 #pragma once
 
+#include <rora/core/linkage.h>
+
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/autograd/graph_task.h>
 
 #include <memory>
 #include <utility>
@@ -31,32 +32,19 @@ class GradientBuffer {
 
   /// For a node: the memory, or an undefined tensor where it is not offered, no longer fits the leaf, or the leaf has a
   /// gradient, to which autograd adds.
-  at::Tensor take(const at::Tensor& leaf) {
-    if (!in_plain_backward()) {
-      return {};
-    }
-    asked_for_ = true;
-    const bool fits = buffer_.sizes() == leaf.sizes() && buffer_.scalar_type() == leaf.scalar_type() &&
-        buffer_.device() == leaf.device() && !leaf.grad().defined();
-    const bool takes = std::exchange(offered_, false) && fits;
-    return takes ? buffer_.detach() : at::Tensor(); // a tensor of its own, so that autograd may take it over
-  }
+  at::Tensor take(const at::Tensor& leaf);
 
  private:
-  /// Whether all leaves get their gradients, and nobody else: `torch::autograd::grad` names the nodes that it wants run.
-  static bool in_plain_backward() {
-    const auto* named = torch::autograd::get_current_graph_task_exec_info();
-    return named == nullptr || named->empty();
-  }
-
   at::Tensor buffer_;
   bool asked_for_ = false;
   bool offered_ = false;
 };
 
 /// `buffer->take(leaf)`, or an undefined tensor without a buffer.
-inline at::Tensor take_buffer(const std::shared_ptr<GradientBuffer>& buffer, const at::Tensor& leaf) {
-  return buffer != nullptr ? buffer->take(leaf) : at::Tensor();
-}
+at::Tensor take_buffer(const std::shared_ptr<GradientBuffer>& buffer, const at::Tensor& leaf);
 
 } // namespace rora::ops
+
+#if !defined(RORA_LINKED)
+#include <rora/core/gradient_buffer_inl.h>
+#endif

@@ -1,89 +1,51 @@
 #pragma once
 
 #include <rora/core/dropout.h>
-#include <rora/core/operation.h>
-#include <rora/core/sum_of_products.h>
+#include <rora/core/linkage.h>
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <array>
 #include <tuple>
-#include <utility>
 
 namespace rora::ops {
 
 namespace reference {
 
-inline at::Tensor dropout(const at::Tensor& x, double p, int64_t seed) {
-  return Dropout{p, static_cast<uint64_t>(seed)}.apply(x);
-}
+at::Tensor dropout(const at::Tensor& x, double p, int64_t seed);
 
 } // namespace reference
 
 /// x with each element dropped or divided by 1 − p, as `Dropout` says; x itself where p is 0.
-inline at::Tensor dropout(const at::Tensor& x, const Dropout& dropout) {
-  return dropout.active() ? detail::call_operation<reference::dropout>(
-                                "rora::dropout", x, dropout.p, static_cast<int64_t>(dropout.seed))
-                          : x;
-}
+at::Tensor dropout(const at::Tensor& x, const Dropout& dropout);
 
 /// The products of a low-rank change, over sum_of_products: what any device runs, and what the headers use alone.
 namespace reference {
 
-inline at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
-  return ops::sum_of_products({ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)})}, {a.t()}, scale);
-}
+at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed);
 
 /// Into the tensors that are defined; the others are made.
-inline void low_rank_gradient_b_into(
+void low_rank_gradient_b_into(
     const at::Tensor& dy,
     const at::Tensor& shrunk,
     const at::Tensor& b,
     double scale,
     std::array<bool, 2> mask,
     at::Tensor& dshrunk,
-    at::Tensor& db) {
-  if (mask[0] && dshrunk.defined()) {
-    ops::sum_of_products_(dshrunk, {dy}, {b}, scale, /*accumulate=*/false);
-  } else if (mask[0]) {
-    dshrunk = ops::sum_of_products({dy}, {b}, scale);
-  }
-  if (mask[1]) { // as its transpose, so that the thin matrix is the left one
-    if (!db.defined()) {
-      db = at::empty({dy.size(1), shrunk.size(1)}, dy.options().dtype(b.scalar_type()));
-    }
-    at::Tensor turned = db.t();
-    ops::sum_of_products_(turned, {shrunk.t()}, {dy}, 1.0, /*accumulate=*/false);
-  }
-}
+    at::Tensor& db);
 
-inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
-  at::Tensor dshrunk, db;
-  low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
-  return {dshrunk, db};
-}
+std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask);
 
-inline at::Tensor low_rank_gradient_a(
-    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
-  const at::Tensor dropped = ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)});
-  return ops::sum_of_products({dshrunk.t()}, {dropped}, 1.0, std::nullopt, dtype);
-}
+at::Tensor low_rank_gradient_a(
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed);
 
-inline at::Tensor& low_rank_gradient_x_(
-    at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p, int64_t seed) {
-  if (p > 0.0) {
-    return dx.add_(ops::dropout(ops::sum_of_products({dshrunk}, {a}), Dropout{p, static_cast<uint64_t>(seed)}));
-  }
-  ops::sum_of_products_(dx, {dshrunk}, {a});
-  return dx;
-}
+at::Tensor& low_rank_gradient_x_(
+    at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p, int64_t seed);
 
-inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) {
-  return (dy * z).sum(0, /*keepdim=*/false, dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
+at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
-inline at::Tensor& zero_magnitude_gradient_(
+at::Tensor& zero_magnitude_gradient_(
     at::Tensor& gradient,
     const at::Tensor& dy,
     const at::Tensor& x,
@@ -91,63 +53,37 @@ inline at::Tensor& zero_magnitude_gradient_(
     const at::Tensor& shrunk,
     const at::Tensor& b,
     const at::Tensor& magnitude,
-    const at::Tensor& norm) {
-  const at::Tensor z = ops::sum_of_products({x, shrunk}, {weight.t(), b.t()});
-  const at::Tensor anew = at::where(norm > 0, magnitude_gradient(dy, z) / norm, 0.0);
-  return gradient.copy_(at::where(magnitude == 0, anew, gradient));
-}
+    const at::Tensor& norm);
 
 } // namespace reference
 
 /// Ŝ = s·drop(x)·Aᵀ `[tokens, rank]`: with s folded in once, y = W·x + B·Ŝ and dB = dyᵀ·Ŝ.
-inline at::Tensor low_rank_shrink(
-    const at::Tensor& x, const at::Tensor& a, double scale, const Dropout& dropout = {}) {
-  return detail::call_operation<reference::low_rank_shrink>(
-      "rora::low_rank_shrink", x, a, scale, dropout.p, static_cast<int64_t>(dropout.seed));
-}
+at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, const Dropout& dropout = {});
 
 /// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it; written into
-/// `dshrunk` and `db` where these are given.
-inline std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+/// `dshrunk` and `db` where these are given. Ŝ is only read for the second, and may else be undefined.
+std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy,
     const at::Tensor& shrunk,
     const at::Tensor& b,
     double scale,
     std::array<bool, 2> mask,
     at::Tensor dshrunk = {},
-    at::Tensor db = {}) {
-  if ((mask[0] && dshrunk.defined()) || (mask[1] && db.defined())) {
-    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
-    return {std::move(dshrunk), std::move(db)};
-  }
-  return detail::call_operation<reference::low_rank_gradient_b>("rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
-}
+    at::Tensor db = {});
 
 /// dSᵀ·drop(x) `[rank, in]` in `dtype`; written into `da` where that is given.
-inline at::Tensor low_rank_gradient_a(
-    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}, at::Tensor da = {}) {
-  if (da.defined()) {
-    sum_of_products_(da, {dshrunk.t()}, {ops::dropout(x, dropout)}, 1.0, /*accumulate=*/false);
-    return da;
-  }
-  return detail::call_operation<reference::low_rank_gradient_a>(
-      "rora::low_rank_gradient_a", dshrunk, x, dtype, dropout.p, static_cast<int64_t>(dropout.seed));
-}
+at::Tensor low_rank_gradient_a(
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}, at::Tensor da = {});
 
 /// dx + drop(dS·A), in dx `[tokens, in]`.
-inline void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout) {
-  detail::call_operation<reference::low_rank_gradient_x_>(
-      "rora::low_rank_gradient_x_", dx, dshrunk, a, dropout.p, static_cast<int64_t>(dropout.seed));
-}
+void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout);
 
 /// colsum(dy⊙z) `[out]` in fp32 (fp64 for fp64).
-inline at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) {
-  return detail::call_operation<reference::magnitude_gradient>("rora::magnitude_gradient", dy, z);
-}
+at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
 /// Puts colsum(dy⊙z)/norm, z = x·Wᵀ + Ŝ·Bᵀ, into the elements of the magnitude's gradient `[out]` whose magnitude is 0,
 /// and 0 where the norm is, too. Whether there are any is found out on the device; nothing waits for the answer.
-inline void zero_magnitude_gradient_(
+void zero_magnitude_gradient_(
     at::Tensor& gradient,
     const at::Tensor& dy,
     const at::Tensor& x,
@@ -155,9 +91,10 @@ inline void zero_magnitude_gradient_(
     const at::Tensor& shrunk,
     const at::Tensor& b,
     const at::Tensor& magnitude,
-    const at::Tensor& norm) {
-  detail::call_operation<reference::zero_magnitude_gradient_>(
-      "rora::zero_magnitude_gradient_", gradient, dy, x, weight, shrunk, b, magnitude, norm);
-}
+    const at::Tensor& norm);
 
 } // namespace rora::ops
+
+#if !defined(RORA_LINKED)
+#include <rora/core/low_rank_products_inl.h>
+#endif

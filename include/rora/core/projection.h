@@ -3,20 +3,18 @@
 #include <rora/core/adapter.h>
 #include <rora/core/adapter_slot.h>
 #include <rora/core/linear_weight.h>
-#include <rora/core/low_rank_linear.h>
+#include <rora/core/linkage.h>
+#include <rora/core/low_rank_term.h>
 
-#include <c10/util/Exception.h>
+#include <ATen/core/Tensor.h>
 #include <torch/nn/cloneable.h>
-#include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
-#include <cmath>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace rora {
@@ -27,244 +25,99 @@ namespace rora {
 /// `[out]` carry Hugging Face's keys; they do not require gradients until asked to (pre-training). `weight` is undefined
 /// where W is not dense: the buffers of its storage (`LinearWeight`) then stand below the key `weight`.
 ///
-/// As a module: `clone()` copies weight, storage and adapters; `to(dtype)` brings a dense weight and the bias to that dtype
-/// and leaves adapters in fp32 (fp64 for fp64); `torch::save` writes the base weight and the adapters' tensors, and throws
-/// while an adapter is merged, as `torch::load` does. A `weight` that is assigned anew is the base from then on.
+/// As a module:
+/// - `clone()` copies weight, storage and adapters with their state, merged or not; a weight that is stored dense and in
+///   another layout beside it is copied without that layout.
+/// - `to(dtype)` brings a dense weight and the bias to that dtype and leaves adapters in fp32 (fp64 for fp64).
+/// - `torch::save` writes W as it was loaded and the adapters' tensors. It throws while an adapter is merged, as
+///   `torch::load` does, for which the module must have the same adapters attached.
+/// - `merge()` writes the active adapter into `weight`, and `unmerge()` puts the base back, bit for bit.
+/// - A `weight` of the same sizes that is assigned anew is the base from then on, and a parameter in the old one's place.
 class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
  public:
   /// A weight of the given sizes, uninitialised: to be loaded or `torch::nn::init`-ed.
-  ProjectionImpl(int64_t in_features, int64_t out_features, bool bias = false)
-      : ProjectionImpl(at::empty({out_features, in_features}), bias ? at::empty({out_features}) : at::Tensor()) {}
+  ProjectionImpl(int64_t in_features, int64_t out_features, bool bias = false);
 
   /// Takes over `weight` `[out, in]` and `bias` `[out]` (or undefined) themselves, without a copy, and freezes them.
-  explicit ProjectionImpl(const at::Tensor& weight, const at::Tensor& bias = {}) {
-    TORCH_CHECK_VALUE(weight.dim() == 2, "a projection's weight is [out, in], not ", weight.sizes());
-    this->weight = register_parameter("weight", leaf(weight), /*requires_grad=*/false);
-    if (bias.defined()) {
-      TORCH_CHECK_VALUE(
-          bias.dim() == 1 && bias.size(0) == weight.size(0), "a bias for ", weight.sizes(), " is not ", bias.sizes());
-      this->bias = register_parameter("bias", leaf(bias), /*requires_grad=*/false);
-    }
-    base_ = std::make_shared<ops::DenseWeight>(this->weight);
-  }
+  explicit ProjectionImpl(const at::Tensor& weight, const at::Tensor& bias = {});
 
   /// For `clone`: new tensors and new adapters of the same kinds, to be filled.
-  void reset() override {
-    const bool dense = weight.defined();
-    if (dense) {
-      weight = register_parameter("weight", at::empty({0, 0}, weight.options()), weight.requires_grad());
-      base_ = std::make_shared<ops::DenseWeight>(weight);
-    } else {
-      base_ = register_module("weight", base_->empty_copy());
-    }
-    if (bias.defined()) {
-      bias = register_parameter("bias", at::empty({0}, bias.options()), bias.requires_grad());
-    }
-    if (original_) {
-      original_ = original_->weight.defined()
-          ? Original{original_->weight.clone(), std::make_shared<ops::DenseWeight>(weight)}
-          : Original{{}, std::static_pointer_cast<ops::LinearWeight>(original_->base->clone())};
-    }
-    for (const auto& [name, adapter] : std::map(slot_.adapters())) {
-      slot_.replace(name, register_module(name, adapter->empty_copy()));
-    }
-    slot_.activate(slot_.active_name());
-  }
+  void reset() override;
+  std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = std::nullopt) const override;
 
-  /// W and bias uniform in ±1/√in, as `torch::nn::Linear`'s. Throws for a weight that is not dense.
-  virtual void reset_parameters() {
-    TORCH_CHECK_VALUE(weight.defined(), "only a dense weight is initialised");
-    const double bound = 1.0 / std::sqrt(static_cast<double>(in_features()));
-    at::NoGradGuard no_grad;
-    weight.uniform_(-bound, bound);
-    if (bias.defined()) {
-      bias.uniform_(-bound, bound);
-    }
-  }
+  /// W and bias uniform in ±1/√in, as `torch::nn::Linear`'s. Throws for a weight that is not dense, and while an adapter is
+  /// merged.
+  virtual void reset_parameters();
 
-  int64_t in_features() const {
-    return base().in_features();
-  }
-  int64_t out_features() const {
-    return base().out_features();
-  }
+  int64_t in_features() const;
+  int64_t out_features() const;
 
-  /// x `[..., in]` → `[..., out]`. Throws for an x that is not of floating point or of another size.
-  at::Tensor forward(const at::Tensor& x) {
-    TORCH_CHECK_TYPE(x.is_floating_point(), "a projection's input is of floating point, not ", x.scalar_type());
-    TORCH_CHECK_VALUE(
-        x.dim() >= 1 && x.size(-1) == in_features(), "a projection's input is [..., in_features], in_features = ",
-        in_features(), ", not ", x.sizes());
-    Adapter* adapter = active_adapter();
-    ops::LowRankTerm term = frozen_term();
-    if (adapter == nullptr || adapter->low_rank_term(*this, term)) {
-      return ops::low_rank_linear(x, {term})[0];
-    }
-    return adapter->forward(*this, x);
-  }
+  /// x `[..., in]` → `[..., out]`. Throws c10::TypeError for an x that is not of floating point, and ValueError for one of
+  /// another size.
+  at::Tensor forward(const at::Tensor& x);
 
   /// The projection without its adapter, for `low_rank_linear`.
-  ops::LowRankTerm frozen_term() const {
-    ops::LowRankTerm term;
-    term.weight = current_base();
-    term.bias = bias;
-    if (weight.defined() && weight.requires_grad()) {
-      term.trainable_weight = weight;
-    }
-    return term;
-  }
+  ops::LowRankTerm frozen_term() const;
 
   /// y = W·x + bias, whatever adapter is active.
-  at::Tensor forward_frozen(const at::Tensor& x) const {
-    return ops::low_rank_linear(x, {frozen_term()})[0];
-  }
+  at::Tensor forward_frozen(const at::Tensor& x) const;
 
   /// W behind its storage, as it is read now.
-  const ops::LinearWeight& base() const {
-    return *current_base();
-  }
+  const ops::LinearWeight& base() const;
 
-  /// W `[out, in]` as it was loaded, whatever adapter has taken its place; dequantised where it is quantised.
-  at::Tensor original_weight() const {
-    if (!original_) {
-      return base().dense();
-    }
-    return original_->weight.defined() ? original_->weight : original_->base->dense();
-  }
+  /// W as it was loaded, whatever adapter has taken its place: behind its storage, and as a dense tensor `[out, in]`,
+  /// dequantised where it is quantised.
+  std::shared_ptr<const ops::LinearWeight> original_base() const;
+  at::Tensor original_weight() const;
 
   /// Stores W another way from now on (reordered, quantised); the storage before is given up. The sizes stay. Throws while an
   /// adapter is merged or has rewritten the weight.
-  void set_base(std::shared_ptr<ops::LinearWeight> base) {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before storing the weight another way");
-    TORCH_CHECK_VALUE(
-        !original_, "the adapter '", active_name(), "' has rewritten the weight: detach it before storing that another way");
-    TORCH_CHECK_VALUE(
-        base->in_features() == in_features() && base->out_features() == out_features(),
-        "a base weight for [", out_features(), ", ", in_features(), "] is not [",
-        base->out_features(), ", ", base->in_features(), "]");
-    take_base(std::move(base));
-  }
+  void set_base(std::shared_ptr<ops::LinearWeight> base);
 
   /// How often W was stored another way: what follows from W's values alone is made anew when this changes.
-  uint64_t base_version() const {
-    current_base();
-    return base_version_;
-  }
+  uint64_t base_version() const;
 
-  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use.
-  void attach(const std::string& name, std::shared_ptr<Adapter> adapter) {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before attaching another");
-    slot_.add(name, adapter);
-    register_module(name, std::move(adapter));
-    set_active(name);
-  }
+  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use, and for one that is no
+  /// module's or the weight's.
+  void attach(const std::string& name, std::shared_ptr<Adapter> adapter);
 
   /// Takes the adapter of that name out of the slot; none is active afterwards if it was. Throws for an unknown name.
-  std::shared_ptr<Adapter> detach(const std::string& name) {
-    TORCH_CHECK_VALUE(merged_name_.empty() || merged_name_ != name, "unmerge the adapter '", name, "' before detaching it");
-    std::shared_ptr<Adapter> adapter = slot_.remove(name);
-    unregister_module(name);
-    if (!merged()) {
-      use_rewritten_weight();
-    }
-    return adapter;
-  }
+  std::shared_ptr<Adapter> detach(const std::string& name);
 
   /// Makes the adapter of that name the active one; the empty name makes none active. Throws for an unknown name.
-  void activate(const std::string& name) {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before activating another");
-    set_active(name);
-  }
+  void activate(const std::string& name);
 
   /// The name of the active adapter, or the empty one.
-  const std::string& active_name() const {
-    return slot_.active_name();
-  }
+  const std::string& active_name() const;
 
   /// The adapter that `forward` applies: null without an active one, under `DisableAdapters`, or once it is merged.
-  Adapter* active_adapter() const {
-    return merged() ? nullptr : slot_.active();
-  }
+  Adapter* active_adapter() const;
 
   /// The adapter of that name, or null.
-  std::shared_ptr<Adapter> adapter(const std::string& name) const {
-    return slot_.find(name);
-  }
-
-  const std::map<std::string, std::shared_ptr<Adapter>>& adapters() const {
-    return slot_.adapters();
-  }
+  std::shared_ptr<Adapter> adapter(const std::string& name) const;
+  const std::map<std::string, std::shared_ptr<Adapter>>& adapters() const;
 
   /// Switches the slot off and on; prefer `DisableAdapters`.
-  void set_adapters_enabled(bool enabled) {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before switching adapters off or on");
-    slot_.set_enabled(enabled);
-    use_rewritten_weight();
-  }
-  bool adapters_enabled() const {
-    return slot_.enabled();
-  }
+  void set_adapters_enabled(bool enabled);
+  bool adapters_enabled() const;
 
   /// Writes the active adapter into `weight`, from fp32 and rounded once. The base, however it is stored, is kept for
   /// `unmerge`, which is exact. Nothing happens without an active adapter; throws for one that no weight can express.
-  void merge() {
-    Adapter* adapter = active_adapter();
-    if (adapter == nullptr) {
-      return;
-    }
-    at::NoGradGuard no_grad;
-    put(adapter->merged_weight(*this));
-    merged_name_ = active_name();
-  }
+  void merge();
 
   /// Puts the base weight back, bit for bit. Nothing happens where nothing is merged.
-  void unmerge() {
-    if (merged()) {
-      merged_name_.clear();
-      use_rewritten_weight();
-    }
-  }
-
-  bool merged() const {
-    return !merged_name_.empty();
-  }
+  void unmerge();
+  bool merged() const;
 
   using torch::nn::Cloneable<ProjectionImpl>::to;
-  void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override {
-    torch::nn::Module::to(device, dtype, non_blocking);
-    convert_original(at::TensorOptions().device(device).dtype(dtype));
-  }
-  void to(at::ScalarType dtype, bool non_blocking = false) override {
-    torch::nn::Module::to(dtype, non_blocking);
-    convert_original(at::TensorOptions().dtype(dtype));
-  }
-  void to(at::Device device, bool non_blocking = false) override {
-    torch::nn::Module::to(device, non_blocking);
-    convert_original(at::TensorOptions().device(device));
-  }
+  void to(at::Device device, at::ScalarType dtype, bool non_blocking = false) override;
+  void to(at::ScalarType dtype, bool non_blocking = false) override;
+  void to(at::Device device, bool non_blocking = false) override;
 
-  void save(torch::serialize::OutputArchive& archive) const override {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before saving the projection");
-    auto* self = const_cast<ProjectionImpl*>(this);
-    self->put_back(); // what is stored is the base: the adapter rewrites it again
-    torch::nn::Module::save(archive);
-    self->use_rewritten_weight();
-  }
-  void load(torch::serialize::InputArchive& archive) override {
-    TORCH_CHECK_VALUE(!merged(), "unmerge the adapter '", merged_name_, "' before loading the projection");
-    put_back();
-    torch::nn::Module::load(archive);
-    use_rewritten_weight();
-  }
+  void save(torch::serialize::OutputArchive& archive) const override;
+  void load(torch::serialize::InputArchive& archive) override;
 
-  void pretty_print(std::ostream& stream) const override {
-    stream << "rora::Projection(in_features=" << in_features() << ", out_features=" << out_features()
-           << ", bias=" << std::boolalpha << bias.defined();
-    if (!active_name().empty()) {
-      stream << ", active_adapter=" << active_name();
-    }
-    stream << ")";
-  }
+  void pretty_print(std::ostream& stream) const override;
 
   at::Tensor weight; ///< W `[out, in]`; undefined where it is not dense
   at::Tensor bias; ///< `[out]`, undefined where the projection has none
@@ -276,92 +129,19 @@ class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
     std::shared_ptr<ops::LinearWeight> base;
   };
 
-  static at::Tensor leaf(const at::Tensor& tensor) {
-    return tensor.is_leaf() ? tensor : tensor.detach();
-  }
+  void check_input(const at::Tensor& x) const;
+  void check_not_merged(const char* before) const;
+  void set_active(const std::string& name);
+  const std::shared_ptr<ops::LinearWeight>& current_base() const;
+  void adopt_assigned_weight();
+  void take_base(std::shared_ptr<ops::LinearWeight> base);
+  void put(const at::Tensor& dense);
+  void put_back();
+  void use_rewritten_weight();
+  void convert_original(const at::TensorOptions& options);
 
-  void set_active(const std::string& name) {
-    slot_.activate(name);
-    use_rewritten_weight();
-  }
-
-  /// The storage of W, which is another once `weight` was assigned anew.
-  const std::shared_ptr<ops::LinearWeight>& current_base() const {
-    if (weight.defined() && !base_->tensor().is_same(weight)) {
-      TORCH_CHECK_VALUE(weight.dim() == 2, "a projection's weight is [out, in], not ", weight.sizes());
-      base_ = std::make_shared<ops::DenseWeight>(weight);
-      ++base_version_;
-    }
-    return base_;
-  }
-
-  /// Makes `base` the storage of W, and its tensors the module's.
-  void take_base(std::shared_ptr<ops::LinearWeight> base) {
-    if (!weight.defined()) {
-      unregister_module("weight");
-    } else if (!base->tensor().is_same(weight)) {
-      parameters_.erase("weight");
-    }
-    weight = base->tensor();
-    if (!weight.defined()) {
-      register_module("weight", base);
-    } else if (!parameters_.contains("weight")) {
-      register_parameter("weight", weight, weight.requires_grad());
-    }
-    base_ = std::move(base);
-    ++base_version_;
-  }
-
-  /// Puts `dense` in the base's place, which is kept.
-  void put(const at::Tensor& dense) {
-    const bool was_dense = weight.defined();
-    if (!original_) {
-      original_ = Original{was_dense ? weight.detach() : at::Tensor(), current_base()};
-    }
-    if (was_dense) {
-      weight.set_data(dense);
-      base_ = std::make_shared<ops::DenseWeight>(weight);
-      ++base_version_;
-    } else {
-      take_base(std::make_shared<ops::DenseWeight>(dense));
-    }
-  }
-
-  void put_back() {
-    if (!original_) {
-      return;
-    }
-    Original original = *std::exchange(original_, std::nullopt);
-    if (original.weight.defined()) {
-      weight.set_data(original.weight);
-      base_ = std::move(original.base);
-      ++base_version_;
-    } else {
-      take_base(std::move(original.base));
-    }
-  }
-
-  /// Gives the active adapter the weight that it works on, and any other the base as it was loaded.
-  void use_rewritten_weight() {
-    at::NoGradGuard no_grad;
-    put_back();
-    if (const Adapter* adapter = slot_.active()) {
-      if (const at::Tensor rewritten = adapter->rewritten_weight(*this); rewritten.defined()) {
-        put(rewritten);
-      }
-    }
-  }
-
-  void convert_original(const at::TensorOptions& options) {
-    if (original_ && original_->weight.defined()) {
-      original_->weight = original_->weight.to(options);
-    } else if (original_ && options.has_device()) {
-      original_->base->to(options.device());
-    }
-  }
-
-  mutable std::shared_ptr<ops::LinearWeight> base_;
-  mutable uint64_t base_version_ = 0;
+  std::shared_ptr<ops::LinearWeight> base_;
+  uint64_t base_version_ = 0;
   AdapterSlot<Adapter> slot_;
   std::string merged_name_;
   std::optional<Original> original_;
@@ -372,22 +152,8 @@ TORCH_MODULE(Projection);
 /// leaves all as they were.
 class DisableAdapters {
  public:
-  explicit DisableAdapters(torch::nn::Module& module) {
-    module.apply([this](torch::nn::Module& each) {
-      if (auto* projection = each.as<ProjectionImpl>(); projection != nullptr && projection->adapters_enabled()) {
-        TORCH_CHECK_VALUE(!projection->merged(), "unmerge the adapters before switching them off");
-        projections_.push_back(projection);
-      }
-    });
-    for (ProjectionImpl* projection : projections_) {
-      projection->set_adapters_enabled(false);
-    }
-  }
-  ~DisableAdapters() {
-    for (ProjectionImpl* projection : projections_) {
-      projection->set_adapters_enabled(true);
-    }
-  }
+  explicit DisableAdapters(torch::nn::Module& module);
+  ~DisableAdapters();
   DisableAdapters(const DisableAdapters&) = delete;
   DisableAdapters& operator=(const DisableAdapters&) = delete;
 
@@ -396,3 +162,7 @@ class DisableAdapters {
 };
 
 } // namespace rora
+
+#if !defined(RORA_LINKED)
+#include <rora/core/projection_inl.h>
+#endif

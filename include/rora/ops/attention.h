@@ -41,7 +41,7 @@ at::Tensor attention_within(const Sequences& sequences, const at::Tensor& q, con
 /// Causal attention within runs of tokens: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`,
 /// boundaries int32 `[runs + 1]` and `longest` as `Sequences` has them. Flash kernels as above, else one attention a
 /// run.
-at::Tensor packed_attention(
+at::Tensor varlen_attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, int64_t longest);
 
 /// Which keys each query sees, bool `[batch or 1, 1, queries, keys]`: what `attention` never forms on a CPU

@@ -51,22 +51,22 @@ int64_t panel_columns_by_type(Type type, int64_t columns) {
 
 extern const Kernels table;
 const Kernels table{
-    RORA_STRING(RORA_CPU_CAPABILITY),
-    rms_norm_by_type,
-    rms_norm_backward_by_type,
-    swiglu_by_type,
-    swiglu_backward_by_type,
-    rotary_by_type,
-    attention_by_type,
-    attention_backward_by_type,
-    cross_entropy_by_type,
-    dropout_by_type,
-    column_sum_by_type,
+    .name = RORA_STRING(RORA_CPU_CAPABILITY),
+    .rms_norm = rms_norm_by_type,
+    .rms_norm_backward = rms_norm_backward_by_type,
+    .swiglu = swiglu_by_type,
+    .swiglu_backward = swiglu_backward_by_type,
+    .rotary = rotary_by_type,
+    .attention = attention_by_type,
+    .attention_backward = attention_backward_by_type,
+    .cross_entropy = cross_entropy_by_type,
+    .dropout = dropout_by_type,
+    .column_sum = column_sum_by_type,
 #if defined(__AVX512BF16__)
-    product_by_type,
-    pack_panels_by_type,
-    panel_columns_by_type,
-    kProductRows<1>,
+    .product = product_by_type,
+    .pack_panels = pack_panels_by_type,
+    .panel_columns = panel_columns_by_type,
+    .tile_rows = kProductRows<1>,
 #endif
 };
 

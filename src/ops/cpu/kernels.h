@@ -65,34 +65,29 @@ struct PackParameters {
   void* packed = nullptr; ///< written
 };
 
-/// The kernels as one instruction set gives them.
+/// The kernels as one instruction set gives them. Null: there LibTorch's operations are better.
 struct Kernels {
-  const char* name;
-  void (*rms_norm)(const RMSNormParameters&, int64_t begin, int64_t end); ///< items are rows
-  void (*rms_norm_backward)(const RMSNormParameters&, int64_t begin, int64_t end);
-  void (*swiglu)(const SwiGLUParameters&, int64_t begin, int64_t end); ///< items are rows
-  void (*swiglu_backward)(const SwiGLUParameters&, int64_t begin, int64_t end);
-  void (*rotary)(const RotaryParameters&, int64_t begin, int64_t end); ///< items are pairs batch·seq
-  void (*attention)(const AttentionParameters&, int64_t begin, int64_t end); ///< items are pairs batch·kv_heads
-  void (*attention_backward)(const AttentionParameters&, int64_t begin, int64_t end);
-  void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end); ///< items are rows
-  void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end); ///< items are kBlock elements
-  void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end); ///< items are kColumns columns
-  /// Items are blocks of rows of panels. Null where LibTorch's products are better.
+  const char* name = nullptr;
+  void (*rms_norm)(const RMSNormParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows
+  void (*rms_norm_backward)(const RMSNormParameters&, int64_t begin, int64_t end) = nullptr;
+  void (*swiglu)(const SwiGLUParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows
+  void (*swiglu_backward)(const SwiGLUParameters&, int64_t begin, int64_t end) = nullptr;
+  void (*rotary)(const RotaryParameters&, int64_t begin, int64_t end) = nullptr; ///< items are pairs batch·seq
+  void (*attention)(const AttentionParameters&, int64_t begin, int64_t end) = nullptr; ///< items are pairs batch·kv_heads
+  void (*attention_backward)(const AttentionParameters&, int64_t begin, int64_t end) = nullptr;
+  void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows
+  void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end) = nullptr; ///< items are kBlock elements
+  void (*column_sum)(const ColumnSumParameters&, int64_t begin, int64_t end) = nullptr; ///< items are kColumns columns
+  /// Items are blocks of rows of panels.
   void (*product)(const ProductParameters&, int64_t begin, int64_t end) = nullptr;
   void (*pack_panels)(const PackParameters&, int64_t begin, int64_t end) = nullptr; ///< items are panels
   int64_t (*panel_columns)(Type, int64_t columns) = nullptr; ///< of a panel of a product's result that has `columns`
   int64_t tile_rows = 0; ///< rows that all of its tiles divide
-  void (*dora_norm)(const DoRANormParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows; a GPU's alone
-  void (*zero_magnitude)(const ZeroMagnitudeParameters&, int64_t begin, int64_t end) = nullptr; ///< items are columns
 };
 
 /// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
 /// in the environment asks for a lesser one.
 const Kernels& kernels();
-
-/// Those of a GPU, which begin at 0 and go to the current stream of the current device; null in a build without CUDA.
-const Kernels* cuda_kernels();
 
 /// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
 bool leads_products(Type type);

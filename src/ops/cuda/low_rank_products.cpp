@@ -96,16 +96,19 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     double scale,
     std::array<bool, 2> mask) {
   constexpr int64_t kMost = LowRankProducts::kMostRank;
-  const bool fits = b.size(0) == dy.size(1) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0);
-  if (!can_take(dy, b, b.size(1), kMost) || !can_take(shrunk, dy, b.size(1), kMost) || !fits ||
-      shrunk.scalar_type() != dy.scalar_type() || (!mask[0] && !mask[1])) {
+  // Ŝ is read for dB alone: where B is frozen there need not be one.
+  const bool takes_shrunk = !mask[1] ||
+      (can_take(shrunk, dy, b.size(1), kMost) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0) &&
+       shrunk.scalar_type() == dy.scalar_type());
+  if ((!mask[0] && !mask[1]) || !can_take(dy, b, b.size(1), kMost) || b.size(0) != dy.size(1) || !takes_shrunk) {
     return reference::low_rank_gradient_b(dy, shrunk, b, scale, mask);
   }
   if (mask[0] && b.size(1) > LowRankGradientParameters::kMostRankInOnePass) {
     const at::Tensor dshrunk = std::get<0>(reference::low_rank_gradient_b(dy, shrunk, b, scale, {true, false}));
     return {dshrunk, std::get<1>(low_rank_gradient_b(kernels, dy, shrunk, b, scale, {false, mask[1]}))};
   }
-  const at::Tensor wide = as_rows(dy), thin = as_rows(shrunk), rows_of_b = as_rows(b);
+  const at::Tensor wide = as_rows(dy), rows_of_b = as_rows(b);
+  const at::Tensor thin = mask[1] ? as_rows(shrunk) : at::Tensor();
   LowRankGradientParameters parameters;
   parameters.type = kernel_type(dy);
   parameters.b_type = kernel_type(b);
@@ -113,7 +116,9 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   parameters.columns = dy.size(1);
   parameters.rank = b.size(1);
   parameters.wide = kernel_rows(wide);
-  parameters.thin = kernel_rows(thin);
+  if (mask[1]) {
+    parameters.thin = kernel_rows(thin);
+  }
   parameters.b = kernel_rows(rows_of_b);
   parameters.parts = LowRankGradientParameters::parts_for(parameters.rows, parameters.columns, parameters.rank);
   at::Tensor dshrunk, db, of_strips, of_parts;

@@ -69,7 +69,7 @@ at::Tensor by_runs(
 }
 
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
-  m.impl("packed_attention", packed_attention);
+  m.impl("varlen_attention", varlen_attention);
 }
 
 } // namespace
@@ -112,7 +112,7 @@ Sequences read_sequences(const at::Tensor& mask, at::Device device) {
   return sequences;
 }
 
-at::Tensor packed_attention(
+at::Tensor varlen_attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, int64_t longest) {
   if (q.is_meta()) {
     return at::empty_like(q);
@@ -129,7 +129,7 @@ at::Tensor attention_within(const Sequences& sequences, const at::Tensor& q, con
     return attention(q, k, v, sequences.ids);
   }
   const auto tokens = [](const at::Tensor& x) { return x.transpose(1, 2).reshape({-1, x.size(1), x.size(3)}); };
-  const at::Tensor out = packed_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest);
+  const at::Tensor out = varlen_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest);
   return out.view({q.size(0), q.size(2), q.size(1), q.size(3)}).transpose(1, 2);
 }
 

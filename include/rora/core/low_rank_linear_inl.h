@@ -1,0 +1,317 @@
+#pragma once
+
+#include <rora/core/low_rank_gradients.h>
+#include <rora/core/low_rank_linear.h>
+#include <rora/core/operation.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+
+namespace rora::ops {
+
+/// n of `LowRankTerm`.
+RORA_INLINE at::Tensor LowRankTerm::direction_scale() const {
+  return at::where(norm > 0, magnitude.detach().to(norm.scalar_type()) / norm, 0.0);
+}
+
+namespace detail {
+
+/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale and dtype, and
+/// reads x itself.
+inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
+  for (const LowRankTerm& term : terms) {
+    if (!term.low_rank() || term.dropout.active() || term.scale != terms[0].scale ||
+        term.a.scalar_type() != terms[0].a.scalar_type()) {
+      return false;
+    }
+  }
+  return terms.size() > 1;
+}
+
+RORA_INLINE bool takes_shrunk(const std::vector<LowRankTerm>& terms) {
+  return shares_shrink(terms) || (terms.size() == 1 && terms[0].low_rank() && !terms[0].dropout.active());
+}
+
+RORA_INLINE at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
+  std::vector<at::Tensor> all;
+  for (const LowRankTerm& term : terms) {
+    all.push_back(term.a);
+  }
+  return vstack(all, form);
+}
+
+inline std::vector<int64_t> ranks_of(const std::vector<LowRankTerm>& terms) {
+  std::vector<int64_t> ranks;
+  for (const LowRankTerm& term : terms) {
+    ranks.push_back(term.a.size(0));
+  }
+  return ranks;
+}
+
+/// The buffers that wait for the gradients of all terms' A, as the one matrix that these are; undefined where they are not.
+inline at::Tensor take_buffers_of_a(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
+  std::vector<at::Tensor> all;
+  bool whole = true;
+  for (const LowRankTerm& term : terms) {
+    all.push_back(take_buffer(term.a_gradient, term.a));
+    whole = whole && all.back().defined() && form.padded(term.a.size(0)) == term.a.size(0);
+  }
+  return whole && are_vstacked(all) ? vstack(all, LowRankForm{}) : at::Tensor();
+}
+
+/// The terms with B as products take it.
+inline std::vector<LowRankTerm> with_b_for_products(std::vector<LowRankTerm> terms, const LowRankForm& form) {
+  std::vector<at::Tensor> all;
+  for (const LowRankTerm& term : terms) {
+    if (term.low_rank()) {
+      all.push_back(term.b);
+    }
+  }
+  auto next = (all = padded_columns(std::move(all), form)).begin();
+  for (LowRankTerm& term : terms) {
+    if (term.low_rank()) {
+      term.b = *next++;
+    }
+  }
+  return terms;
+}
+
+/// What a graph node holds of its terms that autograd need not watch.
+struct LowRankNode : torch::CustomClassHolder {
+  LowRankNode(std::vector<LowRankTerm> all, const LowRankForm& form, std::vector<int64_t> sizes)
+      : terms(std::move(all)), form(form), sizes(std::move(sizes)) {
+    for (LowRankTerm& term : terms) { // autograd keeps those itself, with their versions, and gives them back
+      for (at::Tensor* parameter : parameters_of(term)) {
+        parameter->reset();
+      }
+    }
+  }
+
+  std::vector<LowRankTerm> terms; ///< without their parameters
+  LowRankForm form;
+  std::vector<int64_t> sizes; ///< x's
+};
+
+/// All that a node's backward reads and autograd keeps.
+struct SavedNode {
+  at::Tensor x; ///< `[..., in]`, where a gradient needs it
+  std::vector<SavedTerm> terms;
+
+  void save(torch::autograd::AutogradContext* ctx) {
+    torch::autograd::variable_list tensors{x};
+    for (SavedTerm& term : terms) {
+      for (const at::Tensor* each : term.all()) {
+        tensors.push_back(*each);
+      }
+    }
+    ctx->save_for_backward(std::move(tensors));
+  }
+
+  static SavedNode restore(torch::autograd::AutogradContext* ctx, size_t count) {
+    const torch::autograd::variable_list tensors = ctx->get_saved_variables();
+    auto next = tensors.begin();
+    SavedNode saved{*next++, std::vector<SavedTerm>(count)};
+    for (SavedTerm& term : saved.terms) {
+      for (at::Tensor* each : term.all()) {
+        *each = *next++;
+      }
+    }
+    return saved;
+  }
+};
+
+/// All projections of one input as one node: x is read once for all low-rank branches, and dx is one sum.
+class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunction> {
+ public:
+  /// `parameters` are the defined ones of all terms, in order: autograd finds its inputs there, and takes no others.
+  static torch::autograd::variable_list forward(
+      torch::autograd::AutogradContext* ctx,
+      const at::Tensor& x,
+      at::TensorList parameters,
+      const std::vector<LowRankTerm>& terms,
+      const LowRankForm& form,
+      const std::optional<at::Tensor>& shrunk) {
+    ctx->set_materialize_grads(false);
+    const at::Tensor rows = x.reshape({-1, x.size(-1)});
+    std::vector<LowRankTerm> own = with_b_for_products(terms, form);
+    at::Tensor shared = shrunk.value_or(at::Tensor());
+    if (!shared.defined() && shares_shrink(terms)) {
+      shared = low_rank_shrink(rows, side_by_side(terms, form), terms[0].scale);
+    }
+    torch::autograd::variable_list outputs;
+    SavedNode saved{{}, std::vector<SavedTerm>(terms.size())};
+    int64_t column = 0;
+    for (size_t i = 0; i < terms.size(); ++i) {
+      SavedTerm& kept = saved.terms[i];
+      if (shared.defined()) {
+        const int64_t width = form.padded(terms[i].a.size(0));
+        kept.shrunk = shared.narrow(1, column, width);
+        column += width;
+      } else if (terms[i].low_rank()) {
+        own[i].a = vstack({terms[i].a}, form);
+      }
+      const at::Tensor y = low_rank_forward(own[i], rows, kept);
+      auto shape = x.sizes().vec();
+      shape.back() = y.size(1);
+      outputs.push_back(y.view(shape));
+      keep_what_is_read(terms[i], outputs.back(), kept);
+      if (reads_x(terms[i])) {
+        saved.x = x;
+      }
+    }
+    saved.save(ctx);
+    ctx->saved_data["node"] = c10::IValue::make_capsule(c10::make_intrusive<LowRankNode>(terms, form, x.sizes().vec()));
+    return outputs;
+  }
+
+  static torch::autograd::variable_list backward(
+      torch::autograd::AutogradContext* ctx,
+      const torch::autograd::variable_list& output_gradients) {
+    refuse_second_derivative("rora::low_rank_linear");
+    const auto node = c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule());
+    const LowRankForm& form = node->form;
+    std::vector<LowRankTerm> terms = node->terms;
+    SavedNode saved = SavedNode::restore(ctx, terms.size());
+    const at::Tensor x = saved.x.defined() ? saved.x.reshape({-1, saved.x.size(-1)}) : at::Tensor();
+    InputGradient input(ctx->needs_input_grad(0));
+    const std::vector<ByParameter<bool>> needs = put_back_parameters(ctx, saved, terms);
+    const bool needs_a = std::any_of(needs.begin(), needs.end(), [](const auto& each) { return each.a; });
+    const bool shares = shares_shrink(terms) && (needs_a || input.wanted()) &&
+        std::all_of(output_gradients.begin(), output_gradients.end(), [](const at::Tensor& dy) { return dy.defined(); });
+    std::vector<at::Tensor> shared;
+    if (shares) {
+      const at::Tensor& dy = output_gradients[0];
+      shared = empty_hstacked(dy.numel() / dy.size(-1), ranks_of(terms), form, dy.options());
+    }
+    std::vector<ByParameter<at::Tensor>> found(terms.size());
+    for (size_t i = 0; i < terms.size(); ++i) {
+      if (output_gradients[i].defined()) {
+        const at::Tensor dy = output_gradients[i].reshape({-1, output_gradients[i].size(-1)});
+        found[i] = low_rank_backward(
+            terms[i], form, dy, x, saved.terms[i], needs[i], input, shares ? &shared[i] : nullptr);
+      }
+    }
+    if (shares) {
+      add_shared(terms, form, hstack(shared, form), x, needs_a, input, found);
+    }
+    const at::Tensor dx = input.sum();
+    torch::autograd::variable_list gradients{dx.defined() ? dx.view(node->sizes) : dx};
+    for (size_t i = 0; i < terms.size(); ++i) {
+      const auto parameters = parameters_of(terms[i]);
+      const auto of_term = found[i].all();
+      for (size_t k = 0; k < parameters.size(); ++k) {
+        if (parameters[k]->defined()) {
+          gradients.push_back(of_term[k]->defined() ? of_term[k]->to(parameters[k]->scalar_type()) : at::Tensor());
+        }
+      }
+    }
+    gradients.emplace_back(); // the terms
+    gradients.emplace_back(); // their form
+    gradients.emplace_back(); // Ŝ
+    return gradients;
+  }
+
+ private:
+  static bool trains(const at::Tensor& parameter) {
+    return parameter.defined() && parameter.requires_grad();
+  }
+
+  /// Whether a gradient of the term's parameters is made from x.
+  static bool reads_x(const LowRankTerm& term) {
+    return trains(term.a) || trains(term.magnitude) || term.trainable_weight.defined();
+  }
+
+  /// Leaves in `saved` what the term's backward reads, of what the forward has put there and the output y `[..., out]`.
+  static void keep_what_is_read(const LowRankTerm& term, const at::Tensor& y, SavedTerm& saved) {
+    const bool magnitude_trains = trains(term.magnitude);
+    saved.shrunk = trains(term.b) || magnitude_trains ? saved.shrunk.narrow(1, 0, term.a.size(0)) : at::Tensor();
+    if (!magnitude_trains) {
+      saved.directed.reset();
+    } else if (!saved.directed.defined()) {
+      saved.output = y;
+    }
+    saved.parameters = {
+        .weight = term.trainable_weight, .bias = term.bias, .a = term.a, .b = term.b, .magnitude = term.magnitude};
+  }
+
+  /// Gives the terms their parameters again, and tells which of these need a gradient.
+  static std::vector<ByParameter<bool>> put_back_parameters(
+      torch::autograd::AutogradContext* ctx, SavedNode& saved, std::vector<LowRankTerm>& terms) {
+    std::vector<ByParameter<bool>> needs(terms.size());
+    size_t edge = 1; // after x
+    for (size_t i = 0; i < terms.size(); ++i) {
+      const auto kept = saved.terms[i].parameters.all();
+      const auto parameters = parameters_of(terms[i]);
+      const auto needed = needs[i].all();
+      for (size_t k = 0; k < parameters.size(); ++k) {
+        *parameters[k] = *kept[k];
+        *needed[k] = kept[k]->defined() && ctx->needs_input_grad(edge++);
+      }
+    }
+    return needs;
+  }
+
+  /// What all terms' dS `[tokens, Σ padded rank]` gives together: a share of dx, and dA of each.
+  static void add_shared(
+      const std::vector<LowRankTerm>& terms,
+      const LowRankForm& form,
+      const at::Tensor& dshrunk,
+      const at::Tensor& x,
+      bool needs_a,
+      InputGradient& input,
+      std::vector<ByParameter<at::Tensor>>& found) {
+    if (input.wanted()) {
+      input.add(dshrunk, side_by_side(terms, form));
+    }
+    if (!needs_a) {
+      return;
+    }
+    const at::Tensor da = low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type(), {}, take_buffers_of_a(terms, form));
+    int64_t row = 0;
+    for (size_t i = 0; i < terms.size(); ++i) {
+      found[i].a = da.narrow(0, row, terms[i].a.size(0));
+      row += form.padded(terms[i].a.size(0));
+    }
+  }
+};
+
+RORA_INLINE std::vector<at::Tensor> low_rank_linear_in(
+    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk) {
+  if (shrunk.defined()) {
+    TORCH_CHECK_VALUE(takes_shrunk(terms), "only terms that share it, without dropout, take an Ŝ formed before");
+    int64_t rank = 0;
+    for (const LowRankTerm& term : terms) {
+      rank += form.padded(term.a.size(0));
+    }
+    const std::array<int64_t, 2> sizes{x.numel() / std::max<int64_t>(x.size(-1), 1), rank};
+    TORCH_CHECK_VALUE(
+        shrunk.sizes() == at::IntArrayRef(sizes) && shrunk.scalar_type() == x.scalar_type() && !shrunk.requires_grad(),
+        "an Ŝ of ", at::IntArrayRef(sizes), " in ", x.scalar_type(), " that needs no gradient is not ", shrunk.sizes(),
+        " in ", shrunk.scalar_type(), shrunk.requires_grad() ? " that does" : "");
+  }
+  std::vector<at::Tensor> parameters;
+  for (LowRankTerm& term : terms) {
+    for (const at::Tensor* parameter : parameters_of(term)) {
+      if (parameter->defined()) {
+        parameters.push_back(*parameter);
+      }
+    }
+  }
+  const auto given = shrunk.defined() ? std::optional<at::Tensor>(shrunk) : std::nullopt;
+  return LowRankLinearFunction::apply(x, at::TensorList(parameters), terms, form, given);
+}
+
+} // namespace detail
+
+RORA_INLINE std::vector<at::Tensor> low_rank_linear(
+    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk) {
+  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms), shrunk);
+}
+
+} // namespace rora::ops

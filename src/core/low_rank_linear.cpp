@@ -1,0 +1,1 @@
+#include <rora/core/low_rank_linear_inl.h>
