@@ -1,7 +1,6 @@
 #include <rora/training/step_graphs.h>
 
-#include <stdexcept>
-#include <string>
+#include <c10/util/Exception.h>
 
 #if defined(RORA_HAS_CUDA)
 #include <ATen/core/CachingHostAllocator.h>
@@ -108,15 +107,13 @@ class CudaGraphRunner final : public GraphRunner {
 } // namespace
 
 std::unique_ptr<GraphRunner> cuda_graph_runner(at::Device device) {
-  if (!device.is_cuda()) {
-    throw std::invalid_argument("CUDA graphs need a GPU, not the device " + device.str());
-  }
+  TORCH_CHECK_VALUE(device.is_cuda(), "CUDA graphs need a GPU, not the device ", device);
   const c10::DeviceIndex index = device.has_index() ? device.index() : c10::cuda::current_device();
   return std::make_unique<CudaGraphRunner>(index);
 }
 #else
 std::unique_ptr<GraphRunner> cuda_graph_runner(at::Device) {
-  throw std::invalid_argument("CUDA graphs: rora was built without CUDA");
+  TORCH_CHECK_VALUE(false, "CUDA graphs: rora was built without CUDA");
 }
 #endif
 

@@ -1,9 +1,10 @@
 #include <rora/training/learning_rate.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <stdexcept>
 
 namespace rora {
 
@@ -30,7 +31,7 @@ Schedule schedule_from_name(std::string_view name) {
       return each;
     }
   }
-  throw std::invalid_argument("schedule '" + std::string(name) + "' is none of constant, linear, cosine");
+  TORCH_CHECK_VALUE(false, "schedule '", name, "' is none of constant, linear, cosine");
 }
 
 std::string schedule_name(Schedule schedule) {

@@ -25,7 +25,7 @@ TEST(LearningRate, FollowsTransformersFormulas) {
 
 TEST(LearningRate, NamesItsSchedules) {
   EXPECT_EQ(schedule_from_name("cosine"), Schedule::kCosine);
-  EXPECT_THROW(schedule_from_name("cosin"), std::invalid_argument);
+  EXPECT_THROW(schedule_from_name("cosin"), c10::ValueError);
 }
 
 } // namespace

@@ -27,7 +27,6 @@ using rora::testing::losses_of_run;
 using rora::testing::make;
 using rora::testing::NoWaiting;
 using rora::testing::Repeats;
-using rora::testing::trained;
 
 /// The same bits in every run, of LibTorch's own operators too, while it lives.
 class Deterministic {

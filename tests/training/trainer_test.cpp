@@ -151,7 +151,7 @@ TEST(Trainer, KeepsTheBestValidationsParametersAndStopsEarly) {
   EXPECT_TRUE(result.stopped_early);
   EXPECT_EQ(result.steps, result.best_step + 5);
   EXPECT_DOUBLE_EQ(*result.best_eval_loss, *std::min_element(losses.begin(), losses.end()));
-  EXPECT_DOUBLE_EQ(evaluate_perplexity(model, counting(5, 20).loss, 4), *result.best_eval_loss);
+  EXPECT_DOUBLE_EQ(evaluate_perplexity(model, counting(5, 20), 4).loss, *result.best_eval_loss);
 }
 
 TEST(Trainer, StopsAtALossThatIsNotFinite) {
@@ -213,10 +213,6 @@ TEST(Trainer, RefusesAModelInFloat16) {
         "a model in float16 is not trained, as its gradients would underflow: bring it to bfloat16 or float32");
   }
 }
-
-
-}  // namespace
-}  // namespace rora
 
 } // namespace
 } // namespace rora

@@ -17,7 +17,7 @@ enum class Schedule {
 /// schedule over the rest of `total_steps`.
 double learning_rate(Schedule schedule, double peak, int64_t step, int64_t warmup_steps, int64_t total_steps);
 
-/// "constant", "linear" or "cosine". Throws `std::invalid_argument` that lists the names.
+/// "constant", "linear" or "cosine". Throws `c10::ValueError` that lists the names.
 Schedule schedule_from_name(std::string_view name);
 std::string schedule_name(Schedule schedule);
 
