@@ -3,8 +3,8 @@
 #include "output_folder.h"
 
 #include <rora/adapters/attach.h>
-#include <rora/core/low_rank_adapter.h>
 #include <rora/adapters/peft_folder.h>
+#include <rora/core/projection.h>
 #include <rora/error.h>
 #include <rora/model/pretrained.h>
 
@@ -32,48 +32,78 @@ at::Tensor probe(CausalLM model) {
   return model->forward(input).to(at::kFloat);
 }
 
-/// How far logits may be off, by their largest magnitude: a merged weight is rounded once to its dtype.
-double tolerance(at::ScalarType dtype) {
-  return dtype == at::kFloat || dtype == at::kDouble ? 1e-4 : 5e-2;
-}
+/// Its name and a projection whose adapter changes what the frozen layer computes.
+using ChangedProjection = std::pair<std::string, ProjectionImpl*>;
 
-/// Projections whose adapter changes something, with the weight that it changes.
-struct Changed {
-  std::string name;
-  at::Tensor base;
-};
-
-std::vector<Changed> changed_projections(const CausalLM& model) {
-  std::vector<Changed> changed;
+std::vector<ChangedProjection> changed_projections(const CausalLM& model) {
+  std::vector<ChangedProjection> changed;
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
-    const auto* projection = item.value()->as<ProjectionImpl>();
-    const auto* adapter =
-        projection == nullptr ? nullptr : dynamic_cast<const LowRankAdapter*>(projection->active_adapter());
-    if (adapter != nullptr && adapter->lora_B.any().item<bool>()) {
-      changed.push_back({item.key(), projection->weight.detach()});
+    auto* projection = item.value()->as<ProjectionImpl>();
+    const Adapter* adapter = projection == nullptr ? nullptr : projection->active_adapter();
+    if (adapter != nullptr && adapter->changes_output()) {
+      changed.emplace_back(item.key(), projection);
     }
   }
   return changed;
 }
 
-/// Reads the merged folder back and compares it with the adapted model.
-double verify(const std::filesystem::path& folder, const at::Tensor& expected, const std::vector<Changed>& changed) {
-  CausalLM merged = load_model(folder);
-  const auto parameters = merged->named_parameters();
-  for (const Changed& each : changed) {
-    const at::Tensor* weight = parameters.find(each.name + ".weight");
-    if (weight == nullptr || at::equal(*weight, each.base)) {
-      throw std::runtime_error("merging did not change " + each.name + ".weight: a wider --dtype may help");
+/// Merges a projection's adapter. The weight is formed in fp64 and rounded once to the base's dtype.
+void merge_exactly(ProjectionImpl& projection) {
+  at::NoGradGuard no_grad;
+  at::Tensor exact;
+  {
+    const auto wide = std::dynamic_pointer_cast<ProjectionImpl>(projection.clone());
+    wide->to(at::kDouble);
+    exact = wide->active_adapter()->merged_weight(*wide);
+  }
+  projection.merge();
+  projection.weight.copy_(exact);
+}
+
+/// W + Σ s·B·A over the adapter's factors, with DoRA's rows brought to their magnitudes, in fp64: the merged weight by
+/// its equation.
+at::Tensor merged_by_equation(const ProjectionImpl& projection) {
+  const Adapter& adapter = *projection.active_adapter();
+  at::Tensor merged = projection.base().dense().to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
+  for (const LowRankPair& pair : adapter.pairs()) {
+    merged.addmm_(pair.b.to(at::kDouble), pair.a.to(at::kDouble), /*beta=*/1, /*alpha=*/pair.scale);
+  }
+  for (const auto& item : adapter.named_parameters()) {
+    if (adapter.role(item.key()) == ParameterRole::kMagnitude) {
+      const at::Tensor norm = at::linalg_vector_norm(merged, 2, {1});
+      merged.mul_(at::where(norm > 0, item.value().to(at::kDouble) / norm, 0.0).unsqueeze(1));
     }
   }
-  const double scale = expected.abs().max().item<double>();
-  const double error = (probe(merged) - expected).abs().max().item<double>() / std::max(scale, 1e-12);
-  const double bound = tolerance(merged->dtype());
-  if (!(error <= bound)) {
-    throw std::runtime_error(
-        "the merged model's logits are off by " + Json(error).dump() + " of their largest, over " + Json(bound).dump());
+  return merged;
+}
+
+/// The distance between neighbours in that dtype, of the larger one.
+double spacing(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? 0x1p-7 : dtype == at::kHalf ? 0x1p-10 : dtype == at::kFloat ? 0x1p-23 : 0x1p-52;
+}
+
+/// Whether every element of `weight` is within one rounding to its dtype, or to the dtype's smallest numbers, of
+/// `exact`. 2⁻⁴⁰ of the base is room for the sums in fp64 themselves.
+bool within_a_rounding(const at::Tensor& weight, const at::Tensor& exact, const at::Tensor& base) {
+  const at::Tensor error = (weight.to(at::kDouble) - exact).abs_();
+  const double smallest = weight.scalar_type() == at::kHalf ? 0x1p-24 : 0x1p-133;
+  const at::Tensor bound = exact.abs().mul_(spacing(weight.scalar_type())).add_(base.abs(), 0x1p-40).add_(smallest);
+  return error.le(bound).all().item<bool>();
+}
+
+/// Compares the merged model's weights with what base and adapters say. `changed` are unmerged.
+void verify_weights(const CausalLM& merged, const std::vector<ChangedProjection>& changed) {
+  at::NoGradGuard no_grad;
+  const auto parameters = merged->named_parameters();
+  for (const auto& [name, projection] : changed) {
+    const at::Tensor* weight = parameters.find(name + ".weight");
+    if (weight == nullptr || at::equal(*weight, projection->base().dense())) {
+      throw std::runtime_error("merging did not change " + name + ".weight: a wider --dtype may help");
+    }
+    if (!within_a_rounding(*weight, merged_by_equation(*projection), projection->base().dense())) {
+      throw std::runtime_error("the merged " + name + ".weight is not that of base and adapter together");
+    }
   }
-  return error;
 }
 
 int merge(const Arguments& arguments) {
@@ -83,14 +113,21 @@ int merge(const Arguments& arguments) {
   load_adapter(*model, arguments.adapter);
   const at::Tensor expected = probe(model);
   const auto changed = changed_projections(model);
-  merge_adapters(*model);
+  for (const auto& [name, projection] : changed) {
+    merge_exactly(*projection);
+  }
   StagedFolder staged(output);
   save_model(*model, staged.path());
   copy_companion_files(arguments.model.model, staged.path());
-  const double error = verify(staged.path(), expected, changed);
+  unmerge_adapters(*model);
+  CausalLM merged = load_model(staged.path());
+  verify_weights(merged, changed);
+  const double scale = expected.abs().max().item<double>();
+  const double error = (probe(merged) - expected).abs().max().item<double>() / std::max(scale, 1e-12);
   staged.commit();
   std::cout << "merged " << changed.size() << " projections into " << output.string()
-            << "; logits differ from the adapted model's by " << Json(error).dump() << " of their largest\n";
+            << ", each weight within one rounding of W + s*B*A; logits differ from the adapted model's by "
+            << Json(error).dump() << " of their largest\n";
   return 0;
 }
 

@@ -1,5 +1,8 @@
 #include "examples/support.h"
 
+#include <rora/checkpoint/safetensors.h>
+
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 namespace rora::testing {
@@ -19,6 +22,89 @@ TEST(Merge, WritesAModelThatDiffersFromItsBaseAndNeedsNoAdapter) {
   EXPECT_EQ(place.read("merged/tokenizer_config.json"), place.read("model/tokenizer_config.json"));
   EXPECT_FALSE(place.exists("merged/.partial"));
   expect_error(run_rora(arguments), 1, "already holds a model");
+}
+
+/// Multiplies the B of an adapter's projections whose names hold `part`.
+void scale_b(const std::filesystem::path& adapter, const std::string& part, double factor) {
+  const std::filesystem::path path = adapter / "adapter_model.safetensors";
+  NamedTensors tensors;
+  {
+    const SafetensorsFile file(path);
+    for (const std::string& name : file.names()) {
+      const bool scaled = name.find("lora_B") != std::string::npos && name.find(part) != std::string::npos;
+      tensors.emplace_back(name, file.tensor(name) * (scaled ? factor : 1.0));
+    }
+  }
+  save_safetensors(path, tensors);
+}
+
+TEST(Merge, WritesEachWeightFormedInFloat64AndRoundedOnce) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 3, {"--rank", "4", "--alpha", "6"})).code, 0);
+  for (const auto& [dtype, type] : {std::pair("float32", at::kFloat), std::pair("bfloat16", at::kBFloat16)}) {
+    const std::string merged = std::string("merged-") + dtype;
+    const Outcome outcome = run_rora(
+        {"merge",
+         "--model",
+         place.path("model"),
+         "--adapter",
+         place.path("run"),
+         "--output",
+         place.path(merged),
+         "--dtype",
+         dtype});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_NE(outcome.out.find("each weight within one rounding of W + s*B*A"), std::string::npos) << outcome.out;
+    const SafetensorsFile base(place.path("model/model.safetensors"));
+    const SafetensorsFile adapter(place.path("run/adapter_model.safetensors"));
+    const SafetensorsFile written(place.path(merged + "/model.safetensors"));
+    for (const std::string module : {"model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"}) {
+      const auto factor = [&](const std::string& name) {
+        return adapter.tensor("base_model.model." + module + "." + name + ".weight").to(at::kDouble);
+      };
+      const at::Tensor exact = base.tensor(module + ".weight")
+                                   .to(type)
+                                   .to(at::kDouble)
+                                   .addmm(factor("lora_B"), factor("lora_A"), /*beta=*/1, /*alpha=*/3.0);  // 6/√4
+      EXPECT_TRUE(at::equal(written.tensor(module + ".weight"), exact.to(type))) << module << " in " << dtype;
+    }
+  }
+}
+
+/// With huge scores in its attention a model's logits in fp32 depend on the order of its sums: two ways to compute the
+/// same.
+TEST(Merge, AModelOfBadConditionIsMergedAllTheSame) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 2)).code, 0);
+  scale_b(place.path("run"), "q_proj", 1e4);
+  scale_b(place.path("run"), "k_proj", 1e4);
+  const Outcome outcome = run_rora(
+      {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("merged")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string before = "logits differ from the adapted model's by ";
+  const size_t found = outcome.out.find(before);
+  ASSERT_NE(found, std::string::npos) << outcome.out;
+  EXPECT_GT(std::stod(outcome.out.substr(found + before.size())), 1e-4) << "the model was not hard enough";
+}
+
+TEST(Merge, AChangeThatRoundingSwallowsIsRefused) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", 1)).code, 0);
+  scale_b(place.path("run"), "v_proj", 1e-12);
+  expect_error(
+      run_rora(
+          {"merge",
+           "--model",
+           place.path("model"),
+           "--adapter",
+           place.path("run"),
+           "--output",
+           place.path("merged"),
+           "--dtype",
+           "bfloat16"}),
+      1,
+      "merging did not change model.layers.0.self_attn.v_proj.weight: a wider --dtype may help");
+  EXPECT_FALSE(place.exists("merged"));
 }
 
 TEST(Merge, AnAdapterOfAnotherModelLeavesNothing) {
