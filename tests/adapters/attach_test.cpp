@@ -6,14 +6,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/linear.h>
 
 namespace rora {
 namespace {
 
+using rora::testing::tiny_llama;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
-using rora::testing::tiny_llama;
 
 AdapterOptions targeting(ModuleSelection selection) {
   return AdapterOptions().low_rank(LowRankOptions().rank(2)).target_modules(std::move(selection));
@@ -48,7 +49,9 @@ TEST(AttachAdapters, MatchesWholeNamesAndSuffixesAfterADot) {
       attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "layers.1.mlp.up_proj"})),
       ElementsAre("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"));
   auto other = tiny_llama();
-  EXPECT_THAT(message_of([&] { attach_adapters(*other, targeting(std::vector<std::string>{"proj"})); }), HasSubstr("matches nothing"));
+  EXPECT_THAT(
+      message_of([&] { attach_adapters(*other, targeting(std::vector<std::string>{"proj"})); }),
+      HasSubstr("matches nothing"));
 }
 
 TEST(AttachAdapters, ARegularExpressionMustMatchTheWholeName) {
@@ -74,9 +77,10 @@ TEST(AttachAdapters, AllLinearLeavesTheHeadOut) {
 
 TEST(AttachAdapters, ExcludesModulesAndKeepsToLayers) {
   auto model = tiny_llama();
-  const auto options = targeting(ModuleSelection::every_linear())
-                           .exclude_modules(std::vector<std::string>{"k_proj", "v_proj", "o_proj", "up_proj", "gate_proj"})
-                           .layers_to_transform({1});
+  const auto options =
+      targeting(ModuleSelection::every_linear())
+          .exclude_modules(std::vector<std::string>{"k_proj", "v_proj", "o_proj", "up_proj", "gate_proj"})
+          .layers_to_transform({1});
   EXPECT_THAT(
       attach_adapters(*model, options), ElementsAre("model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"));
 }
@@ -95,7 +99,9 @@ TEST(AttachAdapters, SaysWhyNoModuleIsLeft) {
       message_of([&] { attach_adapters(*model, targeting(q_proj).exclude_modules(q_proj)); }),
       "exclude_modules leaves none of the target modules");
   EXPECT_EQ(
-      message_of([&] { attach_adapters(*model, targeting(q_proj).layers_to_transform({1, 2})); }),
+      message_of([&] {
+        attach_adapters(*model, targeting(q_proj).layers_to_transform({1, 2}));
+      }),
       "layers_to_transform names layer 2, which has no target");
 }
 
@@ -114,8 +120,9 @@ TEST(AttachAdapters, APatternsFirstKeyWinsAndTheScaleIsTheModulesOwn) {
 
 TEST(AttachAdapters, ATargetThatMatchesNothingListsWhatExistsAndAttachesNothing) {
   auto model = tiny_llama();
-  const std::string message =
-      message_of([&] { attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "qq_proj"})); });
+  const std::string message = message_of([&] {
+    attach_adapters(*model, targeting(std::vector<std::string>{"q_proj", "qq_proj"}));
+  });
   EXPECT_THAT(message, HasSubstr("'qq_proj' matches nothing"));
   EXPECT_THAT(message, HasSubstr("down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"));
   EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
@@ -133,6 +140,73 @@ TEST(AttachAdapters, RefusesOptionsOutOfRangeAndANameInUse) {
   EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
   attach(LowRankOptions().rank(2));
   EXPECT_EQ(message_of([&] { attach(LowRankOptions().rank(2)); }), "an adapter named 'default' is attached already");
+}
+
+/// A start that needs to know more than the projection.
+class FromStatistics : public Initializer {
+ public:
+  std::string name() const override {
+    return "from_statistics";
+  }
+  bool needs_gradient() const override {
+    return true;
+  }
+  bool needs_input_moment() const override {
+    return true;
+  }
+  void initialize(const ProjectionImpl&, const WeightStatistics& statistics, InitialFactors factors) const override {
+    factors.a.copy_(statistics.gradient.narrow(0, 0, factors.a.size(0)));
+    factors.b.zero_();
+  }
+};
+
+TEST(AttachAdapters, SaysWhichModuleLacksTheStatisticsOfAnInitializerAndAttachesNothing) {
+  auto model = tiny_llama();
+  const auto options = targeting(std::vector<std::string>{"q_proj"})
+                           .low_rank(LowRankOptions().rank(2).initializer(std::make_shared<FromStatistics>()));
+  std::map<std::string, WeightStatistics> statistics;
+  const auto message = [&] {
+    return message_of([&] { attach_adapters(*model, options, kDefaultAdapter, statistics); });
+  };
+  const std::string first = "model.layers.0.self_attn.q_proj";
+  const std::string second = "model.layers.1.self_attn.q_proj";
+  EXPECT_EQ(
+      message(), first + ": the initializer 'from_statistics' reads the weight's gradient, which the statistics lack");
+  statistics[first] = {at::ones({16, 16}), at::ones({16, 16})};
+  EXPECT_THAT(message(), HasSubstr(second + ": the initializer 'from_statistics' reads the weight's gradient"));
+  statistics[second] = {at::ones({16, 16}), {}};
+  EXPECT_THAT(
+      message(), HasSubstr(second + ": the initializer 'from_statistics' reads the moment of the weight's input"));
+  statistics[second] = {at::ones({16, 8}), at::ones({16, 16})};
+  EXPECT_EQ(message(), second + ": the weight's gradient must have shape [16, 16], not [16, 8]");
+  EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
+  statistics[second].gradient = at::full({16, 16}, 2.0);
+  EXPECT_EQ(message(), "nothing was thrown");
+  EXPECT_EQ(adapter_at(model, second).lora_A.sum().item<double>(), 64.0) << "each module is given its own";
+}
+
+TEST(AttachAdapters, SaysThatATorchLinearTakesNoAdapter) {
+  const auto model = std::make_shared<torch::nn::Module>();
+  model->register_module("0", torch::nn::Linear(4, 4));
+  model->register_module("1", Projection(4, 4));
+  const std::string why =
+      "0 is a torch::nn::Linear, whose forward is not virtual and cannot run an adapter: use rora::Projection or "
+      "rora::RoRALinear in its place";
+  EXPECT_EQ(message_of([&] { attach_adapters(*model, targeting(std::vector<std::string>{"0"})); }), why);
+  EXPECT_EQ(message_of([&] { attach_adapters(*model, targeting(ModuleSelection::every_linear())); }), why);
+  EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
+  EXPECT_THAT(
+      attach_adapters(
+          *model, targeting(ModuleSelection::every_linear()).exclude_modules(std::vector<std::string>{"0"})),
+      ElementsAre("1"));
+}
+
+TEST(TargetModules, AreThoseThatAttachingAdapts) {
+  auto model = tiny_llama();
+  const auto options = targeting(std::vector<std::string>{"q_proj", "layers.1.mlp.up_proj"});
+  const auto modules = target_modules(*model, options);
+  EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
+  EXPECT_EQ(modules, attach_adapters(*model, options));
 }
 
 TEST(AttachAdapters, CountsTrainableParametersByThePapersFormula) {
@@ -202,5 +276,5 @@ TEST(ActivateAdapters, SwitchesTheWholeModel) {
   EXPECT_THROW(detach_adapters(*model, "one"), c10::ValueError);
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

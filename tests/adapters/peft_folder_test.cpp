@@ -15,10 +15,10 @@
 namespace rora {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
 using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
+using ::testing::HasSubstr;
 
 /// Attaches adapters with random values everywhere.
 DecoderForCausalLM adapted(const AdapterOptions& options) {
@@ -139,10 +139,22 @@ class BadAdapterTest : public ::testing::Test {
 
 TEST_F(BadAdapterTest, NamesTheConfigsField) {
   const std::vector<std::pair<std::string, json>> bad{
-      {"r", 0}, {"r", "two"}, {"lora_alpha", "x"}, {"lora_dropout", 1.5}, {"use_dora", 3}, {"bias", "all"},
-      {"peft_type", "IA3"}, {"target_modules", json::array({1})}, {"target_modules", "(q"}, {"fan_in_fan_out", true},
-      {"modules_to_save", json::array({"lm_head"})}, {"lora_bias", true}, {"use_qalora", true},
-      {"something_new", 5}, {"rank_pattern", {{"q_proj", "x"}}}, {"alpha_pattern", {{"q_proj", nullptr}}},
+      {"r", 0},
+      {"r", "two"},
+      {"lora_alpha", "x"},
+      {"lora_dropout", 1.5},
+      {"use_dora", 3},
+      {"bias", "all"},
+      {"peft_type", "IA3"},
+      {"target_modules", json::array({1})},
+      {"target_modules", "(q"},
+      {"fan_in_fan_out", true},
+      {"modules_to_save", json::array({"lm_head"})},
+      {"lora_bias", true},
+      {"use_qalora", true},
+      {"something_new", 5},
+      {"rank_pattern", {{"q_proj", "x"}}},
+      {"alpha_pattern", {{"q_proj", nullptr}}},
       {"layers_pattern", "h"}};
   for (const auto& [field, value] : bad) {
     const json kept = json::parse(read_file(folder / "adapter_config.json"));
@@ -175,7 +187,8 @@ TEST_F(BadAdapterTest, NamesAMissingTensor) {
 }
 
 TEST_F(BadAdapterTest, NamesAnExtraTensorAndOneWithoutThePrefix) {
-  rewrite([](NamedTensors& tensors) { tensors.emplace_back("model.layers.0.mlp.down_proj.lora_A.weight", at::ones({1})); });
+  rewrite(
+      [](NamedTensors& tensors) { tensors.emplace_back("model.layers.0.mlp.down_proj.lora_A.weight", at::ones({1})); });
   EXPECT_THAT(failure(), HasSubstr("tensor model.layers.0.mlp.down_proj.lora_A.weight belongs to no module"));
 }
 
@@ -243,7 +256,7 @@ TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
   const std::string weights = read_file(folder / "adapter_model.safetensors");
   at::NoGradGuard no_grad;
   adapter_parameters(*model)[0].add_(1);
-  const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b')); // so that the config is what fails
+  const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b'));  // so that the config is what fails
   {
     const rora::testing::FileSizeLimit limit(60'000);
     EXPECT_THROW(save_adapter(*model, folder.path(), save), FileError);
@@ -254,5 +267,5 @@ TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
   EXPECT_NE(read_file(folder / "adapter_model.safetensors"), weights);
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

@@ -7,10 +7,11 @@
 //   OUT/resaved/NAME/   FIXTURES/answers/NAME, loaded and saved again
 //   OUT/models/NAME/    FIXTURES/forms/NAME, loaded and saved again, with logits.safetensors
 
-#include <rora/model/decoder.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/safetensors.h>
+#include <rora/core/projection.h>
+#include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>
@@ -33,6 +34,24 @@ struct Case {
   std::optional<at::ScalarType> dtype = std::nullopt;
 };
 
+/// The largest singular values of W go into B·A, and the rest takes W's place: PiSSA.
+class Principal : public Initializer {
+ public:
+  std::string name() const override {
+    return "pissa";
+  }
+  bool rewrites_base() const override {
+    return true;
+  }
+  void initialize(const ProjectionImpl& projection, const WeightStatistics&, InitialFactors factors) const override {
+    const auto [u, s, v] = at::linalg_svd(projection.base().dense().to(at::kFloat), /*full_matrices=*/false);
+    const int64_t rank = factors.a.size(0);
+    const at::Tensor root = (s.narrow(0, 0, rank) / factors.scale).sqrt();
+    factors.a.copy_(root.unsqueeze(1) * v.narrow(0, 0, rank));
+    factors.b.copy_(u.narrow(1, 0, rank) * root);
+  }
+};
+
 AdapterOptions with_patterns() {
   return AdapterOptions()
       .low_rank(LowRankOptions().rank(3).alpha(6.5))
@@ -44,6 +63,7 @@ std::vector<Case> cases() {
   const auto lora = LowRankOptions().rank(4).alpha(8).scaling(Scaling::kStandard);
   const auto rora = LowRankOptions().rank(6).alpha(12);
   const auto dora = LowRankOptions(lora).dora(true);
+  const auto principal = std::make_shared<Principal>();
   return {
       {"lora", AdapterOptions().low_rank(lora)},
       {"rora", AdapterOptions().low_rank(rora)},
@@ -63,9 +83,17 @@ std::vector<Case> cases() {
       {"all_linear_of_a_layer",
        AdapterOptions().low_rank(rora).target_modules(ModuleSelection::every_linear()).layers_to_transform({1})},
       {"rank_over_width",
+       AdapterOptions().low_rank(LowRankOptions(rora).rank(40)).target_modules(std::vector<std::string>{"k_proj"})},
+      {"rewritten_lora", AdapterOptions().low_rank(LowRankOptions(lora).initializer(principal))},
+      {"rewritten_rora",
        AdapterOptions()
-           .low_rank(LowRankOptions(rora).rank(40))
-           .target_modules(std::vector<std::string>{"k_proj"})},
+           .low_rank(LowRankOptions(rora).initializer(principal))
+           .rank_pattern({{"down_proj", 3}})
+           .alpha_pattern({{"q_proj", 5.0}})},
+      {"rewritten_rora_portable",
+       AdapterOptions().low_rank(LowRankOptions(rora).initializer(principal)),
+       /*portable=*/true},
+      {"rewritten_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(principal))},
       {"bfloat16_base", AdapterOptions().low_rank(rora), /*portable=*/false, at::kBFloat16},
   };
 }
@@ -96,14 +124,11 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
   save_model(*model, out / "merged");
   CausalLM merged = load_model(out / "merged", at::kFloat);
   save_safetensors(
-      out / "logits.safetensors",
-      {{"input_ids", input_ids()}, {"logits", adapted}, {"merged_logits", logits(merged)}});
+      out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", adapted}, {"merged_logits", logits(merged)}});
 }
 
 void resave_adapter(
-    const std::filesystem::path& base,
-    const std::filesystem::path& adapter,
-    const std::filesystem::path& out) {
+    const std::filesystem::path& base, const std::filesystem::path& adapter, const std::filesystem::path& out) {
   CausalLM model = load_model(base);
   load_adapter(*model, adapter);
   save_adapter(*model, out, SaveAdapterOptions().base_model(base));
@@ -129,7 +154,7 @@ void write_all(const std::filesystem::path& fixtures, const std::filesystem::pat
   }
 }
 
-} // namespace
+}  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 3) {

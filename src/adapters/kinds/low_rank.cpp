@@ -137,7 +137,7 @@ void check_alike(const std::string& module, const LowRankOptions& own, const Low
     TORCH_CHECK_VALUE(alike, module, ": its adapter has another ", what, " than the others of its name: one folder holds one");
   };
   require(own.scaling() == first.scaling(), "scaling");
-  require(own.dora() == first.dora(), "dora");
+  require(own.dora() == first.dora(), "use of DoRA");
   require(own.dropout() == first.dropout(), "dropout");
 }
 
