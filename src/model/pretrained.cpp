@@ -77,11 +77,11 @@ std::optional<at::ScalarType> configured_dtype(const std::filesystem::path& fold
 
 /// The one dtype that a model of weights in several is brought to: config.json's, as in transformers, or that of the
 /// embeddings. Nothing where all weights have the same.
-std::optional<at::ScalarType> common_dtype(const ParameterFolder& folder) {
+std::optional<at::ScalarType> common_dtype(const ModelFolder& files, const ParameterFolder& folder) {
   std::set<at::ScalarType> dtypes;
-  for (const std::string& name : folder.names()) {
-    if (at::isFloatingType(folder.dtype(name))) {
-      dtypes.insert(folder.dtype(name));
+  for (const std::string& key : folder.keys()) {
+    if (at::isFloatingType(files.dtype(key))) {
+      dtypes.insert(files.dtype(key));
     }
   }
   if (dtypes.size() < 2) {
@@ -92,7 +92,15 @@ std::optional<at::ScalarType> common_dtype(const ParameterFolder& folder) {
 }
 
 /// Gives the model the folder's tensors: each of its parameters one, and none left over.
-void load_parameters(CausalLMImpl& model, const ParameterFolder& folder, std::optional<at::ScalarType> dtype) {
+void load_parameters(
+    CausalLMImpl& model,
+    const ModelFolder& files,
+    const ModelFamily& family,
+    std::optional<at::ScalarType> dtype) {
+  const ParameterFolder folder(files, family);
+  if (!dtype) {
+    dtype = common_dtype(files, folder);
+  }
   const bool tied = model.options.tie_word_embeddings();
   std::set<std::string> used;
   for (auto& item : model.named_parameters()) {
@@ -104,34 +112,38 @@ void load_parameters(CausalLMImpl& model, const ParameterFolder& folder, std::op
       throw FormatError(folder.path(), "tensor " + folder.key(name) + " is missing");
     }
     item.value().set_data(checked_tensor(folder, name, item.value().sizes(), dtype));
-    used.insert(name);
+    used.insert(folder.key(name));
   }
   if (tied && folder.contains(kEmbedding) && folder.contains(kHead)) {
-    used.insert(kHead);
+    used.insert(folder.key(kHead));
   }
-  for (const std::string& name : folder.names()) {
-    if (!used.count(name)) {
-      throw FormatError(folder.file(name), "tensor " + folder.key(name) + " is not one of this model's");
+  for (const std::string& key : folder.keys()) {
+    if (!used.count(key)) {
+      throw FormatError(files.file(key), "tensor " + key + " is not one of this model's");
     }
   }
 }
 
-/// The name of the adapter that changes what the module computes, but not the weights that would be written; or the
-/// empty one.
-std::string unwritten_adapter(const torch::nn::Module& module) {
-  const auto name = [](const auto* site) {
-    return site != nullptr && site->active_adapter() != nullptr ? site->active_name() : std::string();
-  };
-  return name(module.as<ProjectionImpl>()) + name(module.as<AttentionImpl>()) + name(module.as<MLPImpl>());
+/// The name of a module's adapter that takes part in what it computes, or the empty one.
+template <class Holder>
+std::string active_adapter(const torch::nn::Module& module) {
+  const auto* holder = module.as<Holder>();
+  return holder != nullptr && holder->active_adapter() != nullptr ? holder->active_name() : std::string();
 }
 
+/// Throws where an adapter changes what the model computes, but not the weights that would be written.
 void check_no_active_adapter(const CausalLMImpl& model) {
-  for (const auto& module : model.named_modules("", /*include_self=*/false)) {
-    const std::string adapter = unwritten_adapter(*module.value());
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    const torch::nn::Module& module = *item.value();
+    const std::string of_weight = active_adapter<ProjectionImpl>(module);
     TORCH_CHECK_VALUE(
-        adapter.empty(), "the adapter '", adapter, "' of ", module.key(), " is active and not merged, and a model's ",
+        of_weight.empty(), "the adapter '", of_weight, "' of ", item.key(), " is active and not merged, and a model's ",
         "folder has no place for it: merge_adapters writes it into the weights, detach_adapters leaves it out, ",
         "save_adapter saves it alone");
+    const std::string of_block = active_adapter<AttentionImpl>(module) + active_adapter<MLPImpl>(module);
+    TORCH_CHECK_VALUE(
+        of_block.empty(), "the adapter '", of_block, "' of ", item.key(), " is active, and no weight of a model's ",
+        "folder can do what it does: detach it from ", item.key(), " to leave it out");
   }
 }
 
@@ -182,8 +194,7 @@ CausalLM load_model(const std::filesystem::path& path, std::optional<at::ScalarT
   }
   at::NoGradGuard no_grad;
   CausalLM model = family.make(options);
-  const ParameterFolder folder(files, family);
-  load_parameters(*model, folder, dtype ? dtype : common_dtype(folder));
+  load_parameters(*model, files, family, dtype);
   model->eval();
   return model;
 }

@@ -5,6 +5,7 @@
 #include "padded_batch.h"
 
 #include <rora/core/projection.h>
+#include <rora/model/decoder_layer.h>
 
 #include <ATen/ATen.h>
 
@@ -50,12 +51,23 @@ void copy_values(PreparedLoss from, PreparedLoss& to) {
   }
 }
 
+/// Why the adapter that takes part in what `module` computes cannot be captured, if it is a `Holder` of one.
+template <class Holder>
+std::optional<std::string> why_adapter_differs(const torch::nn::Module& module) {
+  const auto* holder = module.as<Holder>();
+  const auto* adapter = holder != nullptr ? holder->active_adapter() : nullptr;
+  return adapter != nullptr ? adapter->why_not_captured() : std::nullopt;
+}
+
 std::optional<std::string> why_adapters_differ(const CausalLM& model) {
   for (const auto& module : model->modules()) {
-    const auto* projection = module->as<ProjectionImpl>();
-    const Adapter* adapter = projection != nullptr ? projection->active_adapter() : nullptr;
-    if (auto why = adapter != nullptr ? adapter->why_not_captured() : std::nullopt) {
-      return why;
+    for (auto& why : {
+             why_adapter_differs<ProjectionImpl>(*module),
+             why_adapter_differs<AttentionImpl>(*module),
+             why_adapter_differs<MLPImpl>(*module)}) {
+      if (why) {
+        return why;
+      }
     }
   }
   return std::nullopt;
@@ -70,7 +82,7 @@ std::optional<std::string> why_not_captured(const CausalLM& model) {
   if (auto why = why_adapters_differ(model)) {
     return why;
   }
-  if (!model->head_weight().is_cuda()) {
+  if (!model->device().is_cuda()) {
     return "the model is not on a GPU";
   }
 #if defined(RORA_HAS_CUDA)

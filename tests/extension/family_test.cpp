@@ -128,7 +128,7 @@ class ToyFamilyTest : public ::testing::Test {
     attach_adapters(*model, options);
     Trainer trainer(
         model, counting(12), TrainerOptions().lr(1e-2).max_steps(6).save_every(2).output(output).resume(true));
-    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, options, path); });
+    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
     trainer.set_callback([&](const StepMetrics& metrics) {
       if (metrics.step >= stop_after) {
         trainer.request_stop();
@@ -166,7 +166,7 @@ TEST_F(ToyFamilyTest, IsTrainedSavedAndResumedBitForBit) {
 
 TEST_F(ToyFamilyTest, TakesItsAdapterBackAndItsMergedFolder) {
   CausalLM trained = train(folder / "run");
-  save_adapter(*trained, options, folder / "adapter");
+  save_adapter(*trained, folder / "adapter");
   CausalLM adapted = load_model(folder / "model");
   load_adapter(*adapted, folder / "adapter");
   EXPECT_TRUE(at::equal(logits(adapted), logits(trained)));

@@ -2,8 +2,12 @@
 #include "support/gradcheck.h"
 #include "support/tiny_llama.h"
 
+#include <rora/ops/cross_entropy.h>
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 namespace rora {
 namespace {

@@ -35,7 +35,8 @@ class Renamed : public ModelFamily {
     return write_shared_config(*this, options, torch_dtype);
   }
   std::vector<std::pair<std::string, std::string>> renamed_parts() const override {
-    return {{"model.layers", "h"}, {"self_attn.q_proj", "attn.query"}, {"self_attn", "attn"}, {"model", "top"}};
+    return {{"model.layers", "h"}, {"self_attn.q_proj", "attn.query"}, {"self_attn", "attn"}, {"model", "top"},
+            {"up_proj", "down_proj"}, {"down_proj", "up_proj"}};
   }
 };
 
@@ -81,6 +82,8 @@ TEST(ModelFamilies, RenameWholePartsThereAndBack) {
            {"model.layers.10.self_attn.k_proj.bias", "h.10.attn.k_proj.bias"},
            {"model.embed_tokens.weight", "top.embed_tokens.weight"},
            {"lm_head.weight", "lm_head.weight"},
+           {"model.layers.0.mlp.up_proj.weight", "h.0.mlp.down_proj.weight"},
+           {"model.layers.0.mlp.down_proj.weight", "h.0.mlp.up_proj.weight"},
            {"model.layers.0.my_self_attn.weight", "h.0.my_self_attn.weight"}}) {
     EXPECT_EQ(family.checkpoint_name(parameter), key);
     EXPECT_EQ(family.parameter_name(key), parameter);
@@ -114,6 +117,8 @@ TEST(ModelFamilies, ErrorsNameTheTensorsAsTheFolderDoes) {
   NamedTensors more = tensors;
   more.emplace_back("h.0.attn.odd", at::ones({2}));
   EXPECT_THAT(failure(more), HasSubstr("tensor h.0.attn.odd is not one of this model's"));
+  more.back().first = "model.norm.weight"; // under the parameter's own name beside the folder's
+  EXPECT_THAT(failure(more), HasSubstr("tensor model.norm.weight is not one of this model's"));
 }
 
 } // namespace

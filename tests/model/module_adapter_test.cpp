@@ -5,6 +5,8 @@
 
 #include <rora/model/generation.h>
 #include <rora/model/pretrained.h>
+#include <rora/ops/cross_entropy.h>
+#include <rora/training/step_graphs.h>
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -162,7 +164,7 @@ TEST_F(ModuleAdapters, GenerationGoesOnBehindAPrefixAsWholeRowsDo) {
     const auto both = generate(model, {{3, 4, 5}, {7, 8, 9, 10, 11}}, options);
     EXPECT_EQ(both[0], generate(model, {{3, 4, 5}}, options)[0]);
     if (beams == 1) {
-      const at::Tensor row = at::tensor({3, 4, 5, both[0][0], both[0][1]}, at::kLong).view({1, 5});
+      const at::Tensor row = at::tensor(std::vector<int64_t>{3, 4, 5, both[0][0], both[0][1]}, at::kLong).view({1, 5});
       EXPECT_EQ(both[0][2], model->forward({row, {}, {}})[0][4].argmax().item<int64_t>());
     }
   }
@@ -264,6 +266,13 @@ TEST_F(ModuleAdapters, StayInFp32WhateverTheModelIsBroughtTo) {
   EXPECT_EQ(layer(model, 0).mlp->adapter("beside")->parameters()[0].scalar_type(), at::kFloat);
   EXPECT_EQ(layer(model, 0).self_attn->adapter("soft")->parameters()[0].scalar_type(), at::kFloat);
   EXPECT_EQ(model->forward({ids, {}, {}}).scalar_type(), at::kBFloat16);
+}
+
+TEST_F(ModuleAdapters, SayWhyAGraphCannotCaptureThemUnlessTheyKnowThatItCan) {
+  layer(model, 0).mlp->attach("beside", std::make_shared<Parallel>(16, 5));
+  EXPECT_THAT(why_not_captured(model).value_or(""), HasSubstr("whole block"));
+  layer(model, 0).mlp->activate("");
+  EXPECT_THAT(why_not_captured(model).value_or(""), HasSubstr("not on a GPU"));
 }
 
 TEST_F(ModuleAdapters, AreRefusedUnderANameInUseAndOfAnotherSize) {

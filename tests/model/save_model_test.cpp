@@ -137,7 +137,7 @@ TEST(SaveAdaptedModel, NeverWritesTheResidualOfARewrittenBase) {
   TemporaryFolder folder;
   CausalLM base = load_model(test_data("golden/model"));
   CausalLM model = load_model(test_data("golden/model"));
-  const auto projection = testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj;
+  auto projection = testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj;
   projection->attach("half", std::make_shared<Residual>());
   ASSERT_FALSE(at::equal(projection->weight, projection->original_weight()));
   EXPECT_THROW(save_model(*model, folder / "active"), c10::ValueError);

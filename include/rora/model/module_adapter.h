@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -28,6 +29,11 @@ class ModuleAdapter : public torch::nn::Module {
   }
   void to(at::ScalarType dtype, bool non_blocking = false) override {
     torch::nn::Module::to(dtype == at::kDouble ? at::kDouble : at::kFloat, non_blocking);
+  }
+
+  /// Why a CUDA graph cannot capture it; nothing where one can.
+  virtual std::optional<std::string> why_not_captured() const {
+    return "an adapter of a whole block may decide on the host";
   }
 
   /// Null for an adapter that was put into its slot by hand.
@@ -102,6 +108,7 @@ class AdaptedModule : public torch::nn::Module {
     return slot_.adapters();
   }
 
+  /// Switches the slot off and on. `DisableAdapters` does so for projections alone.
   void set_adapters_enabled(bool enabled) {
     slot_.set_enabled(enabled);
   }

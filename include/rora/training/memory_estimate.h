@@ -46,7 +46,12 @@ struct MemoryEstimate {
 
 /// For a model whose adapters are attached and whose trained parameters require gradients. Activations are counted from
 /// what each operation of a layer keeps for its backward; what a step allocates on the CPU is within 10% of that.
-/// `validation`: whether the best parameters are kept.
-MemoryEstimate estimate_memory(const CausalLM& model, const BatchShape& batch, bool validation = false);
+/// That follows from what the layers say of themselves (`CausalLMImpl::layer_memory`). `validation`: whether the best
+/// parameters are kept. `optimizer_bytes`: the optimiser's state (`Optimizer::state_bytes`); by default two moments.
+MemoryEstimate estimate_memory(
+    const CausalLM& model,
+    const BatchShape& batch,
+    bool validation = false,
+    std::optional<int64_t> optimizer_bytes = std::nullopt);
 
 }  // namespace rora

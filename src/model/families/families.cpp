@@ -6,6 +6,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -53,13 +54,33 @@ Families& families() {
   return all;
 }
 
-/// Puts `to` in the place of `from` where that first stands whole between dots.
-void replace_part(std::string& name, const std::string& from, const std::string& to) {
-  const std::string dotted = "." + name + ".";
-  const size_t place = dotted.find("." + from + ".");
-  if (place != std::string::npos) {
-    name.replace(place, from.size(), to);
+/// `name` with each part that begins and ends at a dot, or at an end, and is `from(pair)` of one of the pairs replaced by
+/// its `to(pair)`.
+template <class Pairs, class From, class To>
+std::string with_parts_replaced(const std::string& name, const Pairs& pairs, From from, To to) {
+  std::string result;
+  for (size_t place = 0; place < name.size();) {
+    const auto is_here = [&](const auto& pair) {
+      const std::string& part = from(pair);
+      const size_t end = place + part.size();
+      return name.compare(place, part.size(), part) == 0 && (end == name.size() || name[end] == '.');
+    };
+    const auto found = std::find_if(pairs.begin(), pairs.end(), is_here);
+    const size_t end =
+        found != pairs.end() ? place + from(*found).size() : std::min(name.find('.', place), name.size());
+    result += found != pairs.end() ? to(*found) : name.substr(place, end - place);
+    result += end < name.size() ? "." : "";
+    place = end + 1;
   }
+  return result;
+}
+
+const std::string& first(const std::pair<std::string, std::string>& pair) {
+  return pair.first;
+}
+
+const std::string& second(const std::pair<std::string, std::string>& pair) {
+  return pair.second;
 }
 
 } // namespace
@@ -80,19 +101,12 @@ CausalLM ModelFamily::make(const DecoderOptions& options) const {
   return DecoderForCausalLM(options);
 }
 
-std::string ModelFamily::checkpoint_name(std::string parameter) const {
-  for (const auto& [own, stored] : renamed_parts()) {
-    replace_part(parameter, own, stored);
-  }
-  return parameter;
+std::string ModelFamily::checkpoint_name(const std::string& parameter) const {
+  return with_parts_replaced(parameter, renamed_parts(), first, second);
 }
 
-std::string ModelFamily::parameter_name(std::string key) const {
-  const auto parts = renamed_parts();
-  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
-    replace_part(key, part->second, part->first);
-  }
-  return key;
+std::string ModelFamily::parameter_name(const std::string& key) const {
+  return with_parts_replaced(key, renamed_parts(), second, first);
 }
 
 void register_model_family(std::shared_ptr<const ModelFamily> family) {

@@ -40,14 +40,18 @@ class ParameterFolder {
     return folder_.file(key(parameter));
   }
 
-  /// The parameters that the folder's tensors are, without leftovers that say nothing about the model: old checkpoints
-  /// stored the rotary frequencies.
+  /// The folder's tensors as it calls them, without leftovers that say nothing about the model: old checkpoints stored the
+  /// rotary frequencies.
+  std::vector<std::string> keys() const {
+    std::vector<std::string> keys = folder_.names();
+    std::erase_if(keys, [](const std::string& key) { return key.ends_with(".rotary_emb.inv_freq"); });
+    return keys;
+  }
+  /// The same as parameters.
   std::vector<std::string> names() const {
     std::vector<std::string> names;
-    for (const std::string& key : folder_.names()) {
-      if (!key.ends_with(".rotary_emb.inv_freq")) {
-        names.push_back(family_.parameter_name(key));
-      }
+    for (const std::string& key : keys()) {
+      names.push_back(family_.parameter_name(key));
     }
     return names;
   }

@@ -35,7 +35,8 @@ class ModelFamily {
   virtual JsonFields write_config(const DecoderOptions& options, const std::string& torch_dtype) const = 0;
 
   /// Parts of parameters' names, whole between dots, that its checkpoints spell another way: {"model.layers",
-  /// "transformer.h"}. A name takes them in their order, each where it occurs first; empty: all names are alike.
+  /// "transformer.h"}. A name is gone through from left to right, and the first pair that fits at a place replaces what
+  /// stands there. Empty: all names are alike.
   virtual std::vector<std::pair<std::string, std::string>> renamed_parts() const {
     return {};
   }
@@ -48,8 +49,8 @@ class ModelFamily {
   virtual CausalLM make(const DecoderOptions& options) const;
 
   /// What the checkpoint calls the parameter of that name, and the other way round, by `renamed_parts`.
-  std::string checkpoint_name(std::string parameter) const;
-  std::string parameter_name(std::string key) const;
+  std::string checkpoint_name(const std::string& parameter) const;
+  std::string parameter_name(const std::string& key) const;
 };
 
 /// Adds a family, to be found by its `model_type`. Throws `c10::ValueError` for a type that is there already.
