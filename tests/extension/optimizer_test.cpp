@@ -93,8 +93,8 @@ std::vector<Example> counting(int64_t count) {
 }
 
 /// One trainer's whole life: model, adapter, run.
-struct Run {
-  explicit Run(const TrainerOptions& options) : model(testing::tiny_llama()) {
+struct TrainingOfToy {
+  explicit TrainingOfToy(const TrainerOptions& options) : model(testing::tiny_llama()) {
     at::manual_seed(3);
     attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.1)));
     trainer.emplace(model, counting(24), options);
@@ -148,7 +148,7 @@ TEST(PairOptimizer, MovesTheProductAlikeHoweverItIsDividedBetweenTheFactors) {
 }
 
 TEST(PairOptimizer, AnUpdateThatIsLeftOutChangesNothing) {
-  Run run(options());
+  TrainingOfToy run(options());
   ParameterTable parameters(*run.model);
   ScaledGradientDescent optimizer(parameters);
   const at::Tensor values = parameters.values().clone();
@@ -160,7 +160,7 @@ TEST(PairOptimizer, AnUpdateThatIsLeftOutChangesNothing) {
 
 TEST(PairOptimizer, TrainsAndWhatItSavesLoads) {
   const testing::TemporaryFolder folder;
-  Run run(options().max_steps(60));
+  TrainingOfToy run(options().max_steps(60));
   const double before = evaluate_perplexity(run.model, counting(24)).loss;
   run.trainer->train();
   const double after = evaluate_perplexity(run.model, counting(24)).loss;
@@ -172,24 +172,24 @@ TEST(PairOptimizer, TrainsAndWhatItSavesLoads) {
 }
 
 TEST(PairOptimizer, AResumedRunIsTheUninterruptedOneBitForBit) {
-  Run whole(options());
+  TrainingOfToy whole(options());
   whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  Run first(resumable);
+  TrainingOfToy first(resumable);
   first.trainer->set_callback([&](const StepMetrics& metrics) {
     if (metrics.step == 3) {
       first.trainer->request_stop();
     }
   });
   EXPECT_TRUE(first.trainer->train().interrupted);
-  Run second(resumable);
+  TrainingOfToy second(resumable);
   EXPECT_EQ(second.trainer->restore(), 3);
   second.trainer->train();
   EXPECT_TRUE(at::equal(second.values(), whole.values()));
-  Run other(TrainerOptions(resumable).optimizer(scaled_gradient_descent(0.8)));
+  TrainingOfToy other(TrainerOptions(resumable).optimizer(scaled_gradient_descent(0.8)));
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another momentum is another run";
-  Run adamw(TrainerOptions(resumable).optimizer(nullptr));
+  TrainingOfToy adamw(TrainerOptions(resumable).optimizer(nullptr));
   EXPECT_THROW(adamw.trainer->restore(), FormatError) << "another optimiser is another run";
 }
 

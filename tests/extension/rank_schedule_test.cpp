@@ -106,8 +106,8 @@ std::vector<Example> counting(int64_t count) {
   return examples;
 }
 
-struct Run {
-  explicit Run(const TrainerOptions& options, int64_t target = 2) : model(testing::tiny_llama()) {
+struct TrainingOfToy {
+  explicit TrainingOfToy(const TrainerOptions& options, int64_t target = 2) : model(testing::tiny_llama()) {
     at::manual_seed(3);
     attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.1)));
     hook = std::make_shared<RankSchedule>(target, 1e-3);
@@ -126,7 +126,7 @@ TrainerOptions options() {
 }
 
 TEST(RankSchedule, KeepsToItsBudgetAtEachStepAndHoldsTheOthersAtZero) {
-  Run run(options());
+  TrainingOfToy run(options());
   run.trainer->set_callback([&](const StepMetrics& metrics) {
     EXPECT_EQ(run.hook->mask().sum().item<int64_t>(), run.hook->budget(metrics.step, metrics.total_steps));
     EXPECT_GT(metrics.extra_loss, 0.0);
@@ -143,7 +143,7 @@ TEST(RankSchedule, KeepsToItsBudgetAtEachStepAndHoldsTheOthersAtZero) {
 
 TEST(RankSchedule, TrainsAndWhatItSavesLoads) {
   const testing::TemporaryFolder folder;
-  Run run(options().max_steps(60));
+  TrainingOfToy run(options().max_steps(60));
   const double before = evaluate_perplexity(run.model, counting(24)).loss;
   run.trainer->train();
   const double after = evaluate_perplexity(run.model, counting(24)).loss;
@@ -155,24 +155,24 @@ TEST(RankSchedule, TrainsAndWhatItSavesLoads) {
 }
 
 TEST(RankSchedule, AResumedRunIsTheUninterruptedOneBitForBit) {
-  Run whole(options());
+  TrainingOfToy whole(options());
   whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  Run first(resumable);
+  TrainingOfToy first(resumable);
   first.trainer->set_callback([&](const StepMetrics& metrics) {
     if (metrics.step == 3) {
       first.trainer->request_stop();
     }
   });
   EXPECT_TRUE(first.trainer->train().interrupted);
-  Run second(resumable);
+  TrainingOfToy second(resumable);
   EXPECT_EQ(second.trainer->restore(), 3);
   EXPECT_TRUE(at::equal(second.hook->mask(), first.hook->mask()));
   second.trainer->train();
   EXPECT_TRUE(at::equal(second.trainer->parameters().values(), whole.trainer->parameters().values()));
   EXPECT_TRUE(at::equal(second.hook->mask(), whole.hook->mask()));
-  Run other(resumable, /*target=*/1);
+  TrainingOfToy other(resumable, /*target=*/1);
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another schedule is another run";
 }
 
