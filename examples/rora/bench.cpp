@@ -62,7 +62,7 @@ double median(std::vector<double> values) {
 
 struct Times {
   double step = 0.0;
-  std::optional<double> forward; ///< none where a graph holds forward and backward
+  std::optional<double> forward;  ///< none where a graph holds forward and backward
   double loss = 0.0;
 };
 

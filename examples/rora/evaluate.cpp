@@ -74,7 +74,7 @@ AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer,
                            GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation),
                            on_progress);
   } catch (const std::invalid_argument& error) {
-    throw FormatError(arguments.data, error.what()); // a record that asks for no answer
+    throw FormatError(arguments.data, error.what());  // a record that asks for no answer
   }
 }
 
@@ -133,7 +133,7 @@ int evaluate(const Arguments& arguments) {
   return 0;
 }
 
-} // namespace
+}  // namespace
 
 Run add_evaluate(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -166,4 +166,4 @@ Run add_evaluate(Flags& flags) {
   return [arguments] { return evaluate(*arguments); };
 }
 
-} // namespace rora::cli
+}  // namespace rora::cli

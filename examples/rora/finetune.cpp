@@ -46,8 +46,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   torch::manual_seed(static_cast<uint64_t>(training.seed));
   arguments.adapter.attach(model, options);
   const auto save = [&](const std::filesystem::path& target) {
-    save_adapter(
-        *model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
+    save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
       folder, tokenizer.loaded());
@@ -62,7 +61,10 @@ Run add_finetune(Flags& flags) {
   arguments->adapter.add(flags);
   arguments->training.add(flags);
   flags
-      .add("lr-ratio-b", arguments->training.lr_ratio_b, "How many times as fast B and magnitudes learn (LoRA+); 1: alike")
+      .add(
+          "lr-ratio-b",
+          arguments->training.lr_ratio_b,
+          "How many times as fast B and magnitudes learn (LoRA+); 1: alike")
       .positive();
   flags.add(
       "train-on-inputs",

@@ -4,8 +4,8 @@
 
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
-#include <rora/model/pretrained.h>
 #include <rora/model/decoder.h>
+#include <rora/model/pretrained.h>
 
 #include <ATen/ATen.h>
 #include <torch/utils.h>
@@ -149,7 +149,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   Start start = read_start(arguments);
   LazyTokenizer tokenizer([&] { return open_tokenizer(arguments, start); });
   if (arguments.tokenizer_vocab_size) {
-    tokenizer.get(); // it is made, and written, whether the records need one or not
+    tokenizer.get();  // it is made, and written, whether the records need one or not
   }
   TrainingData data = load_training_data(training, tokenizer, start.options.vocab_size());
   CausalLM model = make_model(arguments, start.options);

@@ -186,8 +186,7 @@ void print_plan(const CausalLM& model, const TrainingData& data, const TrainingF
 }
 
 /// Its shape and its first row's ids and labels, and text where there is a tokenizer.
-void print_first_batch(
-    const std::vector<Example>& examples, const TrainingFlags& flags, const Tokenizer* tokenizer) {
+void print_first_batch(const std::vector<Example>& examples, const TrainingFlags& flags, const Tokenizer* tokenizer) {
   const auto plan = plan_epoch(examples, flags.trainer_options().batches(), 0);
   const Batch batch = make_batch(examples, plan[0]);
   std::cout << "first batch: " << batch.input_ids.size(0) << " x " << batch.input_ids.size(1) << ", " << batch.tokens

@@ -13,12 +13,20 @@ namespace {
 
 const Example& example_at(const std::vector<Example>& examples, int64_t index) {
   TORCH_CHECK_VALUE(
-      index >= 0 && index < static_cast<int64_t>(examples.size()), "expected an example below ", examples.size(),
-      ", found ", index);
+      index >= 0 && index < static_cast<int64_t>(examples.size()),
+      "expected an example below ",
+      examples.size(),
+      ", found ",
+      index);
   const Example& example = examples[index];
   TORCH_CHECK_VALUE(
-      !example.input_ids.empty() && example.labels.size() == example.input_ids.size(), "example ", index,
-      ": expected ids and as many labels, found ", example.input_ids.size(), " and ", example.labels.size());
+      !example.input_ids.empty() && example.labels.size() == example.input_ids.size(),
+      "example ",
+      index,
+      ": expected ids and as many labels, found ",
+      example.input_ids.size(),
+      " and ",
+      example.labels.size());
   return example;
 }
 
@@ -33,11 +41,10 @@ int64_t row_length(const std::vector<Example>& examples, const std::vector<int64
 
 /// Targets of an example that the loss counts. The first label has nothing to be predicted from.
 int64_t count_targets(const Example& example) {
-  return std::ssize(example.labels) - 1 -
-      std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
+  return std::ssize(example.labels) - 1 - std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
 }
 
-} // namespace
+}  // namespace
 
 int64_t count_labelled_tokens(const std::vector<Example>& examples, const std::vector<std::vector<int64_t>>& rows) {
   int64_t count = 0;
@@ -94,4 +101,4 @@ Batch make_batch(
   return batch;
 }
 
-} // namespace rora
+}  // namespace rora

@@ -21,10 +21,8 @@ bool has_target(const Example& example) {
 }
 
 void check_options(const DatasetOptions& options) {
-  TORCH_CHECK_VALUE(
-      options.max_length() >= 0, "max_length: expected at least 0, found ", options.max_length());
-  TORCH_CHECK_VALUE(
-      options.vocab_size() >= 0, "vocab_size: expected at least 0, found ", options.vocab_size());
+  TORCH_CHECK_VALUE(options.max_length() >= 0, "max_length: expected at least 0, found ", options.max_length());
+  TORCH_CHECK_VALUE(options.vocab_size() >= 0, "vocab_size: expected at least 0, found ", options.vocab_size());
 }
 
 void load_file(
@@ -52,15 +50,16 @@ void load_file(
   }
 }
 
-} // namespace
+}  // namespace
 
 Dataset load_dataset(
     const std::vector<std::filesystem::path>& files, const Tokenizer* tokenizer, const DatasetOptions& options) {
   DatasetOptions known = options;
-  if (tokenizer != nullptr && known.vocab_size() == 0) { // also for tokenised records, which do not ask for it
+  if (tokenizer != nullptr && known.vocab_size() == 0) {  // also for tokenised records, which do not ask for it
     known.vocab_size(tokenizer->vocab_size());
   }
-  return load_dataset(files, [tokenizer] { return tokenizer; }, known);
+  return load_dataset(
+      files, [tokenizer] { return tokenizer; }, known);
 }
 
 Dataset load_dataset(
@@ -83,4 +82,4 @@ ChatTemplate default_chat_template(const Tokenizer& tokenizer) {
   return tokenizer.token_id("<|start_header_id|>") ? ChatTemplate::kLlama3 : ChatTemplate::kLlama2;
 }
 
-} // namespace rora
+}  // namespace rora

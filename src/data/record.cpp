@@ -96,7 +96,7 @@ std::string describe(const json& value) {
     case json::value_t::object:
       return "an object";
     default:
-      return value.dump(); // null, a boolean or a number
+      return value.dump();  // null, a boolean or a number
   }
 }
 
@@ -185,7 +185,7 @@ class RecordParser {
     integers.reserve(value.size());
     for (const json& element : value) {
       const bool too_large = element.is_number_unsigned() &&
-          element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+                             element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
       if (!element.is_number_integer() || too_large) {
         fail_field(key + ("[" + std::to_string(integers.size()) + "]"), "an integer", describe(element));
       }
@@ -279,7 +279,7 @@ std::vector<Record> parse_lines(const std::filesystem::path& file, std::string_v
   return records;
 }
 
-} // namespace
+}  // namespace
 
 std::string Record::place() const {
   const std::string place = "record " + std::to_string(number);
@@ -323,4 +323,4 @@ std::vector<Record> read_records(const std::filesystem::path& file) {
   return records;
 }
 
-} // namespace rora
+}  // namespace rora

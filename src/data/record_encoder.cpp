@@ -89,7 +89,8 @@ Example RecordEncoder::encode_text(const std::string& text) const {
 
 void RecordEncoder::append_eos(Example& example, bool labelled) const {
   const auto eos = tokenizer_->eos_id;
-  const bool room = options_.max_length() == 0 || static_cast<int64_t>(example.input_ids.size()) < options_.max_length();
+  const bool room =
+      options_.max_length() == 0 || static_cast<int64_t>(example.input_ids.size()) < options_.max_length();
   if (eos && room && !example.input_ids.empty() && example.input_ids.back() != *eos) {
     append(example, {*eos}, labelled);
   }
@@ -104,8 +105,8 @@ void RecordEncoder::check_vocabulary(
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] >= vocab_size_) {
         const std::string where = record.kind == RecordKind::kTokenized
-            ? std::string("field `") + field + "[" + std::to_string(i) + "]`"
-            : "token " + std::to_string(i);
+                                      ? std::string("field `") + field + "[" + std::to_string(i) + "]`"
+                                      : "token " + std::to_string(i);
         throw FormatError(
             file,
             record.place() + ": " + where + ": expected an id below the vocabulary's size of " +
@@ -117,4 +118,4 @@ void RecordEncoder::check_vocabulary(
   check("labels", example.labels);
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

@@ -11,8 +11,7 @@
 namespace rora {
 namespace {
 
-GenerationOptions with_stop_tokens(
-    GenerationOptions options, const CausalLM& model, const Tokenizer& tokenizer) {
+GenerationOptions with_stop_tokens(GenerationOptions options, const CausalLM& model, const Tokenizer& tokenizer) {
   if (options.stop_token_ids().empty()) {
     std::vector<int64_t> stops = model->options.eos_token_id();
     if (tokenizer.eos_id && std::find(stops.begin(), stops.end(), *tokenizer.eos_id) == stops.end()) {
@@ -23,7 +22,7 @@ GenerationOptions with_stop_tokens(
   return options;
 }
 
-} // namespace
+}  // namespace
 
 AnswerEvaluation evaluate_generation(
     CausalLM model,
@@ -70,4 +69,4 @@ AnswerEvaluation evaluate_generation(
   return result;
 }
 
-} // namespace rora
+}  // namespace rora

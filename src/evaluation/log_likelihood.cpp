@@ -47,7 +47,7 @@ size_t shared_length(const std::vector<Ids>& continuations) {
 
 /// Tokens to be predicted from states of one forward pass.
 struct Targets {
-  Ids states; ///< rows of the hidden states `[batch · seq, hidden]`
+  Ids states;  ///< rows of the hidden states `[batch · seq, hidden]`
   Ids tokens;
 
   void add(int64_t state, int64_t token) {
@@ -58,7 +58,7 @@ struct Targets {
 
 /// ln p(token) of each target, from hidden states `[batch, seq, hidden]`.
 std::vector<double> token_log_probabilities(CausalLM model, const at::Tensor& hidden, const Targets& targets) {
-  constexpr int64_t kChunk = 256; // bounds the memory that logits take
+  constexpr int64_t kChunk = 256;  // bounds the memory that logits take
   const at::Tensor states = hidden.reshape({-1, hidden.size(2)});
   const at::Tensor rows = at::tensor(targets.states, at::kLong).to(hidden.device());
   const at::Tensor tokens = at::tensor(targets.tokens, at::kLong).to(hidden.device()).unsqueeze(1);
@@ -78,7 +78,8 @@ std::vector<double> token_log_probabilities(CausalLM model, const at::Tensor& hi
 class PromptBatch {
  public:
   PromptBatch(CausalLM model, std::vector<const PromptContinuations*> prompts)
-      : model_(model), prompts_(std::move(prompts)), device_(model->device()) {}
+      : model_(model), prompts_(std::move(prompts)), device_(model->device()) {
+  }
 
   std::vector<std::vector<double>> score() {
     for (const PromptContinuations* each : prompts_) {
@@ -120,7 +121,7 @@ class PromptBatch {
     const int64_t columns = hidden.size(1);
     Targets targets;
     for (size_t i = 0; i < prompts_.size(); ++i) {
-      const int64_t begin = static_cast<int64_t>(i) * columns - 1; // the state before a token predicts it
+      const int64_t begin = static_cast<int64_t>(i) * columns - 1;  // the state before a token predicts it
       for (size_t t = prompts_[i]->prompt.size(); t < rows[i].size(); ++t) {
         targets.add(begin + static_cast<int64_t>(t), rows[i][t]);
       }
@@ -147,7 +148,7 @@ class PromptBatch {
   void score_endings() {
     std::vector<Ids> inputs, marks, positions;
     Ids origins;
-    std::vector<std::pair<size_t, size_t>> scored; // prompt and continuation of each row
+    std::vector<std::pair<size_t, size_t>> scored;  // prompt and continuation of each row
     for (size_t i = 0; i < prompts_.size(); ++i) {
       for (size_t c = 0; c < scores_[i].size(); ++c) {
         const Ids& each = prompts_[i]->continuations[c];
@@ -195,17 +196,17 @@ class PromptBatch {
   CausalLM model_;
   std::vector<const PromptContinuations*> prompts_;
   at::Device device_;
-  std::vector<size_t> shared_; // of each prompt, how many tokens its continuations begin with alike
+  std::vector<size_t> shared_;  // of each prompt, how many tokens its continuations begin with alike
   std::vector<std::vector<double>> scores_;
   KeyValueCache cache_;
-  at::Tensor mask_; // of the cached tokens, on the CPU
+  at::Tensor mask_;  // of the cached tokens, on the CPU
 };
 
-} // namespace
+}  // namespace
 
 std::vector<std::vector<double>> log_likelihoods(
     CausalLM model, const std::vector<PromptContinuations>& prompts, int64_t batch_size) {
-  std::vector<int64_t> asked; // a prompt without continuations has nothing to score
+  std::vector<int64_t> asked;  // a prompt without continuations has nothing to score
   for (size_t i = 0; i < prompts.size(); ++i) {
     check(prompts[i], model->options.vocab_size());
     if (!prompts[i].continuations.empty()) {
@@ -230,4 +231,4 @@ std::vector<std::vector<double>> log_likelihoods(
   return result;
 }
 
-} // namespace rora
+}  // namespace rora

@@ -33,7 +33,7 @@ Perplexity evaluate_perplexity(
       rows.push_back({index});
     }
     const LossSum loss = detail::batch_loss(model, make_batch(examples, rows));
-    sum += loss.sum; // a GPU is waited for at the end
+    sum += loss.sum;  // a GPU is waited for at the end
     result.tokens += loss.tokens;
     done += static_cast<int64_t>(batch.size());
     if (on_progress) {
@@ -45,4 +45,4 @@ Perplexity evaluate_perplexity(
   return result;
 }
 
-} // namespace rora
+}  // namespace rora

@@ -26,4 +26,4 @@ void require_completion(const Record& record) {
   }
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

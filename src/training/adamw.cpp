@@ -62,4 +62,4 @@ void AdamW::update(double learning_rate, const at::Tensor& left_out) {
   }
 }
 
-} // namespace rora
+}  // namespace rora

@@ -13,12 +13,12 @@ inline at::Tensor loss_factor(const CausalLM& model, double value) {
   return at::full({}, value, at::TensorOptions().device(weight.device()).dtype(wide));
 }
 
-/// Adds the gradient of factor·(the sum of losses) to the parameters'. Returns the sum. All that is prepared lies on the
-/// model's device, where the host looks at nothing.
+/// Adds the gradient of factor·(the sum of losses) to the parameters'. Returns the sum. All that is prepared lies on
+/// the model's device, where the host looks at nothing.
 inline at::Tensor add_gradient(CausalLM model, const PreparedLoss& prepared, const at::Tensor& factor) {
   const at::Tensor sum = model->compute_loss(prepared);
   sum.backward(factor);
   return sum.detach();
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

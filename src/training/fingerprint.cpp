@@ -80,7 +80,7 @@ std::optional<std::string> groups_fingerprint(const ParameterTable& parameters) 
   for (const ParameterRange& range : parameters.groups()) {
     const auto& decay = range.group.weight_decay;
     text += std::to_string(range.size) + " numbers at lr x " + number(range.group.lr_factor) +
-        (decay ? " with decay " + number(*decay) : std::string()) + ", ";
+            (decay ? " with decay " + number(*decay) : std::string()) + ", ";
   }
   return text + "of digest " + members.text();
 }
@@ -101,7 +101,7 @@ RunFingerprint run_fingerprint(
       {"early_stopping_patience", std::to_string(options.early_stopping_patience())},
       {"eval_every", std::to_string(options.eval_every())},
       {"grad_accum", std::to_string(options.grad_accum())},
-      {"layout", "rows of one length together"}, // of the saved values and moments
+      {"layout", "rows of one length together"},  // of the saved values and moments
       {"lr", number(options.lr())},
       {"max_length", std::to_string(batches.max_length())},
       {"packing", batches.packing() ? "on" : "off"},

@@ -20,7 +20,7 @@ std::shared_ptr<Adapter> as_adapter(const std::shared_ptr<torch::nn::Module>& mo
   return std::dynamic_pointer_cast<Adapter>(module);
 }
 
-} // namespace
+}  // namespace
 
 ParameterTable::ParameterTable(const torch::nn::Module& model, const GroupOf& group_of) {
   for (const auto& item : model.named_parameters()) {
@@ -98,12 +98,15 @@ void ParameterTable::find_groups(const GroupOf& group_of) {
   for (ParameterEntry& entry : entries_) {
     const ParameterGroup group = group_of ? group_of(entry) : ParameterGroup();
     TORCH_CHECK_VALUE(
-        std::isfinite(group.lr_factor) && group.lr_factor >= 0.0, "the learning-rate factor of ", entry.name,
-        " must be a number of at least 0, not ", group.lr_factor);
+        std::isfinite(group.lr_factor) && group.lr_factor >= 0.0,
+        "the learning-rate factor of ",
+        entry.name,
+        " must be a number of at least 0, not ",
+        group.lr_factor);
     TORCH_CHECK_VALUE(
         group.weight_decay.value_or(0.0) >= 0.0, "the weight decay of ", entry.name, " must not be negative");
-    const auto found = std::find_if(
-        groups_.begin(), groups_.end(), [&](const ParameterRange& each) { return each.group == group; });
+    const auto found =
+        std::find_if(groups_.begin(), groups_.end(), [&](const ParameterRange& each) { return each.group == group; });
     entry.group = static_cast<size_t>(found - groups_.begin());
     if (found == groups_.end()) {
       groups_.push_back({group});
@@ -206,7 +209,7 @@ at::Tensor ParameterTable::clip_gradients(double max_norm) {
   if (max_norm <= 0.0) {
     return norm;
   }
-  if (gradients_.is_cpu()) { // where a look at the norm may save the pass over the gradients
+  if (gradients_.is_cpu()) {  // where a look at the norm may save the pass over the gradients
     if (const double value = norm.item<double>(); value > max_norm) {
       gradients_.mul_(max_norm / (value + kAddend));
     }
@@ -232,4 +235,4 @@ GroupOf lora_plus(double ratio_b) {
   };
 }
 
-} // namespace rora
+}  // namespace rora

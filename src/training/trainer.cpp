@@ -29,14 +29,16 @@ void check_model(const CausalLM& model) {
   for (const auto& item : model->named_modules()) {
     const auto* projection = item.value()->as<ProjectionImpl>();
     TORCH_CHECK_VALUE(
-        projection == nullptr || !projection->merged(), "unmerge the adapters before training: that of ", item.key(),
+        projection == nullptr || !projection->merged(),
+        "unmerge the adapters before training: that of ",
+        item.key(),
         " is merged, and a merged adapter takes no part in the loss");
   }
 }
 
 std::unique_ptr<Optimizer> make_optimizer(ParameterTable& parameters, const TrainerOptions& options) {
-  auto optimizer = options.optimizer() ? options.optimizer()(parameters)
-                                       : std::make_unique<AdamW>(parameters, options.adamw());
+  auto optimizer =
+      options.optimizer() ? options.optimizer()(parameters) : std::make_unique<AdamW>(parameters, options.adamw());
   TORCH_CHECK_VALUE(optimizer != nullptr, "the factory in `optimizer` made no optimiser");
   return optimizer;
 }
@@ -46,7 +48,7 @@ int64_t workers_of(const TrainerOptions& options) {
   return options.reducer() != nullptr ? options.reducer()->world_size() : 1;
 }
 
-} // namespace
+}  // namespace
 
 struct Trainer::State {
   State(CausalLM model, std::vector<Example> examples, TrainerOptions options)
@@ -112,7 +114,8 @@ struct Trainer::State {
 
   StepMetrics take_step() {
     const auto begin = std::chrono::steady_clock::now();
-    const PlannedStep taken = next && next->batches.number == progress.step ? *std::move(next) : make_step(progress.step);
+    const PlannedStep taken =
+        next && next->batches.number == progress.step ? *std::move(next) : make_step(progress.step);
     StepMetrics metrics;
     metrics.lr = learning_rate(options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
     // All of the step is queued before a GPU is waited for, and the next batches are made meanwhile.
@@ -261,7 +264,7 @@ struct Trainer::State {
   std::unique_ptr<Optimizer> optimizer;
   TrainStep step;
   detail::StepPlan plan;
-  std::optional<PlannedStep> next; ///< made ahead
+  std::optional<PlannedStep> next;  ///< made ahead
   int64_t total_steps = 0;
   detail::RunFingerprint fingerprint;
   bool restored = false;
@@ -344,4 +347,4 @@ void Trainer::request_stop() noexcept {
   state_->stop_requested = true;
 }
 
-} // namespace rora
+}  // namespace rora

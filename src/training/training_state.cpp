@@ -181,7 +181,7 @@ Progress load_training_state(
     return tensor;
   };
   const at::Tensor values = read("values", parameters.values());
-  std::vector<at::Tensor> read_state; // all of it before anything changes
+  std::vector<at::Tensor> read_state;  // all of it before anything changes
   for (const auto& [name, tensor] : state) {
     read_state.push_back(read(name, tensor));
   }

@@ -35,9 +35,9 @@ void save_training_state(
 /// The whole checkpoint of the highest step in `output`, if there is one.
 std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output);
 
-/// Restores parameters and `state` in place and returns the progress. Throws `FormatError` for a state that is malformed, in
-/// conflict with itself or with the folder's name, past `total_steps`, or of another run, naming the option that
-/// differs.
+/// Restores parameters and `state` in place and returns the progress. Throws `FormatError` for a state that is
+/// malformed, in conflict with itself or with the folder's name, past `total_steps`, or of another run, naming the
+/// option that differs.
 Progress load_training_state(
     const std::filesystem::path& checkpoint,
     ParameterTable& parameters,

@@ -43,4 +43,4 @@ std::string refusal(Function run) {
   return "nothing thrown";
 }
 
-} // namespace rora::testing
+}  // namespace rora::testing

@@ -1,5 +1,5 @@
-#include <rora/model/decoder.h>
 #include <rora/evaluation/generation_task.h>
+#include <rora/model/decoder.h>
 
 #include "evaluation/byte_llama.h"
 
@@ -18,8 +18,7 @@ using testing::refusal;
 const std::vector<std::string> kPrompts{"1 + 1 = ", "What is it?", "", "seven and eight", "x", "Two?", "0"};
 
 /// The text that greedy search, or a beam, goes on with.
-std::string continuation(
-    CausalLM model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
+std::string continuation(CausalLM model, const Tokenizer& tokenizer, const std::string& prompt, int64_t beams) {
   const auto options = GenerationOptions().max_new_tokens(12).num_beams(beams);
   return tokenizer.decode(generate(model, {tokenizer.encode(prompt)}, options)[0], /*skip_special_tokens=*/true);
 }
@@ -83,7 +82,7 @@ TEST(GenerationTasks, PassOverIdsThatNoTokenHas) {
   model->lm_head->weight.slice(0, 0, 299).zero_();
   const at::Tensor last = model->lm_head->weight[299];
   const at::Tensor hidden = model->hidden_states({at::tensor({256, 'x'}, at::kLong).unsqueeze(0), {}, {}})[0][-1];
-  last.copy_(hidden); // so that 299 comes first
+  last.copy_(hidden);  // so that 299 comes first
   const auto found = evaluate_generation(
       model,
       tokenizer,
@@ -112,5 +111,5 @@ TEST(GenerationTasks, RefuseRecordsThatAskNothing) {
       HasSubstr("batch_size"));
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

@@ -25,10 +25,8 @@ namespace {
 class ScaledGradientDescent : public Optimizer {
  public:
   explicit ScaledGradientDescent(ParameterTable& parameters, double momentum = 0.9, double damping = 1e-2)
-      : Optimizer(parameters),
-        momentum_(momentum),
-        damping_(damping),
-        average_(at::zeros_like(parameters.values())) {}
+      : Optimizer(parameters), momentum_(momentum), damping_(damping), average_(at::zeros_like(parameters.values())) {
+  }
 
   std::string name() const override {
     return "ScaledGradientDescent";
@@ -45,7 +43,7 @@ class ScaledGradientDescent : public Optimizer {
     at::NoGradGuard no_grad;
     const at::Tensor average = momentum_ * average_ + preconditioned();
     const at::Tensor kept = left_out.defined() ? left_out.eq(0) : at::ones({}, average.options()).to(at::kBool);
-    average_.copy_(at::where(kept, average, average_)); // where, as 0 times what is not finite is not 0
+    average_.copy_(at::where(kept, average, average_));  // where, as 0 times what is not finite is not 0
     for (const ParameterRange& range : parameters().groups()) {
       const at::Tensor step = average.narrow(0, range.begin, range.size) * (learning_rate * range.group.lr_factor);
       parameters().values().narrow(0, range.begin, range.size).sub_(at::where(kept, step, at::zeros_like(step)));
@@ -73,9 +71,8 @@ class ScaledGradientDescent : public Optimizer {
 };
 
 OptimizerFactory scaled_gradient_descent(double momentum = 0.9) {
-  return [momentum](ParameterTable& parameters) {
-    return std::make_unique<ScaledGradientDescent>(parameters, momentum);
-  };
+  return
+      [momentum](ParameterTable& parameters) { return std::make_unique<ScaledGradientDescent>(parameters, momentum); };
 }
 
 /// Sequences that count upwards.
@@ -193,5 +190,5 @@ TEST(PairOptimizer, AResumedRunIsTheUninterruptedOneBitForBit) {
   EXPECT_THROW(adamw.trainer->restore(), FormatError) << "another optimiser is another run";
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

@@ -16,13 +16,14 @@
 namespace rora {
 namespace {
 
-/// As AdaLoRA (arXiv 2303.10512) does it, with the ranks of B·A in place of an SVD's. The importance of rank k is the mean of
-/// |w·∂L/∂w| over row k of A and column k of B, averaged over steps. A budget of ranks falls from all to `target` a pair by
-/// a cubic over the run; the least important ranks of the whole model above it have their column of B held at 0. To keep
-/// A's rows apart, λ·mean‖AAᵀ − I‖² is added to the loss.
+/// As AdaLoRA (arXiv 2303.10512) does it, with the ranks of B·A in place of an SVD's. The importance of rank k is the
+/// mean of |w·∂L/∂w| over row k of A and column k of B, averaged over steps. A budget of ranks falls from all to
+/// `target` a pair by a cubic over the run; the least important ranks of the whole model above it have their column of
+/// B held at 0. To keep A's rows apart, λ·mean‖AAᵀ − I‖² is added to the loss.
 class RankSchedule : public TrainingHook {
  public:
-  RankSchedule(int64_t target, double orthogonality) : target_(target), orthogonality_(orthogonality) {}
+  RankSchedule(int64_t target, double orthogonality) : target_(target), orthogonality_(orthogonality) {
+  }
 
   std::string name() const override {
     return "rank_schedule";
@@ -89,8 +90,8 @@ class RankSchedule : public TrainingHook {
 
   int64_t target_;
   double orthogonality_;
-  at::Tensor importance_; ///< `[pairs, rank]`
-  at::Tensor mask_; ///< `[pairs, rank]`, 0 where a rank is taken away
+  at::Tensor importance_;  ///< `[pairs, rank]`
+  at::Tensor mask_;        ///< `[pairs, rank]`, 0 where a rank is taken away
 };
 
 std::vector<Example> counting(int64_t count) {
@@ -176,5 +177,5 @@ TEST(RankSchedule, AResumedRunIsTheUninterruptedOneBitForBit) {
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another schedule is another run";
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

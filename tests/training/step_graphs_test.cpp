@@ -120,7 +120,7 @@ TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
     }
   }
   EXPECT_EQ(graphs.captures(), kMost);
-  take(1); // now the second is the one that was used longest ago
+  take(1);  // now the second is the one that was used longest ago
   take(kMost + 1);
   EXPECT_EQ(graphs.shapes(), StepGraphs::kMostShapes);
   take(1);
@@ -132,17 +132,17 @@ TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
   EXPECT_EQ(graphs.captures(), kMost + 1);
 }
 
-/// As with a real graph, `capture` leaves no trace in the gradients, and the host has no part in a replay. It counts DoRA's
-/// norms that are formed meanwhile.
+/// As with a real graph, `capture` leaves no trace in the gradients, and the host has no part in a replay. It counts
+/// DoRA's norms that are formed meanwhile.
 class CountsNorms : public GraphRunner {
  public:
-  explicit CountsNorms(ParameterTable& parameters) : parameters_(parameters) {}
+  explicit CountsNorms(ParameterTable& parameters) : parameters_(parameters) {
+  }
 
   static int count(const std::function<void()>& work) {
     int found = 0;
-    const OperatorWatch watch([&](const at::RecordFunction& call) {
-      found += call.name() == std::string_view("rora::dora_norm_rows");
-    });
+    const OperatorWatch watch(
+        [&](const at::RecordFunction& call) { found += call.name() == std::string_view("rora::dora_norm_rows"); });
     work();
     return found;
   }
@@ -197,5 +197,5 @@ TEST(StepGraphs, AreRefusedByATrainerOnTheCpu) {
   EXPECT_THROW(losses_of_run(at::kCPU, true, false), c10::ValueError);
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

@@ -214,5 +214,5 @@ TEST(Trainer, RefusesAModelInFloat16) {
   }
 }
 
-} // namespace
-} // namespace rora
+}  // namespace
+}  // namespace rora

@@ -29,4 +29,4 @@ AnswerEvaluation evaluate_choice(
     int64_t batch_size = 16,
     const std::function<void(int64_t)>& on_progress = nullptr);
 
-} // namespace rora
+}  // namespace rora

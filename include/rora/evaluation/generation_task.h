@@ -29,4 +29,4 @@ AnswerEvaluation evaluate_generation(
     const GenerationTaskOptions& options = {},
     const std::function<void(int64_t)>& on_progress = nullptr);
 
-} // namespace rora
+}  // namespace rora

@@ -11,15 +11,15 @@ struct AdamWOptions {
   TORCH_ARG(double, beta1) = 0.9;
   TORCH_ARG(double, beta2) = 0.999;
   TORCH_ARG(double, eps) = 1e-8;
-  TORCH_ARG(double, weight_decay) = 0.0; // adapters are not decayed by default, as in PEFT
+  TORCH_ARG(double, weight_decay) = 0.0;  // adapters are not decayed by default, as in PEFT
 
  public:
   /// Throws `c10::ValueError` naming the option that is out of range.
   void validate() const;
 };
 
-/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with `torch.optim.AdamW`'s semantics, over flat buffers, a
-/// fused call for each group of parameters:
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with `torch.optim.AdamW`'s semantics, over flat
+/// buffers, a fused call for each group of parameters:
 ///
 ///   θ ← θ − η·λ·θ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  θ ← θ − η·m̂/(√v̂ + ε)
 ///
@@ -45,4 +45,4 @@ class AdamW : public Optimizer {
   AdamWOptions options_;
 };
 
-} // namespace rora
+}  // namespace rora

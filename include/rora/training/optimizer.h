@@ -14,12 +14,13 @@
 
 namespace rora {
 
-/// What makes updates of parameters from their gradients. `Trainer` saves its state and checks its fingerprint, so that a
-/// run can be gone on from, bit for bit.
+/// What makes updates of parameters from their gradients. `Trainer` saves its state and checks its fingerprint, so that
+/// a run can be gone on from, bit for bit.
 class Optimizer {
  public:
   /// `parameters` must outlive it.
-  explicit Optimizer(ParameterTable& parameters) : parameters_(parameters) {}
+  explicit Optimizer(ParameterTable& parameters) : parameters_(parameters) {
+  }
   virtual ~Optimizer() = default;
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
@@ -30,13 +31,13 @@ class Optimizer {
   /// One update from the gradients in the table, each group's by its factor of `learning_rate` and its decay. Where
   /// `left_out`, an fp32 scalar on the parameters' device, is 1, neither parameters nor state change.
   void step(double learning_rate, const at::Tensor& left_out = {}) {
-    ++steps; // also of one that is left out: only the device knows, and whoever reads it there takes it back
+    ++steps;  // also of one that is left out: only the device knows, and whoever reads it there takes it back
     update(learning_rate, left_out);
     parameters_.mark_changed();
   }
 
-  /// All tensors that the next update depends on besides parameters and gradients, by name. A resumed run writes into them,
-  /// so they are there, in their sizes, from the beginning.
+  /// All tensors that the next update depends on besides parameters and gradients, by name. A resumed run writes into
+  /// them, so they are there, in their sizes, from the beginning.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
 
   /// Every number that shapes the updates, by its option's name: a checkpoint of a run with others is refused.
@@ -68,4 +69,4 @@ class Optimizer {
 /// Makes the optimiser of a run.
 using OptimizerFactory = std::function<std::unique_ptr<Optimizer>(ParameterTable&)>;
 
-} // namespace rora
+}  // namespace rora

@@ -19,20 +19,20 @@ namespace rora {
 
 /// Parameters that an optimiser treats alike.
 struct ParameterGroup {
-  double lr_factor = 1.0; ///< of the step's learning rate
-  std::optional<double> weight_decay; ///< instead of the optimiser's own
+  double lr_factor = 1.0;              ///< of the step's learning rate
+  std::optional<double> weight_decay;  ///< instead of the optimiser's own
   bool operator==(const ParameterGroup&) const = default;
 };
 
 /// A trained tensor: what it is, and where it lies in the flat buffers.
 struct ParameterEntry {
-  std::string name; ///< its path in the model
+  std::string name;  ///< its path in the model
   at::Tensor tensor;
   ParameterRole role = ParameterRole::kOther;
-  std::optional<size_t> pair{}; ///< of `ParameterTable::pairs`, for a factor of one
-  int64_t begin = 0; ///< of `values` and `gradients`
+  std::optional<size_t> pair{};  ///< of `ParameterTable::pairs`, for a factor of one
+  int64_t begin = 0;             ///< of `values` and `gradients`
   int64_t size = 0;
-  size_t group = 0; ///< of `ParameterTable::groups`
+  size_t group = 0;  ///< of `ParameterTable::groups`
   /// Where a node may write the tensor's gradient at once, from the second pass on; null on a GPU.
   std::shared_ptr<ops::GradientBuffer> gradient_buffer{};
 };
@@ -55,17 +55,17 @@ struct ParameterRange {
 using GroupOf = std::function<ParameterGroup(const ParameterEntry&)>;
 
 /// What is trained: each tensor by name, with its role, its pair and its group. The tensors stand side by side in one
-/// buffer, and their gradients in another: one optimiser update a group, one norm and, over several machines, one reduction
-/// for all of them.
+/// buffer, and their gradients in another: one optimiser update a group, one norm and, over several machines, one
+/// reduction for all of them.
 ///
-/// Groups follow each other in the order in which they first appear. Within one, matrices come behind all other tensors,
-/// those of shorter rows first; among equals the order is that of the list. So the A that one product takes, those of q, k
-/// and v, are the rows of one matrix in the buffer, which that product reads where it lies.
+/// Groups follow each other in the order in which they first appear. Within one, matrices come behind all other
+/// tensors, those of shorter rows first; among equals the order is that of the list. So the A that one product takes,
+/// those of q, k and v, are the rows of one matrix in the buffer, which that product reads where it lies.
 class ParameterTable {
  public:
-  /// The parameters of `model` that require gradients. Adapters say what their parameters are (`Adapter::role`, `pairs`)
-  /// and are given their gradients' buffers while the table lives. Each tensor is a view of the flat buffer from then on.
-  /// Throws `c10::ValueError` for none, and for tensors of unlike dtype or device.
+  /// The parameters of `model` that require gradients. Adapters say what their parameters are (`Adapter::role`,
+  /// `pairs`) and are given their gradients' buffers while the table lives. Each tensor is a view of the flat buffer
+  /// from then on. Throws `c10::ValueError` for none, and for tensors of unlike dtype or device.
   explicit ParameterTable(const torch::nn::Module& model, const GroupOf& group_of = nullptr);
 
   /// Tensors of no model, without roles. Throws also for one that is listed twice.
@@ -91,8 +91,8 @@ class ParameterTable {
   const at::Tensor& values() const {
     return values_;
   }
-  /// The gradients of all, zeros for a tensor that has none, brought together by this call: it is called anew after each
-  /// backward. Each tensor's `grad()` is a view of them from then on, to which backward adds.
+  /// The gradients of all, zeros for a tensor that has none, brought together by this call: it is called anew after
+  /// each backward. Each tensor's `grad()` is a view of them from then on, to which backward adds.
   const at::Tensor& gradients();
 
   /// The entry's part of a tensor that is laid out like `values`, in the entry's shape.
@@ -100,8 +100,8 @@ class ParameterTable {
     return flat.narrow(0, entry.begin, entry.size).view(entry.tensor.sizes());
   }
 
-  /// Fills the gradients with zeros. On a CPU those that their nodes write in place (an adapter's A and B, from the second
-  /// pass on: `ops::GradientBuffer`) need none: such a tensor has no `grad()` until the next backward.
+  /// Fills the gradients with zeros. On a CPU those that their nodes write in place (an adapter's A and B, from the
+  /// second pass on: `ops::GradientBuffer`) need none: such a tensor has no `grad()` until the next backward.
   void zero_grad();
 
   /// Says that the values have changed: what is derived from the tensors (DoRA's norm) is then made anew.
@@ -125,13 +125,13 @@ class ParameterTable {
   std::vector<ParameterRange> groups_;
   /// Those with a trained parameter; they may go before the table.
   std::vector<std::weak_ptr<torch::nn::Module>> adapters_;
-  std::vector<at::Tensor> gradient_views_; ///< of the buffer, one of each entry
+  std::vector<at::Tensor> gradient_views_;  ///< of the buffer, one of each entry
   at::Tensor values_;
   at::Tensor gradients_;
 };
 
-/// LoRA+ (arXiv 2402.12354): B and all one-dimensional tensors, DoRA's magnitude among them, learn `ratio_b` times as fast,
-/// and biases are not decayed: the groups of PEFT's `create_loraplus_optimizer`.
+/// LoRA+ (arXiv 2402.12354): B and all one-dimensional tensors, DoRA's magnitude among them, learn `ratio_b` times as
+/// fast, and biases are not decayed: the groups of PEFT's `create_loraplus_optimizer`.
 GroupOf lora_plus(double ratio_b);
 
-} // namespace rora
+}  // namespace rora

@@ -9,9 +9,9 @@ namespace rora {
 /// What joins workers that train one model together: each has the whole model, all examples and the same options, and
 /// computes its share of each step's batches.
 ///
-/// With W workers and `grad_accum` g a step takes g·W batches, of which the one at place p is that of worker p mod W. What
-/// follows from a place (dropout, the batch's weight) is the same whoever computes it. All workers make the same calls in
-/// the same order; each call waits for the others.
+/// With W workers and `grad_accum` g a step takes g·W batches, of which the one at place p is that of worker p mod W.
+/// What follows from a place (dropout, the batch's weight) is the same whoever computes it. All workers make the same
+/// calls in the same order; each call waits for the others.
 class Reducer {
  public:
   virtual ~Reducer() = default;
@@ -29,4 +29,4 @@ class Reducer {
   virtual void sum_figures(const at::Tensor& figures) = 0;
 };
 
-} // namespace rora
+}  // namespace rora

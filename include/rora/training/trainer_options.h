@@ -34,8 +34,8 @@ struct TrainerOptions {
   TORCH_ARG(OptimizerFactory, optimizer);
   /// Learning-rate factor and decay of each parameter, `lora_plus` for one; null: all alike.
   TORCH_ARG(GroupOf, groups);
-  /// Joins this trainer with those of other workers; null: there are none. The worker of rank 0 writes the checkpoints, which
-  /// all of them read.
+  /// Joins this trainer with those of other workers; null: there are none. The worker of rank 0 writes the checkpoints,
+  /// which all of them read.
   TORCH_ARG(std::shared_ptr<Reducer>, reducer);
   /// Batch size, packing, order; its seed also decides dropout.
   TORCH_ARG(BatchOptions, batches);
@@ -58,4 +58,4 @@ struct TrainerOptions {
   void validate() const;
 };
 
-} // namespace rora
+}  // namespace rora
