@@ -91,9 +91,7 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
     load_adapter(
-        *model,
-        *init_adapter,
-        LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
+        *model, *init_adapter, LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
   } else {
     attach_adapters(*model, options);
   }

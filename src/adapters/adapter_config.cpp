@@ -24,9 +24,24 @@ const std::set<std::string> kRead{
 
 /// The order in which a folder's config holds its fields; those of other kinds come behind.
 const std::vector<std::string> kOrder{
-    "peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha", "use_rslora", "use_dora",
-    "lora_dropout", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "bias",
-    "fan_in_fan_out", "modules_to_save", "init_lora_weights"};
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "inference_mode",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "use_dora",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "init_lora_weights"};
 
 AdapterKindEntry read_kind(const JsonObject& config) {
   const std::string peft_type = config.string("peft_type");
@@ -40,7 +55,7 @@ AdapterKindEntry read_kind(const JsonObject& config) {
 void refuse_unsupported(const JsonObject& config, const std::vector<std::string>& of_kind) {
   for (const std::string& field : config.names()) {
     const bool known = kRead.count(field) || kInformative.count(field) ||
-        std::find(of_kind.begin(), of_kind.end(), field) != of_kind.end();
+                       std::find(of_kind.begin(), of_kind.end(), field) != of_kind.end();
     if (!known && !config.is_off(field)) {
       config.fail(field, "is not supported: " + config.text(field));
     }
@@ -94,7 +109,7 @@ JsonFields in_order(JsonFields fields) {
   return ordered;
 }
 
-} // namespace
+}  // namespace
 
 AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std::string& text) {
   const JsonObject config = JsonObject::parse(path, text);
@@ -134,4 +149,4 @@ std::string adapter_config_json(const AdapterOptions& options, const std::string
   return in_order(std::move(fields)).text();
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

@@ -28,7 +28,7 @@ void require_unmerged(const std::vector<NamedProjection>& projections, const std
   }
 }
 
-} // namespace
+}  // namespace
 
 namespace detail {
 
@@ -46,7 +46,9 @@ std::vector<NamedProjection> projections_with(const torch::nn::Module& model, co
 void check_attachable(const torch::nn::Module& model, const std::string& name) {
   TORCH_CHECK_VALUE(
       !name.empty() && name.find('.') == std::string::npos,
-      "'", name, "' cannot name an adapter: it must not be empty or hold a dot");
+      "'",
+      name,
+      "' cannot name an adapter: it must not be empty or hold a dot");
   const auto existing = projections(model);
   for (const auto& [module, projection] : existing) {
     TORCH_CHECK_VALUE(!projection->adapter(name), "an adapter named '", name, "' is attached already");
@@ -68,7 +70,9 @@ std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const A
   for (const std::string& module : chosen) {
     auto projection = std::dynamic_pointer_cast<ProjectionImpl>(modules[module]);
     TORCH_CHECK_VALUE(
-        projection != nullptr, module, " is a torch::nn::Linear, whose forward is not virtual and cannot run an adapter: ",
+        projection != nullptr,
+        module,
+        " is a torch::nn::Linear, whose forward is not virtual and cannot run an adapter: ",
         "use rora::Projection or rora::RoRALinear in its place");
     kind->validate(module, *projection);
     plan.push_back({module, std::move(projection)});
@@ -95,7 +99,7 @@ void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan,
   }
 }
 
-} // namespace detail
+}  // namespace detail
 
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options) {
   std::vector<std::string> names;
@@ -131,7 +135,9 @@ void detach_adapters(torch::nn::Module& model, const std::string& name) {
   for (const auto& [module, projection] : holders) {
     TORCH_CHECK_VALUE(
         !projection->merged() || projection->active_name() != name,
-        "the adapters named '", name, "' are merged: unmerge them before detaching them");
+        "the adapters named '",
+        name,
+        "' are merged: unmerge them before detaching them");
   }
   for (const auto& [module, projection] : holders) {
     projection->detach(name);
@@ -152,7 +158,9 @@ void merge_adapters(torch::nn::Module& model) {
   for (const auto& [module, projection] : existing) {
     const Adapter* adapter = projection->active_adapter();
     TORCH_CHECK_VALUE(
-        adapter == nullptr || adapter->can_merge(), module, ": no weight does what its adapter does: it cannot be merged");
+        adapter == nullptr || adapter->can_merge(),
+        module,
+        ": no weight does what its adapter does: it cannot be merged");
   }
   for (const auto& [module, projection] : existing) {
     projection->merge();
@@ -166,8 +174,7 @@ void unmerge_adapters(torch::nn::Module& model) {
 }
 
 std::vector<std::pair<std::string, at::Tensor>> named_adapter_parameters(
-    const torch::nn::Module& model,
-    const std::string& name) {
+    const torch::nn::Module& model, const std::string& name) {
   std::vector<std::pair<std::string, at::Tensor>> parameters;
   for (const auto& [module, projection] : detail::projections_with(model, name)) {
     for (const auto& item : projection->adapter(name)->named_parameters()) {
@@ -194,4 +201,4 @@ ParameterCounts count_parameters(const torch::nn::Module& model) {
   return counts;
 }
 
-} // namespace rora
+}  // namespace rora

@@ -14,7 +14,8 @@ namespace rora::detail {
 
 /// What every adapter of one attachment was attached with.
 struct AttachedOptions : AdapterConfig {
-  explicit AttachedOptions(AdapterOptions options) : options(std::move(options)) {}
+  explicit AttachedOptions(AdapterOptions options) : options(std::move(options)) {
+  }
   AdapterOptions options;
 };
 
@@ -22,7 +23,7 @@ struct AttachedOptions : AdapterConfig {
 struct Attachment {
   std::string module;
   std::shared_ptr<ProjectionImpl> projection;
-  std::shared_ptr<Adapter> adapter = nullptr; ///< once it is made
+  std::shared_ptr<Adapter> adapter = nullptr;  ///< once it is made
 };
 
 using NamedProjection = std::pair<std::string, std::shared_ptr<ProjectionImpl>>;
@@ -33,8 +34,9 @@ std::vector<NamedProjection> projections_with(const torch::nn::Module& model, co
 /// Throws `c10::ValueError` where `model` cannot take adapters of that name, whatever their options.
 void check_attachable(const torch::nn::Module& model, const std::string& name);
 
-/// What `options` mean in `model`, adapters not yet made: sizes in a file may lie. Throws `c10::ValueError` for a target that
-/// matches nothing or a `torch::nn::Linear`, a pattern that is no regular expression, and options out of range.
+/// What `options` mean in `model`, adapters not yet made: sizes in a file may lie. Throws `c10::ValueError` for a
+/// target that matches nothing or a `torch::nn::Linear`, a pattern that is no regular expression, and options out of
+/// range.
 std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const AdapterOptions& options);
 
 /// Makes the adapters that are planned, which `options` are of.
@@ -46,8 +48,9 @@ void make_adapters(
 /// Puts the adapters into their slots and makes them active, in the mode, training or not, of `model`.
 void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan, const std::string& name);
 
-/// The options that attach the adapters of that name as they are, in a folder: their own rank, alpha, scaling … where those
-/// differ from what was attached, and their modules' whole names where the selection that was attached means others.
+/// The options that attach the adapters of that name as they are, in a folder: their own rank, alpha, scaling … where
+/// those differ from what was attached, and their modules' whole names where the selection that was attached means
+/// others.
 AdapterOptions saved_options(const torch::nn::Module& model, const std::string& name, bool portable);
 
-} // namespace rora::detail
+}  // namespace rora::detail

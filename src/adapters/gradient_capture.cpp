@@ -15,7 +15,8 @@ namespace {
 /// Adds a parameter's gradient to a sum in fp32 on the CPU as soon as backward has made it, and frees it.
 class TakeGradient : public torch::autograd::PostAccumulateGradHook {
  public:
-  explicit TakeGradient(std::shared_ptr<at::Tensor> sum) : sum_(std::move(sum)) {}
+  explicit TakeGradient(std::shared_ptr<at::Tensor> sum) : sum_(std::move(sum)) {
+  }
 
   void operator()(const at::Tensor& parameter) override {
     at::NoGradGuard no_grad;
@@ -32,14 +33,15 @@ class TakeGradient : public torch::autograd::PostAccumulateGradHook {
   std::shared_ptr<at::Tensor> sum_;
 };
 
-/// Lets the chosen parameters of a model alone require gradients while it lives, each of which goes to a sum of its own.
+/// Lets the chosen parameters of a model alone require gradients while it lives, each of which goes to a sum of its
+/// own.
 class Capture {
  public:
   Capture(torch::nn::Module& model, const std::set<at::TensorImpl*>& chosen) {
     std::set<at::TensorImpl*> seen;
     for (const at::Tensor& parameter : model.parameters()) {
       if (!seen.insert(parameter.unsafeGetTensorImpl()).second) {
-        continue; // tied to one before
+        continue;  // tied to one before
       }
       kept_.push_back({parameter, parameter.requires_grad(), parameter.grad(), nullptr});
       Kept& kept = kept_.back();
@@ -89,12 +91,13 @@ ProjectionImpl& projection_of(torch::nn::Module& model, const std::string& modul
   const auto* found = modules.find(module);
   auto* projection = found == nullptr ? nullptr : (*found)->as<ProjectionImpl>();
   TORCH_CHECK_VALUE(projection != nullptr, "'", module, "' is no projection of the model");
-  TORCH_CHECK_VALUE(!projection->merged(), module, ": unmerge its adapter before the gradient of its weight is captured");
+  TORCH_CHECK_VALUE(
+      !projection->merged(), module, ": unmerge its adapter before the gradient of its weight is captured");
   TORCH_CHECK_VALUE(projection->weight.defined(), module, ": only a dense weight has a gradient");
   return *projection;
 }
 
-} // namespace
+}  // namespace
 
 std::map<std::string, WeightStatistics> capture_gradients(
     torch::nn::Module& model,
@@ -121,4 +124,4 @@ std::map<std::string, WeightStatistics> capture_gradients(
   return statistics;
 }
 
-} // namespace rora
+}  // namespace rora

@@ -49,7 +49,8 @@ std::string list(const std::set<std::string>& names) {
   }
   C10_THROW_ERROR(
       ValueError,
-      "target module '" + target + "' matches nothing; the model has " + (kinds.empty() ? "no projections" : list(kinds)));
+      "target module '" + target + "' matches nothing; the model has " +
+          (kinds.empty() ? "no projections" : list(kinds)));
 }
 
 /// Whether a selection means each of the names, compiled once.
@@ -103,7 +104,7 @@ void keep_layers(const AdapterOptions& options, std::vector<std::string>& names)
   }
 }
 
-} // namespace
+}  // namespace
 
 FullMatch::FullMatch(const std::string& pattern) {
   int error = 0;
@@ -123,8 +124,7 @@ bool FullMatch::operator()(const std::string& text) const {
   auto* code = static_cast<pcre2_code*>(code_.get());
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
       pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_data_free);
-  return pcre2_match(
-             code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, data.get(), nullptr) >= 0;
+  return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, data.get(), nullptr) >= 0;
 }
 
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing) {
@@ -154,4 +154,4 @@ std::vector<std::string> targeted_modules(const AdapterOptions& options, const s
   return chosen;
 }
 
-} // namespace rora::detail
+}  // namespace rora::detail

@@ -50,8 +50,7 @@ void check_base_weight(const SafetensorsFile& file, const std::string& key, cons
 }
 
 /// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
-void check_tensors(
-    const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
+void check_tensors(const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
   std::set<std::string> known;
   for (const detail::Attachment& each : plan) {
     for (const AdapterTensor& tensor : kind.tensors(each.module, *each.projection)) {
@@ -71,8 +70,7 @@ void check_tensors(
   }
 }
 
-void copy_tensors(
-    const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
+void copy_tensors(const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
   at::NoGradGuard no_grad;
   for (const detail::Attachment& each : plan) {
     for (const auto& [name, tensor] : each.adapter->saved_tensors()) {
@@ -94,7 +92,10 @@ std::map<std::string, at::Tensor> tensors_to_save(
       sorted.emplace(kind.key(module, tensors[i].first), tensors[i].second.detach().to(at::kFloat));
     }
     TORCH_CHECK_VALUE(
-        fits, module, ": its adapter has not the tensors of the kind ", kind.peft_type(),
+        fits,
+        module,
+        ": its adapter has not the tensors of the kind ",
+        kind.peft_type(),
         ", which others of its name are of: one folder holds one kind");
   }
   return sorted;
@@ -111,10 +112,9 @@ void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
   options.low_rank(low_rank);
 }
 
-} // namespace
+}  // namespace
 
-void save_adapter(
-    const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
+void save_adapter(const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
   const AdapterOptions options = detail::saved_options(model, save.name(), save.portable());
   const auto sorted = tensors_to_save(model, save.name(), *options.resolved_kind());
   std::error_code error;
@@ -159,4 +159,4 @@ AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::pat
   return load_adapter(model, folder, LoadAdapterOptions().name(name));
 }
 
-} // namespace rora
+}  // namespace rora

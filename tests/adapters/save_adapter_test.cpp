@@ -176,7 +176,8 @@ TEST(SaveAdapter, RefusesWhatOneFolderCannotHold) {
   EXPECT_EQ(
       beside(LowRankOptions().rank(2).scaling(Scaling::kStandard)),
       kLastDown + ": its adapter has another scaling than the others of its name: one folder holds one");
-  EXPECT_THAT(beside(LowRankOptions().rank(2).dora(true)), HasSubstr(kLastDown + ": its adapter has another use of DoRA"));
+  EXPECT_THAT(
+      beside(LowRankOptions().rank(2).dora(true)), HasSubstr(kLastDown + ": its adapter has another use of DoRA"));
   EXPECT_THAT(beside(LowRankOptions().rank(2).dropout(0.1)), HasSubstr("another dropout"));
 }
 

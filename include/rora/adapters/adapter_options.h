@@ -24,7 +24,8 @@ struct ModuleSelection {
   bool all_linear = false;
 
   ModuleSelection() = default;
-  ModuleSelection(std::vector<std::string> names) : names(std::move(names)) {}
+  ModuleSelection(std::vector<std::string> names) : names(std::move(names)) {
+  }
   static ModuleSelection matching(std::string regex) {
     ModuleSelection selection;
     selection.regex = std::move(regex);
@@ -45,7 +46,8 @@ struct ModuleSelection {
 inline const std::vector<std::string> kDefaultTargetModules{
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
-/// Values for some modules, by a key that PEFT matches as `(.*\.)?(KEY)$` against the module's name; the first key wins.
+/// Values for some modules, by a key that PEFT matches as `(.*\.)?(KEY)$` against the module's name; the first key
+/// wins.
 template <typename T>
 using ModulePattern = std::vector<std::pair<std::string, T>>;
 
@@ -67,8 +69,9 @@ struct AdapterOptions {
   /// The low-rank options of the module of that name, patterns applied.
   LowRankOptions for_module(const std::string& name) const;
 
-  /// `kind`, or the low-rank kind of the options beside it. Throws `c10::ValueError` for patterns beside a kind of their own.
+  /// `kind`, or the low-rank kind of the options beside it. Throws `c10::ValueError` for patterns beside a kind of
+  /// their own.
   std::shared_ptr<const AdapterKind> resolved_kind() const;
 };
 
-} // namespace rora
+}  // namespace rora

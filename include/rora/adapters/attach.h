@@ -19,15 +19,15 @@ namespace rora {
 
 inline constexpr const char* kDefaultAdapter = "default";
 
-/// The names of the projections of `model` that `options` mean. Throws `c10::ValueError` for a target that matches nothing
-/// (listing what exists) or a `torch::nn::Linear`, whose forward no adapter can take part in, for a pattern that is no
-/// regular expression, and for options out of range.
+/// The names of the projections of `model` that `options` mean. Throws `c10::ValueError` for a target that matches
+/// nothing (listing what exists) or a `torch::nn::Linear`, whose forward no adapter can take part in, for a pattern
+/// that is no regular expression, and for options out of range.
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options);
 
-/// Attaches a fresh adapter to every projection of `model` that `options` mean, under `name`, makes it their active one and
-/// returns the projections' names. `statistics` by module are what an initializer reads (`capture_gradients`). Throws
-/// `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with merged
-/// adapters, and for statistics that the initializer needs and that are not there.
+/// Attaches a fresh adapter to every projection of `model` that `options` mean, under `name`, makes it their active one
+/// and returns the projections' names. `statistics` by module are what an initializer reads (`capture_gradients`).
+/// Throws `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with
+/// merged adapters, and for statistics that the initializer needs and that are not there.
 std::vector<std::string> attach_adapters(
     torch::nn::Module& model,
     const AdapterOptions& options,
@@ -43,23 +43,22 @@ void detach_adapters(torch::nn::Module& model, const std::string& name = kDefaul
 /// adapters are merged.
 void activate_adapters(torch::nn::Module& model, const std::string& name);
 
-/// Writes the active adapters into their weights (`Projection::merge`), and puts the base weights back, bit for bit. Throws
-/// `c10::ValueError`, before any is merged, for an adapter that no weight can express.
+/// Writes the active adapters into their weights (`Projection::merge`), and puts the base weights back, bit for bit.
+/// Throws `c10::ValueError`, before any is merged, for an adapter that no weight can express.
 void merge_adapters(torch::nn::Module& model);
 void unmerge_adapters(torch::nn::Module& model);
 
-/// The trained tensors of the adapters of that name: the module's name with `lora_A`, `lora_B` … of low-rank ones, in the
-/// order of the modules.
+/// The trained tensors of the adapters of that name: the module's name with `lora_A`, `lora_B` … of low-rank ones, in
+/// the order of the modules.
 std::vector<std::pair<std::string, at::Tensor>> named_adapter_parameters(
-    const torch::nn::Module& model,
-    const std::string& name = kDefaultAdapter);
+    const torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
 /// The same tensors alone, for an optimiser.
 std::vector<at::Tensor> adapter_parameters(const torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
 struct ParameterCounts {
   int64_t trainable = 0;
-  int64_t total = 0; ///< trainable ones included
+  int64_t total = 0;  ///< trainable ones included
   /// In percent: 100·trainable/total.
   double share() const {
     return total == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(total);
@@ -69,4 +68,4 @@ struct ParameterCounts {
 /// Counts each parameter once, as those that require gradients and all.
 ParameterCounts count_parameters(const torch::nn::Module& model);
 
-} // namespace rora
+}  // namespace rora

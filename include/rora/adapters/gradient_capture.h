@@ -14,8 +14,8 @@ class Module;
 
 namespace rora {
 
-/// The mean over `batches` of ∂L/∂W `[out, in]` of each of the named projections, in fp32 on the CPU, for an initializer that
-/// reads it: `run(i)` does forward and backward of the i-th batch's loss L.
+/// The mean over `batches` of ∂L/∂W `[out, in]` of each of the named projections, in fp32 on the CPU, for an
+/// initializer that reads it: `run(i)` does forward and backward of the i-th batch's loss L.
 ///
 /// \code
 /// const auto modules = rora::target_modules(*model, options);
@@ -23,16 +23,16 @@ namespace rora {
 /// rora::attach_adapters(*model, options, rora::kDefaultAdapter, statistics);
 /// \endcode
 ///
-/// Each gradient is taken to the CPU and freed as soon as backward has made it: the device holds those of a layer at most.
-/// Nothing but the named weights gets a gradient meanwhile. Afterwards, also after an exception, every parameter requires
-/// gradients or not, and holds the gradient, as before.
+/// Each gradient is taken to the CPU and freed as soon as backward has made it: the device holds those of a layer at
+/// most. Nothing but the named weights gets a gradient meanwhile. Afterwards, also after an exception, every parameter
+/// requires gradients or not, and holds the gradient, as before.
 ///
-/// Throws `c10::ValueError` for a name that is no projection's, a merged projection, a weight that is not dense, fewer than
-/// one batch, and a weight that no batch gave a gradient.
+/// Throws `c10::ValueError` for a name that is no projection's, a merged projection, a weight that is not dense, fewer
+/// than one batch, and a weight that no batch gave a gradient.
 std::map<std::string, WeightStatistics> capture_gradients(
     torch::nn::Module& model,
     const std::vector<std::string>& modules,
     int64_t batches,
     const std::function<void(int64_t batch)>& run);
 
-} // namespace rora
+}  // namespace rora

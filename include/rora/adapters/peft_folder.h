@@ -19,19 +19,19 @@ struct SaveAdapterOptions {
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors`, as PEFT does, into `folder`, which is made if need be.
 ///
-/// The adapters say themselves what they are: they know the `AdapterOptions` that they were attached with, and a rank or alpha
-/// of their own that differs goes into `rank_pattern` or `alpha_pattern` by the module's name. Adapters that were put into
-/// their projections by hand have their modules' whole names as `target_modules`. An adapter that rewrote its base is saved
-/// with rank 2r at the same scale, so that it does the same on the base as it was loaded. The bytes depend on that and on the
-/// tensors alone.
+/// The adapters say themselves what they are: they know the `AdapterOptions` that they were attached with, and a rank
+/// or alpha of their own that differs goes into `rank_pattern` or `alpha_pattern` by the module's name. Adapters that
+/// were put into their projections by hand have their modules' whole names as `target_modules`. An adapter that rewrote
+/// its base is saved with rank 2r at the same scale, so that it does the same on the base as it was loaded. The bytes
+/// depend on that and on the tensors alone.
 ///
-/// Throws `c10::ValueError` where there is no adapter of that name or where those of it differ in what a folder says once:
-/// kind, scaling, DoRA, dropout. Throws `FileError`; a full disk leaves earlier files as they were.
+/// Throws `c10::ValueError` where there is no adapter of that name or where those of it differ in what a folder says
+/// once: kind, scaling, DoRA, dropout. Throws `FileError`; a full disk leaves earlier files as they were.
 void save_adapter(
     const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save = {});
 
-/// Reads `adapter_config.json`. Throws `FileError`, or `FormatError` naming the field: also for what the config asks for and
-/// this library lacks.
+/// Reads `adapter_config.json`. Throws `FileError`, or `FormatError` naming the field: also for what the config asks
+/// for and this library lacks.
 AdapterOptions read_adapter_config(const std::filesystem::path& folder);
 
 struct LoadAdapterOptions {
@@ -43,13 +43,13 @@ struct LoadAdapterOptions {
   TORCH_ARG(ops::DoraDropout, dora_dropout) = ops::DoraDropout::kInput;
 };
 
-/// Attaches the adapters of a folder that PEFT or `save_adapter` wrote and returns their options. Every key must be there,
-/// of the right shape and finite, and none besides, but for copies of adapted base weights, which must be the model's.
-/// Throws `FileError` or `FormatError` naming the tensor, and `c10::ValueError` for a name in use, merged adapters or a
-/// dropout out of range; `model` is then as before.
+/// Attaches the adapters of a folder that PEFT or `save_adapter` wrote and returns their options. Every key must be
+/// there, of the right shape and finite, and none besides, but for copies of adapted base weights, which must be the
+/// model's. Throws `FileError` or `FormatError` naming the tensor, and `c10::ValueError` for a name in use, merged
+/// adapters or a dropout out of range; `model` is then as before.
 AdapterOptions load_adapter(
     torch::nn::Module& model, const std::filesystem::path& folder, const LoadAdapterOptions& load);
 AdapterOptions load_adapter(
     torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name = kDefaultAdapter);
 
-} // namespace rora
+}  // namespace rora

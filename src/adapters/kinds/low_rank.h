@@ -37,10 +37,10 @@ class LowRankKind final : public AdapterKind {
   ModulePattern<double> alpha_pattern_;
 };
 
-/// The kind that `adapters` are of, where they were put in by hand: of the first one's options. Throws `c10::ValueError`
-/// where that is no low-rank adapter.
+/// The kind that `adapters` are of, where they were put in by hand: of the first one's options. Throws
+/// `c10::ValueError` where that is no low-rank adapter.
 std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapter>& adapters);
 
 AdapterKindEntry low_rank_entry();
 
-} // namespace rora::detail
+}  // namespace rora::detail
