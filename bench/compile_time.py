@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What a source costs its compiler that uses RoRALinear, beside one that uses torch::nn::Linear.
 
-Three sources at -O3, without a precompiled header: torch::nn::Linear; RoRALinear where the library is linked, whose headers
-only declare (rora/core/linkage.h); and RoRALinear from the headers alone. Of each, the least processor time of several
-compilations, as a machine that does other work lengthens the rest, and the size of the object. Fails where a source beside
-the library takes more than MOST times the first.
+Three sources at -O3, without a precompiled header: torch::nn::Linear; RoRALinear where the library is linked, whose
+headers only declare (rora/core/linkage.h); and RoRALinear from the headers alone. Of each, the least processor time of
+several compilations, as a machine that does other work lengthens the rest, and the size of the object. Fails where a
+source beside the library takes more than MOST times the first.
 """
 import argparse
 import os
@@ -52,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/dev", help="a configured build folder")
     parser.add_argument("--times", type=int, default=3, help="compilations of each source")
-    parser.add_argument("--most", type=float, default=1.2, help="times torch::nn::Linear's that the library's form may take")
+    parser.add_argument("--most", type=float, default=1.2, help="times torch::nn::Linear's that a linked one may take")
     arguments = parser.parse_args()
 
     torch = pathlib.Path(cached(arguments.build, "Torch_DIR")).parents[2] / "include"

@@ -159,7 +159,7 @@ NamedTensors base_tensors(const CausalLMImpl& model, const ModelFamily& family) 
   NamedTensors tensors;
   std::vector<std::string> left_out; // adapters, and the buffers of weights that are not dense
   const auto add = [&](const std::string& name, const at::Tensor& tensor) {
-    tensors.emplace_back(family.checkpoint_name(name), tensor.detach());
+    tensors.emplace_back(family.stored_name(name), tensor.detach());
   };
   for (const auto& module : model.named_modules("", /*include_self=*/false)) {
     if (module.value()->as<Adapter>() != nullptr || module.value()->as<ModuleAdapter>() != nullptr ||

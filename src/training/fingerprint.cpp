@@ -2,6 +2,8 @@
 
 #include "mix.h"
 
+#include <rora/core/linear_weight.h>
+
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
@@ -46,21 +48,32 @@ std::string number(double value) {
   return nlohmann::json(value).dump();
 }
 
-/// Configuration, the parameters' names and shapes, and the first values of each frozen one: models of one shape differ
-/// in those, and a whole model takes seconds to read.
+/// Configuration, the parameters' names and shapes, and the first values of each frozen one and of what stores a weight
+/// that is not dense: models of one shape differ in those, and a whole model takes seconds to read.
 std::string weights_fingerprint(const CausalLM& model) {
-  constexpr int64_t kValues = 256;
+  static constexpr int64_t kValues = 256;
   Digest digest;
+  const auto add_first_values = [&digest](const at::Tensor& tensor) {
+    const at::Tensor first =
+        tensor.detach().flatten().slice(0, 0, kValues).to(at::kDouble).cpu().contiguous().view(at::kLong);
+    digest.add(std::vector<int64_t>(first.const_data_ptr<int64_t>(), first.const_data_ptr<int64_t>() + first.numel()));
+  };
   digest.add(model_config_json(model->options, ""));
   for (const auto& item : model->named_parameters()) {
     const at::Tensor& parameter = item.value();
     digest.add(item.key());
     digest.add(parameter.sizes().vec());
     if (!parameter.requires_grad()) {
-      const at::Tensor first =
-          parameter.detach().flatten().slice(0, 0, kValues).to(at::kDouble).cpu().contiguous().view(at::kLong);
-      digest.add(
-          std::vector<int64_t>(first.const_data_ptr<int64_t>(), first.const_data_ptr<int64_t>() + first.numel()));
+      add_first_values(parameter);
+    }
+  }
+  for (const auto& item : model->named_modules("", /*include_self=*/false)) {
+    if (const auto* weight = item.value()->as<ops::LinearWeight>()) {
+      for (const auto& buffer : weight->named_buffers()) {
+        digest.add(item.key() + "." + buffer.key());
+        digest.add(buffer.value().sizes().vec());
+        add_first_values(buffer.value());
+      }
     }
   }
   return digest.text();

@@ -85,7 +85,7 @@ TEST(ModelFamilies, RenameWholePartsThereAndBack) {
            {"model.layers.0.mlp.up_proj.weight", "h.0.mlp.down_proj.weight"},
            {"model.layers.0.mlp.down_proj.weight", "h.0.mlp.up_proj.weight"},
            {"model.layers.0.my_self_attn.weight", "h.0.my_self_attn.weight"}}) {
-    EXPECT_EQ(family.checkpoint_name(parameter), key);
+    EXPECT_EQ(family.stored_name(parameter), key);
     EXPECT_EQ(family.parameter_name(key), parameter);
   }
 }

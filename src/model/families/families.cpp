@@ -54,8 +54,8 @@ Families& families() {
   return all;
 }
 
-/// `name` with each part that begins and ends at a dot, or at an end, and is `from(pair)` of one of the pairs replaced by
-/// its `to(pair)`.
+/// `name` with each part that begins and ends at a dot, or at an end, and is `from(pair)` of one of the pairs
+/// replaced by its `to(pair)`.
 template <class Pairs, class From, class To>
 std::string with_parts_replaced(const std::string& name, const Pairs& pairs, From from, To to) {
   std::string result;
@@ -101,7 +101,7 @@ CausalLM ModelFamily::make(const DecoderOptions& options) const {
   return DecoderForCausalLM(options);
 }
 
-std::string ModelFamily::checkpoint_name(const std::string& parameter) const {
+std::string ModelFamily::stored_name(const std::string& parameter) const {
   return with_parts_replaced(parameter, renamed_parts(), first, second);
 }
 

@@ -12,7 +12,7 @@ namespace rora::detail {
 inline constexpr const char* kEmbedding = "model.embed_tokens.weight";
 inline constexpr const char* kHead = "lm_head.weight";
 
-/// A model folder, asked by the names of parameters for tensors that the family's checkpoints may call otherwise.
+/// A model folder, asked by the names of parameters for tensors that the family's folders may call otherwise.
 class ParameterFolder {
  public:
   ParameterFolder(const ModelFolder& folder, const ModelFamily& family) : folder_(folder), family_(family) {}
@@ -22,7 +22,7 @@ class ParameterFolder {
   }
   /// What the folder calls the parameter, for error messages.
   std::string key(const std::string& parameter) const {
-    return family_.checkpoint_name(parameter);
+    return family_.stored_name(parameter);
   }
   bool contains(const std::string& parameter) const {
     return folder_.contains(key(parameter));
@@ -40,7 +40,7 @@ class ParameterFolder {
     return folder_.file(key(parameter));
   }
 
-  /// The folder's tensors as it calls them, without leftovers that say nothing about the model: old checkpoints stored the
+  /// The folder's tensors as it calls them, without leftovers that say nothing about the model: old folders hold the
   /// rotary frequencies.
   std::vector<std::string> keys() const {
     std::vector<std::string> keys = folder_.names();

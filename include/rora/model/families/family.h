@@ -34,7 +34,7 @@ class ModelFamily {
   /// whose options it does not give again.
   virtual JsonFields write_config(const DecoderOptions& options, const std::string& torch_dtype) const = 0;
 
-  /// Parts of parameters' names, whole between dots, that its checkpoints spell another way: {"model.layers",
+  /// Parts of parameters' names, whole between dots, that its folders spell another way: {"model.layers",
   /// "transformer.h"}. A name is gone through from left to right, and the first pair that fits at a place replaces what
   /// stands there. Empty: all names are alike.
   virtual std::vector<std::pair<std::string, std::string>> renamed_parts() const {
@@ -48,8 +48,8 @@ class ModelFamily {
   /// A model of these options, its weights uninitialised. By default a `DecoderForCausalLM`.
   virtual CausalLM make(const DecoderOptions& options) const;
 
-  /// What the checkpoint calls the parameter of that name, and the other way round, by `renamed_parts`.
-  std::string checkpoint_name(const std::string& parameter) const;
+  /// What a folder calls the parameter of that name, and the other way round, by `renamed_parts`.
+  std::string stored_name(const std::string& parameter) const;
   std::string parameter_name(const std::string& key) const;
 };
 
