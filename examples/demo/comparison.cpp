@@ -1,8 +1,9 @@
 #include "demo/comparison.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <numeric>
-#include <stdexcept>
 
 namespace rora::demo {
 
@@ -15,7 +16,7 @@ std::string method_name(Method method) {
     case Method::kDoRA:
       return "DoRA";
   }
-  throw std::invalid_argument("no such method");
+  C10_THROW_ERROR(ValueError, "no such method");
 }
 
 double Run::final_loss() const {

@@ -12,6 +12,8 @@
 
 #include <unistd.h>
 
+#include <c10/util/Exception.h>
+
 #include <filesystem>
 #include <iostream>
 
@@ -73,8 +75,8 @@ AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer,
                            records,
                            GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation),
                            on_progress);
-  } catch (const std::invalid_argument& error) {
-    throw FormatError(arguments.data, error.what());  // a record that asks for no answer
+  } catch (const c10::ValueError& error) {
+    throw FormatError(arguments.data, error.what_without_backtrace());  // a record that asks for no answer
   }
 }
 

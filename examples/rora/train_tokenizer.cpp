@@ -4,7 +4,8 @@
 
 #include <sentencepiece_trainer.h>
 
-#include <stdexcept>
+#include <c10/util/Exception.h>
+
 #include <unordered_map>
 
 namespace rora::cli {
@@ -62,7 +63,7 @@ class LineIterator : public sentencepiece::SentenceIterator {
 std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size) {
   const std::vector<std::string> lines = lines_of(files);
   if (lines.empty()) {
-    throw std::invalid_argument("the data holds no text to train a tokenizer on");
+    C10_THROW_ERROR(ValueError, "the data holds no text to train a tokenizer on");
   }
   LineIterator iterator(lines);
   const std::unordered_map<std::string, std::string> options{
@@ -79,7 +80,7 @@ std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &iterator, &model);
   if (!status.ok()) {
-    throw std::invalid_argument("the tokenizer cannot be trained: " + status.ToString());
+    C10_THROW_ERROR(ValueError, "the tokenizer cannot be trained: " + status.ToString());
   }
   return model;
 }

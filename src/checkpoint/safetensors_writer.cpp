@@ -5,7 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include <stdexcept>
+#include <c10/util/Exception.h>
+
 #include <string_view>
 #include <unordered_set>
 
@@ -19,24 +20,23 @@ std::string json_string(const std::string& text) {
   try {
     return nlohmann::json(text).dump();
   } catch (const nlohmann::json::exception&) {
-    throw std::invalid_argument("save_safetensors: a name or metadata string is not valid UTF-8");
+    C10_THROW_ERROR(ValueError, "save_safetensors: a name or metadata string is not valid UTF-8");
   }
 }
 
 void check_tensor(const std::string& name, const at::Tensor& tensor) {
   const std::string where = "save_safetensors: tensor " + quote(name);
   if (name == kMetadataKey) {
-    throw std::invalid_argument(where + ": the format keeps this name for metadata");
+    C10_THROW_ERROR(ValueError, where + ": the format keeps this name for metadata");
   }
   if (!tensor.defined()) {
-    throw std::invalid_argument(where + " is undefined");
+    C10_THROW_ERROR(ValueError, where + " is undefined");
   }
   if (tensor.layout() != at::kStrided || tensor.is_meta()) {
-    throw std::invalid_argument(where + " has no dense data");
+    C10_THROW_ERROR(ValueError, where + " has no dense data");
   }
   if (dtype_name(tensor.scalar_type()).empty()) {
-    throw std::invalid_argument(
-        where + ": dtype " + c10::toString(tensor.scalar_type()) + " is not one that safetensors files hold here");
+    C10_THROW_ERROR(ValueError, where + ": dtype " + c10::toString(tensor.scalar_type()) + " is not one that safetensors files hold here");
   }
 }
 
@@ -72,7 +72,7 @@ std::string header_bytes(const NamedTensors& tensors, const std::map<std::string
   text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > kMaxHeaderBytes) {
-    throw std::invalid_argument("save_safetensors: the header is over the format's limit of 100 MB");
+    C10_THROW_ERROR(ValueError, "save_safetensors: the header is over the format's limit of 100 MB");
   }
   const uint64_t length = text.size();
   return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + text;
@@ -85,7 +85,7 @@ void check_saveable(const NamedTensors& tensors, const std::map<std::string, std
   for (const auto& [name, tensor] : tensors) {
     check_tensor(name, tensor);
     if (!names.insert(name).second) {
-      throw std::invalid_argument("save_safetensors: tensor " + quote(name) + " is given twice");
+      C10_THROW_ERROR(ValueError, "save_safetensors: tensor " + quote(name) + " is given twice");
     }
   }
   header_bytes(tensors, metadata);

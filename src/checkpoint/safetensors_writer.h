@@ -6,7 +6,7 @@
 
 namespace rora::detail {
 
-/// Throws `std::invalid_argument` for tensors that cannot be saved, before anything is written.
+/// Throws `c10::ValueError` for tensors that cannot be saved, before anything is written.
 void check_saveable(const NamedTensors& tensors, const std::map<std::string, std::string>& metadata);
 
 /// Writes the whole content of a safetensors file, without flush or commit.

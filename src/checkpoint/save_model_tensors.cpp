@@ -8,11 +8,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <set>
-#include <stdexcept>
 
 namespace rora {
 
@@ -118,7 +119,7 @@ void save_shards(const std::filesystem::path& folder, const std::vector<NamedTen
 
 void save_model_tensors(const std::filesystem::path& folder, const NamedTensors& tensors, int64_t max_shard_bytes) {
   if (max_shard_bytes <= 0) {
-    throw std::invalid_argument("save_model_tensors: max_shard_bytes must be positive");
+    C10_THROW_ERROR(ValueError, "save_model_tensors: max_shard_bytes must be positive");
   }
   detail::check_saveable(tensors, kMetadata);
   const auto shards = split_shards(tensors, max_shard_bytes);

@@ -3,8 +3,9 @@
 #include <rora/error.h>
 #include <rora/text/prompt.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
 
 namespace rora::detail {
 
@@ -48,8 +49,8 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
     case RecordKind::kChat:
       try {
         result.example = encode_chat(record.messages);
-      } catch (const std::invalid_argument& error) {
-        throw FormatError(file, record.place() + ": field `messages`: " + error.what());
+      } catch (const c10::ValueError& error) {
+        throw FormatError(file, record.place() + ": field `messages`: " + error.what_without_backtrace());
       }
       break;
     case RecordKind::kTokenized:

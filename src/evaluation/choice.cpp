@@ -5,9 +5,10 @@
 
 #include <rora/evaluation/log_likelihood.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <optional>
-#include <stdexcept>
 #include <string_view>
 #include <utility>
 
@@ -85,7 +86,7 @@ AnswerEvaluation evaluate_choice(
     questions.push_back(std::move(question));
   }
   if (asked.empty() && !records.empty()) {
-    throw std::invalid_argument("no record has an answer among the choices of \"Answer format: X/Y\" in its prompt");
+    C10_THROW_ERROR(ValueError, "no record has an answer among the choices of \"Answer format: X/Y\" in its prompt");
   }
 
   std::vector<std::string> chosen(records.size());

@@ -3,8 +3,9 @@
 #include "../data/length_sorted.h"
 #include "question.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -36,8 +37,7 @@ AnswerEvaluation evaluate_generation(
     detail::require_completion(record);
     const auto gold = gold_answer(record);
     if (!gold) {
-      throw std::invalid_argument(
-          record.place() + ": expected an answer to compare with, a choice or a number, found none");
+      C10_THROW_ERROR(ValueError, record.place() + ": expected an answer to compare with, a choice or a number, found none");
     }
     golds.push_back(*gold);
     prompts.push_back(detail::encode_prompt(tokenizer, record));

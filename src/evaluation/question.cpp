@@ -2,14 +2,15 @@
 
 #include <rora/text/prompt.h>
 
-#include <stdexcept>
+#include <c10/util/Exception.h>
+
 
 namespace rora::detail {
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record) {
   std::vector<int64_t> ids = rora::encode_prompt(tokenizer, record.prompt);
   if (ids.empty()) {
-    throw std::invalid_argument(record.place() + ": expected a prompt, found an empty one");
+    C10_THROW_ERROR(ValueError, record.place() + ": expected a prompt, found an empty one");
   }
   return ids;
 }
@@ -21,8 +22,7 @@ std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids) 
 
 void require_completion(const Record& record) {
   if (record.kind != RecordKind::kCompletion) {
-    throw std::invalid_argument(
-        record.place() + ": expected `instruction` and `output`, or `prompt` and `completion`, to take an answer from");
+    C10_THROW_ERROR(ValueError, record.place() + ": expected `instruction` and `output`, or `prompt` and `completion`, to take an answer from");
   }
 }
 

@@ -9,7 +9,7 @@
 
 namespace rora::detail {
 
-/// The ids that an answer to the record's prompt goes on from, as in training. Throws `std::invalid_argument` where
+/// The ids that an answer to the record's prompt goes on from, as in training. Throws `c10::ValueError` where
 /// there are none: an empty prompt without a BOS.
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record);
 
@@ -17,7 +17,7 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& rec
 /// have more rows than its tokenizer has tokens.
 std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids);
 
-/// Throws `std::invalid_argument` for a record that is not a prompt and its answer.
+/// Throws `c10::ValueError` for a record that is not a prompt and its answer.
 void require_completion(const Record& record);
 
 }  // namespace rora::detail

@@ -7,10 +7,11 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <string>
 
 namespace rora {
@@ -19,15 +20,14 @@ namespace {
 void check(const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options, int64_t vocab_size) {
   const auto require = [](bool holds, const char* message) {
     if (!holds) {
-      throw std::invalid_argument(message);
+      C10_THROW_ERROR(ValueError, message);
     }
   };
   for (const auto& prompt : prompts) {
     require(!prompt.empty(), "a prompt has no tokens to go on from");
     for (const int64_t id : prompt) {
       if (id < 0 || id >= vocab_size) {
-        throw std::invalid_argument(
-            "token id " + std::to_string(id) + " of a prompt is outside the vocabulary of " +
+        C10_THROW_ERROR(ValueError, "token id " + std::to_string(id) + " of a prompt is outside the vocabulary of " +
             std::to_string(vocab_size));
       }
     }

@@ -11,9 +11,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <array>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 
@@ -160,8 +161,7 @@ void detail::check_targets(const at::Tensor& targets, int64_t vocab) {
     const int64_t least = counted.min().item<int64_t>();
     const int64_t greatest = counted.max().item<int64_t>();
     if (least < 0 || greatest >= vocab) {
-      throw std::out_of_range(
-          "label " + std::to_string(least < 0 ? least : greatest) + " is outside the vocabulary of " +
+      C10_THROW_ERROR(IndexError, "label " + std::to_string(least < 0 ? least : greatest) + " is outside the vocabulary of " +
           std::to_string(vocab));
     }
   }

@@ -6,7 +6,7 @@
 
 namespace rora::ops::detail {
 
-/// Throws `std::out_of_range` for a target that is neither in [0, vocab) nor `kIgnoreIndex`. They are looked at where they
+/// Throws `c10::IndexError` for a target that is neither in [0, vocab) nor `kIgnoreIndex`. They are looked at where they
 /// lie: a program that has them on the CPU waits for no GPU.
 void check_targets(const at::Tensor& targets, int64_t vocab);
 

@@ -3,9 +3,10 @@
 #include "checkpoint/quote.h"
 #include "text/utf8.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <array>
-#include <stdexcept>
 #include <utility>
 
 namespace rora {
@@ -40,13 +41,12 @@ std::string strip(const std::string& content) {
 
 void check_roles(const std::vector<ChatMessage>& messages) {
   if (messages.empty()) {
-    throw std::invalid_argument("a chat needs at least one message");
+    C10_THROW_ERROR(ValueError, "a chat needs at least one message");
   }
   for (size_t index = 0; index < messages.size(); ++index) {
     const std::string& role = messages[index].role;
     if (role != "system" && role != "user" && role != "assistant") {
-      throw std::invalid_argument(
-          "message " + std::to_string(index) + ": expected the role system, user or assistant, found " +
+      C10_THROW_ERROR(ValueError, "message " + std::to_string(index) + ": expected the role system, user or assistant, found " +
           detail::quote(role));
     }
   }
@@ -57,14 +57,13 @@ std::string render_llama2(const std::vector<ChatMessage>& messages, bool add_gen
   const bool has_system = messages.front().role == "system";
   const size_t first = has_system ? 1 : 0;
   if (messages.size() == first) {
-    throw std::invalid_argument("the llama2 chat template puts the system message into the user's, and there is none");
+    C10_THROW_ERROR(ValueError, "the llama2 chat template puts the system message into the user's, and there is none");
   }
   std::string text;
   for (size_t index = first; index < messages.size(); ++index) {
     const bool is_user = (index - first) % 2 == 0;
     if (messages[index].role != (is_user ? "user" : "assistant")) {
-      throw std::invalid_argument(
-          "message " + std::to_string(index) +
+      C10_THROW_ERROR(ValueError, "message " + std::to_string(index) +
           ": the llama2 chat template takes at most one system message, the first, " +
           "then user and assistant in turns, found " + detail::quote(messages[index].role));
     }
@@ -80,7 +79,7 @@ std::string render_llama2(const std::vector<ChatMessage>& messages, bool add_gen
     text += "[INST] " + strip(content) + " [/INST]";
   }
   if (add_generation_prompt && messages.back().role != "user") {
-    throw std::invalid_argument("the llama2 chat template lets the assistant speak after the user only");
+    C10_THROW_ERROR(ValueError, "the llama2 chat template lets the assistant speak after the user only");
   }
   return text;
 }
@@ -109,7 +108,7 @@ ChatTemplate chat_template_from_name(std::string_view name) {
       return format;
     }
   }
-  throw std::invalid_argument("the chat template " + detail::quote(name) + " is not one of llama2, llama3, chatml");
+  C10_THROW_ERROR(ValueError, "the chat template " + detail::quote(name) + " is not one of llama2, llama3, chatml");
 }
 
 std::string render_chat(ChatTemplate format, const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
@@ -122,7 +121,7 @@ std::string render_chat(ChatTemplate format, const std::vector<ChatMessage>& mes
     case ChatTemplate::kChatML:
       return render_chatml(messages, add_generation_prompt);
   }
-  throw std::invalid_argument("no such chat template");
+  C10_THROW_ERROR(ValueError, "no such chat template");
 }
 
 }  // namespace rora

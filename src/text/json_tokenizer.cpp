@@ -6,8 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
 
 namespace rora::detail {
 
@@ -179,7 +180,7 @@ std::string JsonTokenizer::decode(c10::ArrayRef<int64_t> ids, bool skip_special_
     } else if (const std::string* token = model_.token(id)) {
       tokens.push_back(*token);
     } else {
-      throw std::out_of_range("the token id " + std::to_string(id) + " is not in the vocabulary");
+      C10_THROW_ERROR(IndexError, "the token id " + std::to_string(id) + " is not in the vocabulary");
     }
   }
   std::string text;

@@ -8,6 +8,8 @@
 #include <pcre2.h>
 #include <nlohmann/json.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <optional>
 #include <stdexcept>
 
@@ -90,7 +92,7 @@ Pattern Pattern::pcre2(std::string_view expression) {
       &error_offset,
       context.get());
   if (code == nullptr) {
-    throw std::invalid_argument(pcre2_message(error));
+    C10_THROW_ERROR(ValueError, pcre2_message(error));
   }
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without it the interpreter matches the same, only slower
   Pattern pattern;
@@ -114,8 +116,8 @@ Pattern Pattern::from_json(const JsonField& field) {
   }
   try {
     return regex(expression.string());
-  } catch (const std::invalid_argument& error) {
-    expression.fail(std::string("this regular expression is not supported: ") + error.what());
+  } catch (const c10::ValueError& error) {
+    expression.fail(std::string("this regular expression is not supported: ") + error.what_without_backtrace());
   }
 }
 

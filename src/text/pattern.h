@@ -24,10 +24,10 @@ class Pattern {
   static Pattern literal(std::string text);
 
   /// A regular expression in Oniguruma's Ruby syntax, which is tokenizer.json's. Only what has an exact counterpart in
-  /// PCRE2 is taken; throws `std::invalid_argument` for the rest.
+  /// PCRE2 is taken; throws `c10::ValueError` for the rest.
   static Pattern regex(std::string_view expression);
 
-  /// A regular expression in PCRE2's syntax. Throws `std::invalid_argument`.
+  /// A regular expression in PCRE2's syntax. Throws `c10::ValueError`.
   static Pattern pcre2(std::string_view expression);
 
   /// The field `{"String": ...}` or `{"Regex": ...}`. Throws `FormatError`.

@@ -3,10 +3,11 @@
 #include "text/unicode_additions.h"
 #include "text/utf8.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <stdexcept>
 #include <vector>
 
 namespace rora::detail {
@@ -55,7 +56,7 @@ class Translator {
 
  private:
   [[noreturn]] static void refuse(std::string_view what) {
-    throw std::invalid_argument("it uses " + std::string(what));
+    C10_THROW_ERROR(ValueError, "it uses " + std::string(what));
   }
 
   std::string_view take(size_t count) {

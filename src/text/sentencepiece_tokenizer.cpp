@@ -11,10 +11,11 @@
 #include <sentencepiece_processor.h>
 #include <nlohmann/json.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <charconv>
 #include <map>
-#include <stdexcept>
 
 namespace rora::detail {
 
@@ -139,7 +140,7 @@ class SentencePieceTokenizer : public Tokenizer {
       } else if (id >= 0 && id < processor_->GetPieceSize()) {
         run.push_back(static_cast<int>(id));
       } else {
-        throw std::out_of_range("the token id " + std::to_string(id) + " is not in the vocabulary");
+        C10_THROW_ERROR(IndexError, "the token id " + std::to_string(id) + " is not in the vocabulary");
       }
     }
     flush();

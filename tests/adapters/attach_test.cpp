@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/linear.h>
 
+#include <c10/util/Exception.h>
+
 namespace rora {
 namespace {
 
@@ -35,7 +37,7 @@ LowRankAdapter& adapter_at(CausalLM model, const std::string& module) {
       return dynamic_cast<LowRankAdapter&>(*item.value()->as<ProjectionImpl>()->adapter(kDefaultAdapter));
     }
   }
-  throw std::out_of_range(module);
+  C10_THROW_ERROR(IndexError, module);
 }
 
 TEST(AttachAdapters, TargetsAllProjectionsUnlessToldOtherwise) {

@@ -11,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <c10/util/Exception.h>
+
 namespace rora {
 namespace {
 
@@ -191,12 +193,12 @@ TEST(ModelFolder, RefusesToSaveWhatCannotBeSavedBeforeWriting) {
   NamedTensors twice = some_tensors();
   twice.push_back(twice.front());
   EXPECT_THAT(
-      message_of<std::invalid_argument>([&] { save_model_tensors(folder.path(), twice, 16); }),
+      message_of<c10::ValueError>([&] { save_model_tensors(folder.path(), twice, 16); }),
       HasSubstr("'z' is given twice"));
   EXPECT_THAT(
-      message_of<std::invalid_argument>([&] { save_model_tensors(folder.path(), some_tensors(), 0); }),
+      message_of<c10::ValueError>([&] { save_model_tensors(folder.path(), some_tensors(), 0); }),
       HasSubstr("max_shard_bytes"));
-  message_of<std::invalid_argument>([&] { save_model_tensors(folder.path(), {{"a", at::Tensor()}}, 16); });
+  message_of<c10::ValueError>([&] { save_model_tensors(folder.path(), {{"a", at::Tensor()}}, 16); });
   EXPECT_THAT(listing(folder.path()), ElementsAre());
 }
 

@@ -2,8 +2,9 @@
 
 #include <rora/text/tokenizer.h>
 
+#include <c10/util/Exception.h>
+
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -53,7 +54,7 @@ class ByteTokenizer : public Tokenizer {
     std::string text;
     for (const int64_t id : ids) {
       if (id < 0 || id >= vocab_size()) {
-        throw std::out_of_range("id " + std::to_string(id));
+        C10_THROW_ERROR(IndexError, "id " + std::to_string(id));
       }
       if (id < 256) {
         text += static_cast<char>(id);

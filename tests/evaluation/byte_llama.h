@@ -5,6 +5,8 @@
 
 #include <rora/data/record.h>
 
+#include <c10/util/Exception.h>
+
 #include <string>
 #include <utility>
 
@@ -32,13 +34,13 @@ inline Record question(std::string prompt, std::string completion) {
   return record;
 }
 
-/// The message of the std::invalid_argument that `run` throws, or "nothing thrown".
+/// The message of the c10::ValueError that `run` throws, or "nothing thrown".
 template <typename Function>
 std::string refusal(Function run) {
   try {
     run();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
+  } catch (const c10::ValueError& error) {
+    return error.what_without_backtrace();
   }
   return "nothing thrown";
 }

@@ -17,6 +17,8 @@
 #include <c10/cuda/CUDAFunctions.h>
 #endif
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -28,7 +30,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,7 @@ class Flags {
   Flags(int count, char** words) {
     for (int i = 1; i < count; ++i) {
       if (std::strncmp(words[i], "--", 2) != 0) {
-        throw std::invalid_argument(std::string(words[i]) + " is no flag");
+        C10_THROW_ERROR(ValueError, std::string(words[i]) + " is no flag");
       }
       const std::string name = words[i] + 2;
       const bool has_value = i + 1 < count && std::strncmp(words[i + 1], "--", 2) != 0;
@@ -58,7 +59,7 @@ class Flags {
   std::string choice(const std::string& name, const std::vector<std::string>& names) {
     const std::string chosen = text(name, names[0]);
     if (std::find(names.begin(), names.end(), chosen) == names.end()) {
-      throw std::invalid_argument("--" + name + " cannot be " + chosen);
+      C10_THROW_ERROR(ValueError, "--" + name + " cannot be " + chosen);
     }
     return chosen;
   }
@@ -75,7 +76,7 @@ class Flags {
   /// Throws for a flag that nobody asked for.
   void finish() const {
     if (!values_.empty()) {
-      throw std::invalid_argument("--" + values_.begin()->first + " is no flag of this program");
+      C10_THROW_ERROR(ValueError, "--" + values_.begin()->first + " is no flag of this program");
     }
   }
 
@@ -119,7 +120,7 @@ struct Arguments {
         .dropout(flags.number("dropout", 0.0));
     flags.finish();
     if (frozen && graph != "none") {
-      throw std::invalid_argument("--graph is for what is trained: --frozen trains nothing");
+      C10_THROW_ERROR(ValueError, "--graph is for what is trained: --frozen trains nothing");
     }
   }
 
@@ -236,7 +237,7 @@ std::unique_ptr<rora::StepGraphs> make_graphs(
   if (arguments.graph == "repeated") {
     runner = std::make_unique<Repeats>();
   } else if (const auto why = rora::why_not_captured(model)) {
-    throw std::invalid_argument("--graph captured: " + *why);
+    C10_THROW_ERROR(ValueError, "--graph captured: " + *why);
   } else {
     runner = rora::cuda_graph_runner(parameters.values().device());
   }
@@ -278,7 +279,7 @@ class NoWaiting {
 #if defined(RORA_HAS_CUDA)
     c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR);
 #else
-    throw std::invalid_argument("--no-waits: this build has no CUDA");
+    C10_THROW_ERROR(ValueError, "--no-waits: this build has no CUDA");
 #endif
   }
   ~NoWaiting() {
@@ -403,6 +404,9 @@ int run(const Arguments& arguments) {
 int main(int count, char** words) {
   try {
     return run(Arguments(Flags(count, words)));
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "gpu_step: %s\n", error.what_without_backtrace());
+    return 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gpu_step: %s\n", error.what());
     return 1;

@@ -9,6 +9,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -180,9 +182,9 @@ TEST(Generation, LeavesTheModelInItsMode) {
 TEST(Generation, RefusesWhatItCannotDo) {
   auto model = testing::tiny_llama();
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_THROW(generate(model, {{1}, {}}), std::invalid_argument);
-  EXPECT_THROW(generate(model, {{1, 32}}), std::invalid_argument);
-  EXPECT_THROW(generate(model, {{-1}}), std::invalid_argument);
+  EXPECT_THROW(generate(model, {{1}, {}}), c10::ValueError);
+  EXPECT_THROW(generate(model, {{1, 32}}), c10::ValueError);
+  EXPECT_THROW(generate(model, {{-1}}), c10::ValueError);
   for (const auto& options :
        {GenerationOptions().max_new_tokens(-1),
         GenerationOptions().temperature(-0.1),
@@ -194,7 +196,7 @@ TEST(Generation, RefusesWhatItCannotDo) {
         GenerationOptions().num_beams(0),
         GenerationOptions().num_beams(2).temperature(1.0),
         GenerationOptions().length_penalty(nan)}) {
-    EXPECT_THROW(generate(model, {{1}}, options), std::invalid_argument);
+    EXPECT_THROW(generate(model, {{1}}, options), c10::ValueError);
   }
 }
 

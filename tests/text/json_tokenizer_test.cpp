@@ -8,9 +8,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <c10/util/Exception.h>
+
 #include <cstdlib>
 #include <sstream>
-#include <stdexcept>
 #include <thread>
 
 namespace rora {
@@ -90,8 +91,8 @@ TEST(JsonTokenizer, DecodesHalfACharacterAsReplacementCharacter) {
 TEST(JsonTokenizer, ThrowsForIdsOutsideTheVocabulary) {
   const auto tokenizer = load("byte_level");
   EXPECT_NO_THROW(tokenizer->decode({tokenizer->vocab_size() - 1}));
-  EXPECT_THROW(tokenizer->decode({tokenizer->vocab_size()}), std::out_of_range);
-  EXPECT_THROW(tokenizer->decode({0, -1}), std::out_of_range);
+  EXPECT_THROW(tokenizer->decode({tokenizer->vocab_size()}), c10::IndexError);
+  EXPECT_THROW(tokenizer->decode({0, -1}), c10::IndexError);
 }
 
 TEST(JsonTokenizer, KnowsTheIdsOfItsTokens) {

@@ -42,7 +42,7 @@ class ModelFolder {
 /// with their index. The folder must exist. Files appear under their names only once all the content is on the disk;
 /// weights of an earlier save in another layout are removed after that. A failure leaves the earlier weights or, if it
 /// strikes between the last renames, a folder without an index, which does not load; never a mixture. Throws
-/// `FileError`, and `std::invalid_argument` as `save_safetensors` does.
+/// `FileError`, and `c10::ValueError` as `save_safetensors` does.
 void save_model_tensors(
     const std::filesystem::path& folder, const NamedTensors& tensors, int64_t max_shard_bytes = int64_t{5} << 30);
 

@@ -47,7 +47,7 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// its old content or all of the new. Tensors may be strided and on any device; each is saved as its values. Bytes
 /// depend on names, tensors and metadata alone, and are those of the Python library if the order is that of its files.
 /// Wider element types first keep every tensor aligned, so that reading copies none. Throws `FileError` (read-only
-/// folder, full disk) leaving nothing behind, and `std::invalid_argument` for a name given twice, text that is not
+/// folder, full disk) leaving nothing behind, and `c10::ValueError` for a name given twice, text that is not
 /// UTF-8, or a tensor without dense data or with a dtype that `SafetensorsFile` does not read.
 void save_safetensors(
     const std::filesystem::path& path,

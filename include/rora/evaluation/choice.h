@@ -20,7 +20,7 @@ std::vector<std::string> answer_candidates(const Record& record);
 /// (`gold_answer`) cannot be read, or whose gold answer is none of the candidates, count as unparsed, and so as wrong.
 /// `on_progress` is given the number of records done after each batch of `batch_size` prompts.
 ///
-/// Throws `std::invalid_argument` that names the record for one that is not a prompt and its answer, where no record
+/// Throws `c10::ValueError` that names the record for one that is not a prompt and its answer, where no record
 /// can be read, and for a batch size below 1.
 AnswerEvaluation evaluate_choice(
     CausalLM model,

@@ -20,7 +20,7 @@ struct GenerationTaskOptions {
 /// read off by the rule of the record's gold answer (`gold_answer`, `extract_answer`). Prompts of like length go
 /// together, padded on the left. `on_progress` is given the number of records done after each batch.
 ///
-/// Throws `std::invalid_argument` that names the record for one that is not a prompt and its answer, or has no gold
+/// Throws `c10::ValueError` that names the record for one that is not a prompt and its answer, or has no gold
 /// answer to compare with, and for options out of range.
 AnswerEvaluation evaluate_generation(
     CausalLM model,

@@ -86,7 +86,7 @@ class CausalLMImpl : public torch::nn::Module {
   /// The cross-entropy of each labelled token from the tokens before it, summed in fp32. `labels` is int64
   /// `[batch, seq]`, unshifted, `kIgnoreIndex` (−100) where no loss is taken; logits exist for labelled tokens alone,
   /// a chunk at a time; all of them at once where an adapter of lm_head is active. With labels on the CPU the program
-  /// does not wait for a GPU. Throws `std::out_of_range` for a label outside the vocabulary.
+  /// does not wait for a GPU. Throws `c10::IndexError` for a label outside the vocabulary.
   LossSum loss(const ModelInput& input, const at::Tensor& labels);
 
   /// `loss` in its two halves: what a host makes of a batch, and the sum that the model's device computes from it.

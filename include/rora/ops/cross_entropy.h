@@ -16,7 +16,7 @@ namespace ops {
 ///
 /// hidden `[tokens, hidden]`, weight `[vocab, hidden]`, targets int64 `[tokens]`, `kIgnoreIndex` or an id. Logits exist for
 /// `chunk` tokens at a time (0: `cross_entropy_chunk`), in hidden's dtype; gradients of `hidden`, and of `weight` where it is
-/// trained, are formed in the same pass. Throws `std::out_of_range` for another target outside the vocabulary; `targets` may
+/// trained, are formed in the same pass. Throws `c10::IndexError` for another target outside the vocabulary; `targets` may
 /// lie on the CPU whatever hidden's device, and finding that out then waits for no GPU.
 at::Tensor token_cross_entropy(
     const at::Tensor& hidden,

@@ -14,7 +14,7 @@ struct ChatMessage {
 /// A chat format by name: "llama2", "llama3" or "chatml".
 enum class ChatTemplate { kLlama2, kLlama3, kChatML };
 
-/// Throws `std::invalid_argument` that lists the names.
+/// Throws `c10::ValueError` that lists the names.
 ChatTemplate chat_template_from_name(std::string_view name);
 
 /// The text of `messages` by the template that the models were published with, without a BOS token where the tokenizer
@@ -27,7 +27,7 @@ ChatTemplate chat_template_from_name(std::string_view name);
 ///     chatml  <|im_start|>ROLE\nCONTENT<|im_end|>\n...
 ///
 /// White space around the contents is cut off in llama2 and llama3, as by the published templates. No system message is
-/// made up where there is none. Throws `std::invalid_argument` without messages, for another role, and in llama2 for an
+/// made up where there is none. Throws `c10::ValueError` without messages, for another role, and in llama2 for an
 /// order other than at most one system message, then user and assistant in turns, the user last where a generation
 /// prompt is asked for.
 std::string render_chat(ChatTemplate format, const std::vector<ChatMessage>& messages, bool add_generation_prompt);

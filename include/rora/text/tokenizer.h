@@ -23,7 +23,7 @@ class Tokenizer {
   virtual std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const = 0;
 
   /// The text of `ids`, which is well-formed UTF-8: bytes that make no character are U+FFFD. With `skip_special_tokens`
-  /// every special token is left out. Throws `std::out_of_range` for an id outside the vocabulary.
+  /// every special token is left out. Throws `c10::IndexError` for an id outside the vocabulary.
   virtual std::string decode(c10::ArrayRef<int64_t> ids, bool skip_special_tokens = false) const = 0;
 
   /// One more than the largest id.
