@@ -1,4 +1,5 @@
-// The operators at the sizes of SmolLM2-135M with 4 rows of 256 tokens, in bfloat16, beside what LibTorch has for the same.
+// The operators at the sizes of SmolLM2-135M with 4 rows of 256 tokens, in bfloat16, beside what LibTorch has for the
+// same.
 
 #include <rora/ops/attention.h>
 #include <rora/ops/cross_entropy.h>
@@ -37,7 +38,9 @@ void run(benchmark::State& state, const Tensors& inputs, const std::function<at:
 }
 
 Tensors heads() {
-  const auto turned = [](int64_t count) { return input({4, 256, count, 64}).detach().transpose(1, 2).set_requires_grad(true); };
+  const auto turned = [](int64_t count) {
+    return input({4, 256, count, 64}).detach().transpose(1, 2).set_requires_grad(true);
+  };
   return {turned(9), turned(3), turned(3)};
 }
 

@@ -1,5 +1,6 @@
 # Decides RORA_CUDA: on by default where a CUDA toolkit and a LibTorch built for the same major version of CUDA are
-# there. The CUDA language is enabled only once kernels/sources.cmake lists a source, so a build without kernels never runs nvcc.
+# there. The CUDA language is enabled only once kernels/sources.cmake lists a source, so a build without kernels never
+# runs nvcc.
 find_package(CUDAToolkit QUIET)
 
 # The wheel says its CUDA version in version.py; a zip does not, and is taken to match.

@@ -1,6 +1,6 @@
-# Decides RORA_HAS_CUTLASS: whether to build the kernel that is written on CUTLASS's headers, for Hopper. Without it, the
-# library does the same by cuBLASLt. The headers are those of a CUTLASS 4 that CUTLASS_INCLUDE_DIR, a variable of CMake
-# or of the environment, names, or those of the Python wheel nvidia-cutlass beside LibTorch's.
+# Decides RORA_HAS_CUTLASS: whether to build the kernel that is written on CUTLASS's headers, for Hopper. Without it,
+# the library does the same by cuBLASLt. The headers are those of a CUTLASS 4 that CUTLASS_INCLUDE_DIR, a variable of
+# CMake or of the environment, names, or those of the Python wheel nvidia-cutlass beside LibTorch's.
 set(RORA_HAS_CUTLASS FALSE)
 if(NOT RORA_KERNEL_SOURCES)
   return()

@@ -1,5 +1,5 @@
-# rora_find_package(NAME DEBIAN PACKAGE [TARGET TARGET] [ARGS ARG...]): find_package, where a missing package is an error that
-# says how to install it. A macro, as find_package sets variables for its caller.
+# rora_find_package(NAME DEBIAN PACKAGE [TARGET TARGET] [ARGS ARG...]): find_package, where a missing package is an
+# error that says how to install it. A macro, as find_package sets variables for its caller.
 macro(rora_find_package name)
   cmake_parse_arguments(_rora "" "DEBIAN;TARGET" "ARGS" ${ARGN})
   if(NOT (_rora_TARGET AND TARGET "${_rora_TARGET}"))

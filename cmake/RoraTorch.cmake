@@ -32,7 +32,8 @@ else()
   set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL TRUE)
   find_package(Torch 2.11 QUIET CONFIG)
   set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL "${_rora_targets_global}")
-  # Without MKL, Torch's configuration leaves link directories that begin at an empty root: /lib/intel64 in every runpath.
+  # Without MKL, Torch's configuration leaves link directories that begin at an empty root: /lib/intel64 in every
+  # runpath.
   if(TARGET caffe2::mkl AND NOT MKL_FOUND)
     set_property(TARGET caffe2::mkl PROPERTY INTERFACE_LINK_DIRECTORIES "")
   endif()

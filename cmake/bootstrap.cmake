@@ -81,7 +81,8 @@ function(_rora_missing_packages result)
   set(${result} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# _rora_install_packages(PACKAGE...): installs Debian packages, as root or by passwordless sudo; says what to do otherwise.
+# _rora_install_packages(PACKAGE...): installs Debian packages, as root or by passwordless sudo; says what to do
+# otherwise.
 function(_rora_install_packages)
   string(REPLACE ";" " " names "${ARGN}")
   find_program(apt apt-get NO_CACHE)
@@ -122,8 +123,8 @@ function(_rora_install_packages)
   endif()
 endfunction()
 
-# _rora_given_torch(RESULT CACHE): the Torch configuration that the user named, or nothing. One that an earlier configure
-# took from the CACHE folder is not the user's.
+# _rora_given_torch(RESULT CACHE): the Torch configuration that the user named, or nothing. One that an earlier
+# configure took from the CACHE folder is not the user's.
 function(_rora_given_torch result cache)
   set(${result} "" PARENT_SCOPE)
   set(folders "${Torch_DIR}" "$ENV{Torch_DIR}")
@@ -141,8 +142,8 @@ function(_rora_given_torch result cache)
   endforeach()
 endfunction()
 
-# _rora_whole_torch(RESULT VENV): where VENV keeps Torch's configuration, or nothing unless every file of the pinned wheel is
-# there in its size. pip installs what torch depends on before torch.
+# _rora_whole_torch(RESULT VENV): where VENV keeps Torch's configuration, or nothing unless every file of the pinned
+# wheel is there in its size. pip installs what torch depends on before torch.
 function(_rora_whole_torch result venv)
   set(${result} "" PARENT_SCOPE)
   if(NOT EXISTS "${venv}/bin/python")
@@ -180,7 +181,8 @@ function(_rora_make_venv venv)
     message(FATAL_ERROR "bootstrap: pip could not install torch==${_rora_torch_version} (exit ${failed}). Configure again to retry, or "
       "name a LibTorch in CMAKE_PREFIX_PATH.")
   endif()
-  # CUTLASS's headers, for one of the CUDA kernels (RoraCutlass.cmake). What else its wheel depends on is for Python alone.
+  # CUTLASS's headers, for one of the CUDA kernels (RoraCutlass.cmake). What else its wheel depends on is for Python
+  # alone.
   execute_process(COMMAND "${venv}/bin/python" -m pip install --no-deps nvidia-cutlass==${_rora_cutlass_version}
     RESULT_VARIABLE failed)
   if(NOT failed EQUAL 0)

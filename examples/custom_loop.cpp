@@ -30,8 +30,7 @@ void train(const char* model_folder, const char* data_file, const char* output) 
 
   // Alpaca, chat, text or tokenised records, as tokens with labels on the answers.
   const auto tokenizer = rora::load_tokenizer(model_folder);
-  const rora::Dataset data =
-      rora::load_dataset({data_file}, tokenizer.get(), rora::DatasetOptions().max_length(256));
+  const rora::Dataset data = rora::load_dataset({data_file}, tokenizer.get(), rora::DatasetOptions().max_length(256));
 
   const auto batches = rora::BatchOptions().batch_size(8);
   torch::optim::AdamW optimizer(parameters, torch::optim::AdamWOptions(1e-3).weight_decay(0.0));

@@ -19,8 +19,8 @@ RORA_DEVICE float warp_max(float value) {
   return value;
 }
 
-/// Σ of `value` over a block of `Threads`, in each of them, in one order always. `memory` holds a float for each warp; it is
-/// free again at the block's next barrier.
+/// Σ of `value` over a block of `Threads`, in each of them, in one order always. `memory` holds a float for each warp;
+/// it is free again at the block's next barrier.
 template <int Threads>
 RORA_DEVICE float block_sum(float value, float* memory) {
   value = warp_sum(value);

@@ -25,9 +25,9 @@ RORA_DEVICE void sum_warps(float (&sums)[N], float* memory) {
   }
 }
 
-/// Σ over the rows of a part of a⊙b, by column: the parts are `kRowsOfPart` rows each, and their sums go to `part_sums`, or to
-/// `sums` where there is one part. A block takes a part of 32 packets of columns; a warp takes every eighth of its rows. Reads
-/// a and b once.
+/// Σ over the rows of a part of a⊙b, by column: the parts are `kRowsOfPart` rows each, and their sums go to
+/// `part_sums`, or to `sums` where there is one part. A block takes a part of 32 packets of columns; a warp takes every
+/// eighth of its rows. Reads a and b once.
 template <class T>
 struct ColumnSum {
   static constexpr int kThreads = 256;
@@ -100,8 +100,8 @@ struct ColumnSum {
   }
 };
 
-/// sums = Σ over parts of `part_sums`, by column: 32 columns a block, every eighth part a warp. Nothing where there is one
-/// part, whose sums are there already; zeros where there is none.
+/// sums = Σ over parts of `part_sums`, by column: 32 columns a block, every eighth part a warp. Nothing where there is
+/// one part, whose sums are there already; zeros where there is none.
 struct ColumnSumOfParts {
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / kWarp;

@@ -6,11 +6,11 @@
 
 namespace rora::kernels::cuda {
 
-/// loss = log Σ e^logit − logit[target] of each row, a block a row; where `gradient`, the row becomes softmax − onehot in
-/// place. The greatest logit and the sum are found in one pass: whenever a thread meets a greater one, it scales its sum down.
-/// Reads the row once, and with the gradient once more and writes it; writes losses. A row that is ignored is not read: its
-/// loss is 0, and so is its gradient. Any other target outside the vocabulary, which callers refuse, reads nothing and gives
-/// NaN as the loss and softmax as the gradient.
+/// loss = log Σ e^logit − logit[target] of each row, a block a row; where `gradient`, the row becomes softmax − onehot
+/// in place. The greatest logit and the sum are found in one pass: whenever a thread meets a greater one, it scales its
+/// sum down. Reads the row once, and with the gradient once more and writes it; writes losses. A row that is ignored is
+/// not read: its loss is 0, and so is its gradient. Any other target outside the vocabulary, which callers refuse,
+/// reads nothing and gives NaN as the loss and softmax as the gradient.
 template <class T>
 struct CrossEntropy {
   static constexpr int kThreads = 512;
@@ -102,8 +102,8 @@ struct CrossEntropy {
     }
   }
 
-  /// Calls f(stretch, i) for the stretches of a row that fall to this thread: packets where rows begin at their boundaries,
-  /// single numbers for the rest.
+  /// Calls f(stretch, i) for the stretches of a row that fall to this thread: packets where rows begin at their
+  /// boundaries, single numbers for the rest.
   template <class F>
   RORA_DEVICE void for_logits(const T* logits, F f) const {
     constexpr int kCount = Packet<T>::kCount;

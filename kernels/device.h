@@ -1,10 +1,10 @@
 #pragma once
 
-// What kernels are written in. Under nvcc it is CUDA; under another compiler the same runs on the host, where tests execute
-// whole blocks thread by thread (host/blocks.h).
+// What kernels are written in. Under nvcc it is CUDA; under another compiler the same runs on the host, where tests
+// execute whole blocks thread by thread (host/blocks.h).
 //
-// A kernel is a struct: its members are its parameters, `kThreads` the threads of a block, `geometry()` its grid, and the
-// call operator is what each thread does.
+// A kernel is a struct: its members are its parameters, `kThreads` the threads of a block, `geometry()` its grid, and
+// the call operator is what each thread does.
 
 #include <cstdint>
 #include <cstring>
@@ -39,7 +39,7 @@ RORA_HOST_OR_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// --- Where a thread is, and how it meets the others -------------------------------------------------------------------
+// --- Where a thread is, and how it meets the others ------------------------------------------------------------------
 
 RORA_DEVICE int thread_index() {
 #if defined(__CUDACC__)
@@ -107,7 +107,7 @@ RORA_DEVICE float shuffle_xor(float value, int mask) {
 #endif
 }
 
-// --- Numbers ----------------------------------------------------------------------------------------------------------
+// --- Numbers ---------------------------------------------------------------------------------------------------------
 
 /// A bfloat16 as it is stored; arithmetic is done in float.
 struct BFloat16 {
@@ -210,7 +210,7 @@ RORA_DEVICE float larger(float a, float b) {
   return a > b ? a : b;
 }
 
-// --- Memory -----------------------------------------------------------------------------------------------------------
+// --- Memory ----------------------------------------------------------------------------------------------------------
 
 /// As many T as one access of 16 bytes moves.
 template <class T>

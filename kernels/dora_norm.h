@@ -6,10 +6,10 @@
 
 namespace rora::kernels::cuda {
 
-/// ‖W + s·B·A‖ of each row from what the expansion needs of A and W: n²_i = ‖W‖²_i + Σ_k B_ik·(2s·(W·Aᵀ)_ik + s²·(B·gram)_ik),
-/// gram = A·Aᵀ, and the root of it or of 0. B is of T, all else float. A warp takes `kRows` rows and, of their rank,
-/// `kColumns` numbers a lane at a time, so that each of gram's serves as many rows. Reads ‖W‖² and W·Aᵀ once, B from the
-/// cache but for the first time; writes the norms.
+/// ‖W + s·B·A‖ of each row from what the expansion needs of A and W: n²_i = ‖W‖²_i + Σ_k B_ik·(2s·(W·Aᵀ)_ik +
+/// s²·(B·gram)_ik), gram = A·Aᵀ, and the root of it or of 0. B is of T, all else float. A warp takes `kRows` rows and,
+/// of their rank, `kColumns` numbers a lane at a time, so that each of gram's serves as many rows. Reads ‖W‖² and W·Aᵀ
+/// once, B from the cache but for the first time; writes the norms.
 template <class T>
 struct DoRANorm {
   static constexpr int kThreads = 128;

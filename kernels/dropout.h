@@ -51,9 +51,9 @@ struct DropoutFactors {
   }
 };
 
-/// y = x⊙mask, where the mask is 1 / (1 − p), rounded to T, for elements that are kept and 0 for others: element i is kept
-/// where word i mod 4 of Philox(seed, i / 4) is at least p·2³². A block takes `kBlock` elements. Reads x once, writes y once;
-/// y may be x.
+/// y = x⊙mask, where the mask is 1 / (1 − p), rounded to T, for elements that are kept and 0 for others: element i is
+/// kept where word i mod 4 of Philox(seed, i / 4) is at least p·2³². A block takes `kBlock` elements. Reads x once,
+/// writes y once; y may be x.
 template <class T>
 struct Dropout {
   static constexpr int kThreads = 256;

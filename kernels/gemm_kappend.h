@@ -38,8 +38,8 @@ struct KTiles {
   }
 };
 
-/// Rows and columns of the result that a block of threads forms at a time. At 128 x 128, two groups of warps take turns,
-/// one multiplying while the other writes; at 128 x 256 they share each tile.
+/// Rows and columns of the result that a block of threads forms at a time. At 128 x 128, two groups of warps take
+/// turns, one multiplying while the other writes; at 128 x 256 they share each tile.
 enum class KAppendTile { k128x128, k128x256 };
 
 constexpr int tile_rows(KAppendTile) {
@@ -100,9 +100,9 @@ inline bool suits_kappend(const KAppendParameters& p) {
   return suits_deep_pair(p) && suits_tile_copy(p.s, p.rank) && suits_tile_copy(p.b, p.transposed ? p.rank : p.columns);
 }
 
-/// How many clusters wide the bands are in which tiles are taken. The tiles that run at once are then near a square, and
-/// fewer rows and columns of the inputs are read for them. Both counts of tiles are rounded up to whole bands, which are
-/// as wide as adds but few tiles.
+/// How many clusters wide the bands are in which tiles are taken. The tiles that run at once are then near a square,
+/// and fewer rows and columns of the inputs are read for them. Both counts of tiles are rounded up to whole bands,
+/// which are as wide as adds but few tiles.
 constexpr int band_width(int64_t rows, int64_t columns, KAppendTile tile) {
   constexpr int kWidest = 8;
   constexpr int64_t kOneMoreOf = 32;

@@ -1,6 +1,7 @@
 #pragma once
 
-// Products that `KAppendParameters` describe, on Hopper, over CUTLASS's headers: only where RORA_HAS_CUTLASS is defined.
+// Products that `KAppendParameters` describe, on Hopper, over CUTLASS's headers: only where RORA_HAS_CUTLASS is
+// defined.
 
 #include "gemm_kappend.h"
 
@@ -17,8 +18,8 @@ bool fits(const KAppendParameters& p, int device);
 /// What the product needs beside the matrices, in bytes, for parameters that fit.
 int64_t kappend_workspace_bytes(const KAppendParameters& p);
 
-/// Puts the product on `stream` of the current device, for parameters that fit. They give the same bits in every run: one
-/// thread sums up each element, the deep pair's products first. `workspace` is 256-byte aligned; null where none is
+/// Puts the product on `stream` of the current device, for parameters that fit. They give the same bits in every run:
+/// one thread sums up each element, the deep pair's products first. `workspace` is 256-byte aligned; null where none is
 /// needed.
 cudaError_t gemm_kappend(const KAppendParameters& p, void* workspace, cudaStream_t stream);
 

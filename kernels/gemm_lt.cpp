@@ -110,9 +110,8 @@ int fastest(const GemmCall& call, Descriptors& d, const GemmPlace& place, const 
   float least = std::numeric_limits<float>::infinity();
   for (int i = 0; i < candidates.count; ++i) {
     const cublasLtMatmulAlgo_t& algorithm = candidates.all[static_cast<size_t>(i)].algo;
-    const float taken = milliseconds(place.stream, [&] {
-      return multiply(call, d, place, algorithm, place.trial) == CUBLAS_STATUS_SUCCESS;
-    });
+    const float taken = milliseconds(
+        place.stream, [&] { return multiply(call, d, place, algorithm, place.trial) == CUBLAS_STATUS_SUCCESS; });
     if (taken < least) {
       least = taken;
       best = i;

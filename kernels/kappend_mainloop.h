@@ -12,13 +12,13 @@
 
 namespace rora::kernels::cuda {
 
-/// A CUTLASS collective (`CollectiveMma` on `MainloopSm90TmaGmmaWarpSpecialized`) whose producer goes on from one pair of
-/// matrices to another of the same kind.
+/// A CUTLASS collective (`CollectiveMma` on `MainloopSm90TmaGmmaWarpSpecialized`) whose producer goes on from one pair
+/// of matrices to another of the same kind.
 ///
 /// To the kernel around it, the depth of the problem is `KTiles::count()` whole steps: from that the producer, the
-/// consumers and the tile scheduler derive their counts of steps. The consumers cannot tell the pairs apart: the steps of
-/// both fill the stages of one pipeline, in the same layout and number of bytes. Only the descriptors know how deep each
-/// pair truly is, and the copies fill up with zeros what lies beyond.
+/// consumers and the tile scheduler derive their counts of steps. The consumers cannot tell the pairs apart: the steps
+/// of both fill the stages of one pipeline, in the same layout and number of bytes. Only the descriptors know how deep
+/// each pair truly is, and the copies fill up with zeros what lies beyond.
 template <class Collective>
 struct KAppendMainloop : Collective {
   using typename Collective::MainloopPipeline;
@@ -69,15 +69,8 @@ struct KAppendMainloop : Collective {
   /// `inputs` are coordinates of tiles, the same for both pairs: what lies there is the descriptors' matter.
   template <class Inputs, class BlockCoordinate, class KTileIterator>
   CUTLASS_DEVICE void load(
-      const Params& params,
-      MainloopPipeline pipeline,
-      PipelineState stage,
-      const Inputs& inputs,
-      const BlockCoordinate& block,
-      KTileIterator step,
-      int count,
-      int thread,
-      uint32_t block_rank_in_cluster,
+      const Params& params, MainloopPipeline pipeline, PipelineState stage, const Inputs& inputs,
+      const BlockCoordinate& block, KTileIterator step, int count, int thread, uint32_t block_rank_in_cluster,
       TensorStorage& shared) {
     const int begin = *step;
     const KTileSpan deep = params.tiles.deep_part(begin, count), thin = params.tiles.thin_part(begin, count);

@@ -1,7 +1,7 @@
 #pragma once
 
-// The launchers of the GPU's kernels. Each puts its kernel on `stream` and returns what CUDA says of that; counts are what
-// the CPU's loops call items. The kernels know float and bfloat16.
+// The launchers of the GPU's kernels. Each puts its kernel on `stream` and returns what CUDA says of that; counts are
+// what the CPU's loops call items. The kernels know float and bfloat16.
 
 #include "parameters.h"
 

@@ -21,7 +21,7 @@ struct BlocksOfSM<Kernel, std::void_t<decltype(Kernel::kBlocksOfSM)>> {
 
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, BlocksOfSM<Kernel>::kCount)
-run(const __grid_constant__ Kernel kernel) {
+    run(const __grid_constant__ Kernel kernel) {
   kernel();
 }
 

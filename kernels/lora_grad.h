@@ -23,7 +23,10 @@ struct LowRankGradient {
   DropoutFactors<T> dropout;
 
   explicit LowRankGradient(const LowRankGradientParameters& p)
-      : p(p), wide(p.wide, p.rows, p.columns), thin(p.thin, p.rows, p.rank), b(p.b, p.columns, p.rank),
+      : p(p),
+        wide(p.wide, p.rows, p.columns),
+        thin(p.thin, p.rows, p.rank),
+        b(p.b, p.columns, p.rank),
         dropout(p.p, p.seed) {}
 
   Geometry geometry() const {

@@ -20,7 +20,10 @@ struct LowRankGradientX {
   DropoutFactors<T> dropout;
 
   explicit LowRankGradientX(const LowRankGradientXParameters& p)
-      : p(p), dshrunk(p.dshrunk, p.rows, p.rank), a(p.a, p.rank, p.columns), dx(p.dx, p.rows, p.columns),
+      : p(p),
+        dshrunk(p.dshrunk, p.rows, p.rank),
+        a(p.a, p.rank, p.columns),
+        dx(p.dx, p.rows, p.columns),
         dropout(p.p, p.seed) {}
 
   Geometry geometry() const {
@@ -48,8 +51,7 @@ struct LowRankGradientX {
           RightTile::kPitch);
     }
     sync_block(); // the tiles are done with
-    for_numbers(
-        sum, [&](int i, int j, float number) { sums[(own_row + i) * kPitchOfSums + own_column + j] = number; });
+    for_numbers(sum, [&](int i, int j, float number) { sums[(own_row + i) * kPitchOfSums + own_column + j] = number; });
     wait_for_copies<0>();
     sync_block();
     DxTile::for_pieces([&](int of_row, int of_column) {
@@ -61,8 +63,7 @@ struct LowRankGradientX {
       Packet<T> packet;
       RORA_UNROLL
       for (int k = 0; k < kPiece; ++k) {
-        packet.value[k] =
-            rounded<T>(widen(from[k]) + factors[k] * sums[of_row * kPitchOfSums + of_column + k]);
+        packet.value[k] = rounded<T>(widen(from[k]) + factors[k] * sums[of_row * kPitchOfSums + of_column + k]);
       }
       T* const to = static_cast<T*>(p.dx.data) + i * p.dx.stride + j;
       if (dx.packets && left_over >= kPiece) {

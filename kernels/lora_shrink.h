@@ -100,7 +100,7 @@ struct LowRankShrink {
   static constexpr int kBuffers = buffers_that_fit(kBufferBytes, 0, 6);
   static constexpr int64_t kSumBytes =
       int64_t{kWarpsAlongDepth} * kRows * kPitchOfSums * static_cast<int64_t>(sizeof(float));
-  static constexpr int64_t kShared = kBuffers * kBufferBytes > kSumBytes ? kBuffers * kBufferBytes : kSumBytes;
+  static constexpr int64_t kShared = kBuffers * kBufferBytes > kSumBytes ? kBuffers* kBufferBytes : kSumBytes;
   static_assert(kBuffers >= 2 && kShared <= kMostShared && kRowsOfWarp % 16 == 0);
 
   RORA_DEVICE static T* tile_of_x(char* shared, int buffer) {

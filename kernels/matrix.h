@@ -92,10 +92,10 @@ RORA_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
 /// It is there, for this thread, after `wait_for_copies`.
 RORA_DEVICE void copy_later(void* to_shared, const void* from, int bytes) {
 #if defined(__CUDACC__)
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))),
-               "l"(from), "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to_shared))),
+      "l"(from), "r"(bytes)
+      : "memory");
 #else
   host::copy_later(to_shared, from, bytes);
 #endif

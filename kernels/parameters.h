@@ -56,8 +56,8 @@ struct RotaryParameters {
   bool inverse = false; ///< turns the other way
 };
 
-/// Rows of logits, each turned into its gradient softmax − onehot where asked. A row whose target is `kIgnored` has the loss
-/// 0 and the gradient 0.
+/// Rows of logits, each turned into its gradient softmax − onehot where asked. A row whose target is `kIgnored` has the
+/// loss 0 and the gradient 0.
 struct CrossEntropyParameters {
   static constexpr int64_t kIgnored = -100; ///< LibTorch's `ignore_index`
   Type type{};
@@ -172,8 +172,8 @@ struct LowRankShrinkParameters {
   }
 };
 
-/// The norm of `RMSNormParameters` and shrunk `[rows, rank]` = scale·y·Aᵀ of the y that it writes, in bfloat16 and without
-/// dropout. No kernel of the CPU.
+/// The norm of `RMSNormParameters` and shrunk `[rows, rank]` = scale·y·Aᵀ of the y that it writes, in bfloat16 and
+/// without dropout. No kernel of the CPU.
 struct RMSNormShrinkParameters {
   static constexpr int64_t kMostRank = 64;
   static constexpr int64_t kGroup = 8; ///< rows that the sizes of a tile differ by
@@ -213,9 +213,9 @@ struct RMSNormShrinkParameters {
     return rows_bytes(size, groups) + sums_bytes(rank, groups) + kWarps * groups * kGroup * 4;
   }
 
-  /// Groups of rows of a tile where a block may have `most_shared` bytes; 0 where the two kernels by themselves do better.
-  /// A is read once a tile, from the cache: with more than 3 ranks a row of it, that takes longer than reading y again.
-  /// Where the rows do not give every SM a tile, the low-rank kernel, which divides the columns, does.
+  /// Groups of rows of a tile where a block may have `most_shared` bytes; 0 where the two kernels by themselves do
+  /// better. A is read once a tile, from the cache: with more than 3 ranks a row of it, that takes longer than reading
+  /// y again. Where the rows do not give every SM a tile, the low-rank kernel, which divides the columns, does.
   static constexpr int64_t groups_for(int64_t rows, int64_t size, int64_t rank, int64_t most_shared) {
     int64_t found = 0;
     for (int64_t groups = kFewestGroups; groups <= kMostGroups; ++groups) {

@@ -6,9 +6,9 @@
 
 namespace rora::kernels::cuda {
 
-/// y = h·rstd⊙weight with rstd = 1/√(mean h² + eps), a block a row; h = x + added, rounded to T, where there is `added`, and
-/// else x. Reads x, added and weight, and h once more, from the cache; writes y, rstd and, with `added`, h as `sum`. h·rstd
-/// is rounded to T before it is scaled, as transformers does.
+/// y = h·rstd⊙weight with rstd = 1/√(mean h² + eps), a block a row; h = x + added, rounded to T, where there is
+/// `added`, and else x. Reads x, added and weight, and h once more, from the cache; writes y, rstd and, with `added`, h
+/// as `sum`. h·rstd is rounded to T before it is scaled, as transformers does.
 template <class T>
 struct RMSNorm {
   static constexpr int kThreads = 256;
@@ -17,7 +17,8 @@ struct RMSNorm {
   bool packets;
 
   RMSNorm(const RMSNormParameters& p, int64_t rows)
-      : p(p), rows(rows),
+      : p(p),
+        rows(rows),
         packets(whole_packets<T>(p.size, p.x, p.added, p.sum, p.y, Rows{const_cast<void*>(p.weight), 0})) {}
 
   Geometry geometry() const {
@@ -80,8 +81,8 @@ struct RMSNorm {
   }
 };
 
-/// dx = rstd·(dy⊙weight − x̂·mean(dy⊙weight⊙x̂)) + dsum, x̂ = x·rstd, a block a row. Reads dy and x twice (the second time
-/// from the cache), weight, rstd and, where it is there, dsum; writes dx, which may be dsum.
+/// dx = rstd·(dy⊙weight − x̂·mean(dy⊙weight⊙x̂)) + dsum, x̂ = x·rstd, a block a row. Reads dy and x twice (the second
+/// time from the cache), weight, rstd and, where it is there, dsum; writes dx, which may be dsum.
 template <class T>
 struct RMSNormBackward {
   static constexpr int kThreads = 256;
@@ -90,7 +91,8 @@ struct RMSNormBackward {
   bool packets;
 
   RMSNormBackward(const RMSNormParameters& p, int64_t rows)
-      : p(p), rows(rows),
+      : p(p),
+        rows(rows),
         packets(whole_packets<T>(p.size, p.x, p.dy, p.dsum, p.dx, Rows{const_cast<void*>(p.weight), 0})) {}
 
   Geometry geometry() const {

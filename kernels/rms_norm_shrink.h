@@ -6,12 +6,12 @@
 
 namespace rora::kernels::cuda {
 
-/// y = h·rstd⊙weight as `RMSNorm` writes it, h = x + added or x, and shrunk = scale·y·Aᵀ of the rounded y, for ranks up to
-/// `Rank`, in bfloat16; the parameters must fit. A block takes tiles of 8·`Groups` rows in turn, one a round of the grid,
-/// and its warps divide the columns. A tile's h stays in shared memory between the two passes over it: each thread reads
-/// back there what it has put there itself, and as soon as it has, begins to fetch the next tile's x into the same place.
-/// Reads x and added once, weight and A once a tile (from the cache); writes (`=`) y, rstd, shrunk and, with `added`, h as
-/// `sum`.
+/// y = h·rstd⊙weight as `RMSNorm` writes it, h = x + added or x, and shrunk = scale·y·Aᵀ of the rounded y, for ranks up
+/// to `Rank`, in bfloat16; the parameters must fit. A block takes tiles of 8·`Groups` rows in turn, one a round of the
+/// grid, and its warps divide the columns. A tile's h stays in shared memory between the two passes over it: each
+/// thread reads back there what it has put there itself, and as soon as it has, begins to fetch the next tile's x into
+/// the same place. Reads x and added once, weight and A once a tile (from the cache); writes (`=`) y, rstd, shrunk and,
+/// with `added`, h as `sum`.
 ///
 /// The tensor cores take y and A as the threads hold them: a sum does not care in which order its terms come, so eight
 /// neighbours that one access brings are four pairs of two products.
@@ -29,8 +29,10 @@ struct RMSNormShrink {
 
   /// `most_blocks` is how many the GPU runs at once: what they write does not depend on it.
   RMSNormShrink(const RMSNormShrinkParameters& p, int64_t most_blocks)
-      : p(p), steps(static_cast<int>(RMSNormShrinkParameters::steps_of_warp(p.norm.size))),
-        tiles(divide_up(p.rows, kRows)), blocks(tiles < most_blocks ? tiles : most_blocks),
+      : p(p),
+        steps(static_cast<int>(RMSNormShrinkParameters::steps_of_warp(p.norm.size))),
+        tiles(divide_up(p.rows, kRows)),
+        blocks(tiles < most_blocks ? tiles : most_blocks),
         sums_at(RMSNormShrinkParameters::rows_bytes(p.norm.size, Groups)),
         squares_at(sums_at + RMSNormShrinkParameters::sums_bytes(Rank, Groups)) {}
 
@@ -172,9 +174,8 @@ struct RMSNormShrink {
     RORA_UNROLL
     for (int group = 0; group < Groups; ++group) {
       const int64_t row = first + group * 8, column = own_column(step);
-      added[group] = step < steps && inside(row, column)
-          ? load_16_bytes<Words>(at<T>(p.norm.added, row, column))
-          : Words{};
+      added[group] =
+          step < steps && inside(row, column) ? load_16_bytes<Words>(at<T>(p.norm.added, row, column)) : Words{};
     }
   }
 
@@ -186,10 +187,9 @@ struct RMSNormShrink {
     }
   }
 
-  /// Writes y of a tile and adds y·Aᵀ of this warp's columns to `sum`, as its transpose: sum[i][j] is of ranks 16i and rows
-  /// 8j on, as `multiply_matrices` holds it.
-  RORA_DEVICE void multiply(
-      int64_t tile, const float (&rstd)[Groups], float (&sum)[Rank / 16][Groups][4]) const {
+  /// Writes y of a tile and adds y·Aᵀ of this warp's columns to `sum`, as its transpose: sum[i][j] is of ranks 16i and
+  /// rows 8j on, as `multiply_matrices` holds it.
+  RORA_DEVICE void multiply(int64_t tile, const float (&rstd)[Groups], float (&sum)[Rank / 16][Groups][4]) const {
     Right right = fetch_right(0);
     RORA_NO_UNROLL
     for (int step = 0; step < steps; ++step) {
@@ -241,8 +241,8 @@ struct RMSNormShrink {
     return right;
   }
 
-  /// Leaves the sum of all warps' with the first, half of them giving theirs to the others at a time. A warp writes only
-  /// where it was itself the last to read.
+  /// Leaves the sum of all warps' with the first, half of them giving theirs to the others at a time. A warp writes
+  /// only where it was itself the last to read.
   RORA_DEVICE void add_up(float (&sum)[Rank / 16][Groups][4]) const {
     constexpr int kNumbers = Rank / 16 * Groups * 4;
     RORA_UNROLL

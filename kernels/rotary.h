@@ -6,8 +6,8 @@
 namespace rora::kernels::cuda {
 
 /// Each head x of each token turned: y₁ = x₁⊙cos₁ ∓ x₂⊙sin₁ and y₂ = x₂⊙cos₂ ± x₁⊙sin₂ for its halves, the lower signs
-/// where `inverse`. Items are tokens, pairs batch·seq. A thread takes the packet at one place of both halves in `kHeads`
-/// heads of a token, so that it reads the tables once for these. Reads x once, writes y once; y may be x.
+/// where `inverse`. Items are tokens, pairs batch·seq. A thread takes the packet at one place of both halves in
+/// `kHeads` heads of a token, so that it reads the tables once for these. Reads x once, writes y once; y may be x.
 template <class T>
 struct Rotary {
   static constexpr int kThreads = 128;
@@ -55,7 +55,8 @@ struct Rotary {
     const int64_t token = item - batch * p.seq;
     const int heads = static_cast<int>(p.heads - first_head < kHeads ? p.heads - first_head : kHeads);
 
-    const T* x = static_cast<const T*>(p.x) + batch * p.x_stride[0] + first_head * p.x_stride[1] + token * p.x_stride[2] + j;
+    const T* x =
+        static_cast<const T*>(p.x) + batch * p.x_stride[0] + first_head * p.x_stride[1] + token * p.x_stride[2] + j;
     T* y = static_cast<T*>(p.y) + batch * p.y_stride[0] + first_head * p.y_stride[1] + token * p.y_stride[2] + j;
     const int64_t table = batch * p.table_batch_stride + token * p.head_dim + j;
     const T* cos = static_cast<const T*>(p.cos) + table;

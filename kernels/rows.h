@@ -10,8 +10,8 @@ struct Count {
   static constexpr int kCount = N;
 };
 
-/// Calls f(Count, first) for the stretches of a row of `size` numbers that fall to this thread of `Threads`: packets of T
-/// where `packets`, else one number at a time.
+/// Calls f(Count, first) for the stretches of a row of `size` numbers that fall to this thread of `Threads`: packets of
+/// T where `packets`, else one number at a time.
 template <class T, int Threads, class F>
 RORA_DEVICE void for_row(int64_t size, bool packets, F f) {
   constexpr int kCount = Packet<T>::kCount;
@@ -26,8 +26,8 @@ RORA_DEVICE void for_row(int64_t size, bool packets, F f) {
   }
 }
 
-/// Calls f(Count, row, i) for what falls to this thread of a grid of `blocks_of_rows` blocks: one packet of T, or one number
-/// where not `packets`, at i of one of the `rows` of `size` numbers.
+/// Calls f(Count, row, i) for what falls to this thread of a grid of `blocks_of_rows` blocks: one packet of T, or one
+/// number where not `packets`, at i of one of the `rows` of `size` numbers.
 template <class T, int Threads, class F>
 RORA_DEVICE void for_place_in_rows(int64_t rows, int64_t size, bool packets, F f) {
   constexpr int kCount = Packet<T>::kCount;

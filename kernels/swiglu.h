@@ -5,8 +5,8 @@
 
 namespace rora::kernels::cuda {
 
-/// y = silu(gate)⊙up with silu(g) = g·σ(g) rounded to T, as transformers does. Each thread of the grid takes one packet of
-/// one row, whatever the rows' size. Reads gate and up once, writes y once; y may be gate or up.
+/// y = silu(gate)⊙up with silu(g) = g·σ(g) rounded to T, as transformers does. Each thread of the grid takes one packet
+/// of one row, whatever the rows' size. Reads gate and up once, writes y once; y may be gate or up.
 template <class T>
 struct SwiGLU {
   static constexpr int kThreads = 256;
@@ -35,8 +35,8 @@ struct SwiGLU {
   }
 };
 
-/// dgate = dy⊙up⊙σ(g)(1 + g(1 − σ(g))) and dup = dy⊙g⊙σ(g), g = gate, with a thread a packet as in forward. Reads dy, gate
-/// and up once, writes dgate and dup once; these may be any of the three.
+/// dgate = dy⊙up⊙σ(g)(1 + g(1 − σ(g))) and dup = dy⊙g⊙σ(g), g = gate, with a thread a packet as in forward. Reads dy,
+/// gate and up once, writes dgate and dup once; these may be any of the three.
 template <class T>
 struct SwiGLUBackward {
   static constexpr int kThreads = 256;

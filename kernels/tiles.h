@@ -20,7 +20,10 @@ struct MatrixView {
   bool packets;
 
   MatrixView(const Rows& from, int64_t rows, int64_t columns)
-      : data(static_cast<const T*>(from.data)), stride(from.stride), rows(rows), columns(columns),
+      : data(static_cast<const T*>(from.data)),
+        stride(from.stride),
+        rows(rows),
+        columns(columns),
         packets(fits_packets<T>(from.data, from.stride)) {}
 
   /// 0 outside.
@@ -79,7 +82,7 @@ struct Tile {
   template <class F>
   RORA_DEVICE static void for_pieces(F f) {
     RORA_NO_UNROLL // a piece has words of Philox enough that wait for no other, and registers are the products'
-    for (int piece = thread_index(); piece < kPieces; piece += Threads) {
+        for (int piece = thread_index(); piece < kPieces; piece += Threads) {
       f(piece / kPiecesOfRow, piece % kPiecesOfRow * kPiece);
     }
   }

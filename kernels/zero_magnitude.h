@@ -32,7 +32,7 @@ struct ZeroMagnitude {
       float sum = 0.0f;
       if (norm > 0.0f) {
         sum = of_row<T>(p.x, static_cast<const T*>(p.weight.data) + column * p.weight.stride, p.depth, column) +
-              of_row<float>(p.shrunk, static_cast<const float*>(p.b.data) + column * p.b.stride, p.rank, column);
+            of_row<float>(p.shrunk, static_cast<const float*>(p.b.data) + column * p.b.stride, p.rank, column);
       }
       sum = block_sum<kThreads>(sum, reinterpret_cast<float*>(shared_memory()));
       if (thread_index() == 0) {

@@ -63,7 +63,7 @@ std::string bar(double share, int64_t columns, bool ascii) {
   return result;
 }
 
-}  // namespace
+} // namespace
 
 bool stderr_is_terminal() {
   const char* kind = std::getenv("TERM");
@@ -82,14 +82,13 @@ std::string format_duration(double seconds) {
 }
 
 std::string progress_line(const Progress& progress, int64_t columns, bool ascii) {
-  const double share =
-      progress.total > 0
-          ? std::clamp(static_cast<double>(progress.done) / static_cast<double>(progress.total), 0.0, 1.0)
-          : 0.0;
+  const double share = progress.total > 0
+      ? std::clamp(static_cast<double>(progress.done) / static_cast<double>(progress.total), 0.0, 1.0)
+      : 0.0;
   char percent[16];
   std::snprintf(percent, sizeof percent, " %3.0f%% ", std::floor(100.0 * share));
   std::string rest = percent + std::to_string(progress.done) + "/" + std::to_string(progress.total) + " " +
-                     format_duration(progress.seconds);
+      format_duration(progress.seconds);
   if (progress.seconds_left) {
     rest += " < " + format_duration(*progress.seconds_left);
   }
@@ -158,4 +157,4 @@ void ProgressBar::draw() {
   drawn_ = true;
 }
 
-}  // namespace rora::examples
+} // namespace rora::examples

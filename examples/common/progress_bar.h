@@ -19,7 +19,7 @@ struct Progress {
   std::string label;
   int64_t done = 0;
   int64_t total = 0;
-  double seconds = 0.0;  ///< since the start
+  double seconds = 0.0; ///< since the start
   std::optional<double> seconds_left;
   std::string detail;
 };
@@ -65,4 +65,4 @@ class ProgressBar {
   bool drawn_ = false;
 };
 
-}  // namespace rora::examples
+} // namespace rora::examples

@@ -1,5 +1,5 @@
-// The demo: teaches the model that the repository ships facts it cannot know, with LoRA, RoRA and DoRA at three ranks, prints
-// a table and writes a report with figures: rora_demo [REPORT.html]
+// The demo: teaches the model that the repository ships facts it cannot know, with LoRA, RoRA and DoRA at three ranks,
+// prints a table and writes a report with figures: rora_demo [REPORT.html]
 
 #include "demo/comparison.h"
 #include "demo/facts.h"

@@ -47,10 +47,7 @@ LowRankOptions low_rank_options(Method method, int64_t rank, double alpha) {
 }
 
 Run fine_tune(
-    FineTuningTask& task,
-    Method method,
-    int64_t rank,
-    const ComparisonOptions& options,
+    FineTuningTask& task, Method method, int64_t rank, const ComparisonOptions& options,
     const std::function<void(int64_t step, double loss)>& on_step) {
   torch::manual_seed(options.seed);
   attach_adapters(*task.model, AdapterOptions().low_rank(low_rank_options(method, rank, options.alpha)));

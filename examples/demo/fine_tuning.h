@@ -28,10 +28,7 @@ struct FineTuningTask {
 /// Attaches a fresh adapter, trains it, measures it and detaches it. The same seed gives the same batches to every
 /// method and rank. `on_step` is called after each step.
 Run fine_tune(
-    FineTuningTask& task,
-    Method method,
-    int64_t rank,
-    const ComparisonOptions& options,
+    FineTuningTask& task, Method method, int64_t rank, const ComparisonOptions& options,
     const std::function<void(int64_t step, double loss)>& on_step);
 
 } // namespace rora::demo

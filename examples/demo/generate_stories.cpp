@@ -1,5 +1,5 @@
-// Prints the stories that the demo's model is trained from, as JSON lines of {"text": STORY}: generate_stories SEED COUNT.
-// The same seed gives the same bytes on every platform.
+// Prints the stories that the demo's model is trained from, as JSON lines of {"text": STORY}: generate_stories SEED
+// COUNT. The same seed gives the same bytes on every platform.
 
 #include "demo/random.h"
 #include "demo/tiny_world.h"

@@ -93,8 +93,8 @@ std::vector<std::string> cells(const Run& run, const Comparison& comparison) {
       format("%.1f", run.seconds)};
 }
 
-const std::vector<std::string> kColumns{
-    "rank", "method", "trainable", "share", "final loss", "before", "accuracy after", "seconds"};
+const std::vector<std::string> kColumns{"rank",       "method", "trainable",      "share",
+                                        "final loss", "before", "accuracy after", "seconds"};
 
 constexpr const char* kStyle = R"css(
 :root { color-scheme: light dark; --page: #f4f5f7; --card: #ffffff; --ink: #1f2430; --soft: #5b6270; --line: #dfe2e8; }
@@ -108,7 +108,8 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4em; }
 h2 { font-size: 1.1rem; margin: 0 0 .2em; }
 p { margin: .3em 0 .9em; max-width: 75ch; }
 .soft { color: var(--soft); }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 22px 26px; margin: 22px 0; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 22px 26px; margin: 22px 0; }
 svg { display: block; width: 100%; height: auto; margin-top: 10px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin-top: 10px; }
@@ -231,9 +232,10 @@ std::string accuracy_figure(const Comparison& comparison) {
 
 std::string html_report(const Comparison& comparison) {
   const ComparisonOptions& options = comparison.options;
-  std::string html = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-                     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-                     "<title>LoRA, RoRA and DoRA on a small LLaMA</title>\n<style>";
+  std::string html =
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+      "<title>LoRA, RoRA and DoRA on a small LLaMA</title>\n<style>";
   html += kStyle + method_style() + "</style>\n</head>\n<body>\n<main>\n";
   html += "<h1>LoRA, RoRA and DoRA on a small LLaMA</h1>\n<p>A LLaMA of " +
       format_tick(static_cast<double>(comparison.model_parameters), false) +
@@ -243,16 +245,21 @@ std::string html_report(const Comparison& comparison) {
       escape_markup(comparison.example.prompt) + "</code> → <code>" + escape_markup(comparison.example.completion) +
       "</code></p>\n";
   html += "<section>\n<h2>Accuracy against rank</h2>\n<p class=\"soft\">" +
-      format("Of %lld facts; the bars are one standard error.", static_cast<long long>(comparison.facts)) +
-      "</p>\n" + accuracy_figure(comparison) + "</section>\n";
-  html += "<section>\n<h2>Loss against step</h2>\n<p class=\"soft\">Averaged over about a twentieth of the steps; the pale "
-          "lines are the steps themselves.</p>\n" + loss_figure(comparison) + "</section>\n";
+      format("Of %lld facts; the bars are one standard error.", static_cast<long long>(comparison.facts)) + "</p>\n" +
+      accuracy_figure(comparison) + "</section>\n";
+  html +=
+      "<section>\n<h2>Loss against step</h2>\n<p class=\"soft\">Averaged over about a twentieth of the steps; the pale "
+      "lines are the steps themselves.</p>\n" +
+      loss_figure(comparison) + "</section>\n";
   html += "<section>\n<h2>All runs</h2>\n" + html_table(comparison) +
-      "<p class=\"soft\">Share: of all parameters, the adapter's included. Final loss: the mean of the last tenth of the "
+      "<p class=\"soft\">Share: of all parameters, the adapter's included. Final loss: the mean of the last tenth of "
+      "the "
       "steps. Seconds: the training alone.</p>\n</section>\n";
-  html += "<section>\n<h2>How it was made</h2>\n<p>" +
+  html +=
+      "<section>\n<h2>How it was made</h2>\n<p>" +
       format(
-          "Every run has α = %g, learning rate %g (warm-up over a tenth of the steps, then linear decay), %lld steps of %lld "
+          "Every run has α = %g, learning rate %g (warm-up over a tenth of the steps, then linear decay), %lld steps "
+          "of %lld "
           "out of %lld facts, AdamW without weight decay, seed %llu, in fp32, on all seven projections of each layer. ",
           options.alpha, options.lr, static_cast<long long>(options.steps), static_cast<long long>(options.batch_size),
           static_cast<long long>(comparison.facts), static_cast<unsigned long long>(options.seed)) +

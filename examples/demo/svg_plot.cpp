@@ -40,7 +40,8 @@ double text_width(const std::string& text) {
          }));
 }
 
-std::string text_element(double x, double y, const char* anchor, const std::string& text, const std::string& extra = "") {
+std::string text_element(
+    double x, double y, const char* anchor, const std::string& text, const std::string& extra = "") {
   return "<text" + attribute("x", x) + attribute("y", y) + " text-anchor=\"" + anchor + "\"" + extra + ">" +
       escape_markup(text) + "</text>\n";
 }
@@ -142,15 +143,16 @@ std::vector<double> coordinates(const Figure& figure, bool of_y) {
 class Painter {
  public:
   explicit Painter(const Figure& figure)
-      : figure_(figure), x_range_(range_of(figure.x, coordinates(figure, false))),
+      : figure_(figure),
+        x_range_(range_of(figure.x, coordinates(figure, false))),
         y_range_(range_of(figure.y, coordinates(figure, true))) {
     double widest = 0.0;
     for (const double tick : y_range_.ticks) {
       widest = std::max(widest, text_width(format_tick(tick, figure.y.percent)));
     }
     left_ = 30.0 + widest + 10.0;
-    const bool titled =
-        std::any_of(figure.panels.begin(), figure.panels.end(), [](const Panel& panel) { return !panel.title.empty(); });
+    const bool titled = std::any_of(
+        figure.panels.begin(), figure.panels.end(), [](const Panel& panel) { return !panel.title.empty(); });
     top_ = 8.0 + (figure.legend.empty() ? 0.0 : kLegendHeight) + (titled ? kTitleHeight : 0.0);
     const auto panels = static_cast<double>(std::max<size_t>(figure.panels.size(), 1));
     panel_width_ = (figure.width - left_ - kRight - kPanelGap * (panels - 1.0)) / panels;
@@ -209,8 +211,7 @@ class Painter {
     for (const double tick : x_range_.ticks) {
       const std::string label = format_tick(tick, figure_.x.percent);
       const double half = text_width(label) / 2.0;
-      svg += line_element(
-          x(tick), bottom_, x(tick), bottom_ + 5.0, " stroke=\"currentColor\" stroke-opacity=\"0.55\"");
+      svg += line_element(x(tick), bottom_, x(tick), bottom_ + 5.0, " stroke=\"currentColor\" stroke-opacity=\"0.55\"");
       // A label that would touch the one before it is left out.
       if (x(tick) - half >= free_from) {
         svg += text_element(x(tick), bottom_ + 20.0, "middle", label, kSoft);
@@ -251,7 +252,8 @@ class Painter {
       pen_down = true;
       if (point.error > 0.0 && y.shows(point.y - point.error) && y.shows(point.y + point.error)) {
         marks += line_element(
-            x(point.x), y(point.y - point.error), x(point.x), y(point.y + point.error), stroke(series.legend, 1.4, 0.7));
+            x(point.x), y(point.y - point.error), x(point.x), y(point.y + point.error),
+            stroke(series.legend, 1.4, 0.7));
       }
       if (series.markers) {
         marks += marker_element(figure_.legend.at(series.legend).marker, x(point.x), y(point.y), fill(series.legend));

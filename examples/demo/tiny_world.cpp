@@ -19,7 +19,7 @@ std::pair<std::string, std::string> two_names(Random& random) {
 
 std::string number(size_t value) {
   static const std::array<const char*, 19> words{
-      "no",  "one", "two",    "three",  "four",     "five",     "six",     "seven",     "eight",   "nine",
+      "no",  "one",    "two",    "three",    "four",     "five",    "six",     "seven",     "eight",   "nine",
       "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"};
   return words.at(value);
 }
@@ -96,20 +96,23 @@ std::string seeing(Random& random) {
 
 const WordKinds& word_kinds() {
   static const WordKinds words{
-      .names = {"Ada",  "Ben", "Cleo", "Dan",  "Eva",  "Finn", "Gus",  "Hana", "Ida", "Jon", "Kim", "Leo",
-                "Mia",  "Nils", "Olga", "Paul", "Rosa", "Sam",  "Tom",  "Una",  "Vera", "Will", "Yara", "Zoe"},
-      .verbs = {"finds", "sees", "hides", "paints", "wants", "takes", "sells", "buys", "draws", "likes", "carries",
-                "keeps", "drops", "washes", "shows", "brings"},
+      .names = {"Ada", "Ben",  "Cleo", "Dan",  "Eva",  "Finn", "Gus", "Hana", "Ida",  "Jon",  "Kim",  "Leo",
+                "Mia", "Nils", "Olga", "Paul", "Rosa", "Sam",  "Tom", "Una",  "Vera", "Will", "Yara", "Zoe"},
+      .verbs =
+          {"finds", "sees", "hides", "paints", "wants", "takes", "sells", "buys", "draws", "likes", "carries", "keeps",
+           "drops", "washes", "shows", "brings"},
       .numbers = {"two", "three", "four", "five", "six", "seven", "eight", "nine"},
       .colours = {"red", "blue", "green", "yellow", "white", "black", "brown", "pink", "grey", "orange"},
       .qualities = {"old", "new", "big", "small", "fast", "slow", "young", "clean", "soft", "warm", "cold", "long"},
-      .things = {"apples", "balls", "books", "boats", "cups", "hats", "keys", "lamps", "nuts", "pens", "rings", "shoes",
-                 "spoons", "stones", "toys", "bells", "boxes", "coins", "flags", "kites", "masks", "plates", "ropes",
-                 "shells"},
-      .animals = {"cat", "dog", "bird", "fish", "horse", "mouse", "goat", "duck", "fox", "bear", "frog", "cow", "pig",
-                  "owl", "bee", "hen"},
-      .places = {"barn", "garden", "house", "lake", "forest", "school", "shop", "river", "kitchen", "park", "tower",
-                 "field", "bridge", "mill", "beach", "hill"}};
+      .things = {"apples", "balls", "books", "boats", "cups",   "hats",   "keys",  "lamps",
+                 "nuts",   "pens",  "rings", "shoes", "spoons", "stones", "toys",  "bells",
+                 "boxes",  "coins", "flags", "kites", "masks",  "plates", "ropes", "shells"},
+      .animals =
+          {"cat", "dog", "bird", "fish", "horse", "mouse", "goat", "duck", "fox", "bear", "frog", "cow", "pig", "owl",
+           "bee", "hen"},
+      .places = {
+          "barn", "garden", "house", "lake", "forest", "school", "shop", "river", "kitchen", "park", "tower", "field",
+          "bridge", "mill", "beach", "hill"}};
   return words;
 }
 
@@ -121,8 +124,8 @@ std::string make_sentence(Random& random) {
     case 0:
       return name + " " + random.choose(words.verbs) + " " + a_thing(random) + place;
     case 1:
-      return name + " gives " + other + " " + random.choose(words.numbers) + " " + random.choose(words.qualities) + " " +
-          random.choose(words.things) + place;
+      return name + " gives " + other + " " + random.choose(words.numbers) + " " + random.choose(words.qualities) +
+          " " + random.choose(words.things) + place;
     default:
       return name + " " + random.choose(words.verbs) + " a " + random.choose(words.qualities) + " " +
           random.choose(words.colours) + " " + random.choose(words.animals) + place;

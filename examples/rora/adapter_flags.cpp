@@ -24,7 +24,7 @@ bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
   return a.regex == b.regex && a.all_linear == b.all_linear && sorted(a) == sorted(b);
 }
 
-}  // namespace
+} // namespace
 
 void AdapterFlags::add_scaling(Flags& flags) {
   flags.choice("scaling", scaling, kScalings, "The scale: alpha/sqrt(rank) or alpha/rank");
@@ -37,18 +37,13 @@ void AdapterFlags::add(Flags& flags) {
   add_scaling(flags);
   flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);
   flags.choice<ops::DoraDropout>(
-      "dora-dropout",
-      dora_dropout,
-      {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
+      "dora-dropout", dora_dropout, {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
       "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
   flags.add(
-      "target-modules",
-      target_modules,
-      "Modules to adapt, by the ends of their names; all-linear: all but the head",
+      "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head",
       ',');
   flags.add(
-      "init-adapter",
-      init_adapter,
+      "init-adapter", init_adapter,
       "A PEFT folder to go on from, which brings rank, alpha, scaling and targets (default: none)");
 }
 
@@ -97,4 +92,4 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
   }
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

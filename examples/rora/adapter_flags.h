@@ -35,4 +35,4 @@ struct AdapterFlags {
   void attach(CausalLM model, const AdapterOptions& options) const;
 };
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -62,7 +62,7 @@ double median(std::vector<double> values) {
 
 struct Times {
   double step = 0.0;
-  std::optional<double> forward;  ///< none where a graph holds forward and backward
+  std::optional<double> forward; ///< none where a graph holds forward and backward
   double loss = 0.0;
 };
 
@@ -232,7 +232,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 Run add_bench(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -241,8 +241,7 @@ Run add_bench(Flags& flags) {
   flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)").positive();
   arguments->adapter.add_scaling(flags);
   flags.add(
-      "frozen",
-      arguments->frozen,
+      "frozen", arguments->frozen,
       "No adapter, whatever the flags of one say: forward, and the gradient to the inputs through all layers (default: "
       "off)");
   flags.add(
@@ -258,4 +257,4 @@ Run add_bench(Flags& flags) {
   return [arguments, &flags] { return bench(*arguments, flags); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

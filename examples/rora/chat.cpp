@@ -127,8 +127,7 @@ Run add_chat(Flags& flags) {
   arguments->model.add_model(flags);
   arguments->model.add_adapter(flags);
   flags.choice<std::optional<ChatTemplate>>(
-      "template",
-      arguments->chat_template,
+      "template", arguments->chat_template,
       {{"auto", std::nullopt},
        {"llama2", ChatTemplate::kLlama2},
        {"llama3", ChatTemplate::kLlama3},

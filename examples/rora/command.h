@@ -26,4 +26,4 @@ Run add_merge(Flags& flags);
 Run add_pretrain(Flags& flags);
 Run add_tokenize(Flags& flags);
 
-}  // namespace rora::cli
+} // namespace rora::cli

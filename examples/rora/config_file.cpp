@@ -61,10 +61,7 @@ std::string scalar_text(const std::filesystem::path& path, const std::string& ke
 }
 
 void append(
-    std::vector<std::string>& expanded,
-    const std::filesystem::path& path,
-    const std::string& key,
-    const Json& value,
+    std::vector<std::string>& expanded, const std::filesystem::path& path, const std::string& key, const Json& value,
     const CLI::Option& option) {
   const std::string flag = "--" + key;
   if (option.get_expected_max() == 0) {
@@ -92,7 +89,7 @@ void append(
   }
 }
 
-}  // namespace
+} // namespace
 
 std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& given) {
   std::vector<std::string> arguments;
@@ -128,4 +125,4 @@ std::vector<std::string> with_config_file(const CLI::App& app, const std::vector
   return expanded;
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -68,15 +68,13 @@ AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer,
   examples::ProgressBar bar(by_choice ? "choice" : "generation", static_cast<int64_t>(records.size()));
   const auto on_progress = [&](int64_t done) { bar.update(done); };
   try {
-    return by_choice ? evaluate_choice(model, tokenizer, records, arguments.batch_size, on_progress)
-                     : evaluate_generation(
-                           model,
-                           tokenizer,
-                           records,
-                           GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation),
-                           on_progress);
+    return by_choice
+        ? evaluate_choice(model, tokenizer, records, arguments.batch_size, on_progress)
+        : evaluate_generation(
+              model, tokenizer, records,
+              GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation), on_progress);
   } catch (const c10::ValueError& error) {
-    throw FormatError(arguments.data, error.what_without_backtrace());  // a record that asks for no answer
+    throw FormatError(arguments.data, error.what_without_backtrace()); // a record that asks for no answer
   }
 }
 
@@ -135,7 +133,7 @@ int evaluate(const Arguments& arguments) {
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 Run add_evaluate(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -145,8 +143,7 @@ Run add_evaluate(Flags& flags) {
   flags.add("data", arguments->data, "A JSON or JSONL file of records").required();
   flags
       .choice<Task>(
-          "task",
-          arguments->task,
+          "task", arguments->task,
           {{"perplexity", Task::kPerplexity}, {"choice", Task::kChoice}, {"generation", Task::kGeneration}},
           "perplexity: of the labelled tokens; choice: the likeliest of the prompt's \"Answer format: X/Y\"; "
           "generation: the answer in the text that the model goes on with, which alone reads --max-new-tokens and "
@@ -158,8 +155,7 @@ Run add_evaluate(Flags& flags) {
   flags.add("limit", arguments->limit, "Only the first N records; 0: all").at_least(0);
   flags.add("merge", arguments->merge, "Merge the adapter into the weights first (default: off)");
   flags.add(
-      "predictions",
-      arguments->predictions,
+      "predictions", arguments->predictions,
       "Write a JSON object a line for each record to this file: record, text, answer, gold, correct (default: none)");
   arguments->model.add_dtype(flags);
   arguments->model.add_device(flags);
@@ -168,4 +164,4 @@ Run add_evaluate(Flags& flags) {
   return [arguments] { return evaluate(*arguments); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -21,8 +21,8 @@ struct Arguments {
 };
 
 /// What an adapter computes with its tensors.
-const std::vector<std::string> kAdapterFlags{
-    "rank", "alpha", "scaling", "dora", "dropout", "dora-dropout", "target-modules", "init-adapter"};
+const std::vector<std::string> kAdapterFlags{"rank",    "alpha",        "scaling",        "dora",
+                                             "dropout", "dora-dropout", "target-modules", "init-adapter"};
 
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
@@ -52,7 +52,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
       folder, tokenizer.loaded());
 }
 
-}  // namespace
+} // namespace
 
 Run add_finetune(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -62,17 +62,14 @@ Run add_finetune(Flags& flags) {
   arguments->training.add(flags);
   flags
       .add(
-          "lr-ratio-b",
-          arguments->training.lr_ratio_b,
+          "lr-ratio-b", arguments->training.lr_ratio_b,
           "How many times as fast B and magnitudes learn (LoRA+); 1: alike")
       .positive();
   flags.add(
-      "train-on-inputs",
-      arguments->training.train_on_inputs,
+      "train-on-inputs", arguments->training.train_on_inputs,
       "Labels on the prompt as well as the answer (default: off)");
   flags.add(
-      "portable",
-      arguments->portable,
+      "portable", arguments->portable,
       "Write the scale as alpha/rank, for readers that ignore use_rslora: the same adapter (default: off)");
   arguments->model.add_dtype(flags);
   arguments->model.add_device(flags);
@@ -82,4 +79,4 @@ Run add_finetune(Flags& flags) {
   return [arguments, &flags] { return finetune(*arguments, flags); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

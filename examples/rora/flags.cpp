@@ -20,8 +20,8 @@ CLI::Validator number_check(const std::string& text, std::function<bool(double)>
       [text, holds](const std::string& input) {
         double value = 0.0;
         return CLI::detail::lexical_cast(input, value) && std::isfinite(value) && holds(value)
-                   ? std::string()
-                   : "must be a number " + text + ", not " + input;
+            ? std::string()
+            : "must be a number " + text + ", not " + input;
       },
       "");
 }
@@ -31,12 +31,12 @@ const CLI::Validator kDecimal(
     [](const std::string& input) {
       const std::string digits = input.starts_with('-') ? input.substr(1) : input;
       const bool decimal = !digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos &&
-                           (digits[0] != '0' || digits.size() == 1);
+          (digits[0] != '0' || digits.size() == 1);
       return decimal ? std::string() : "must be a whole number in decimal digits, not " + input;
     },
     "");
 
-}  // namespace
+} // namespace
 
 Flag& Flag::required() {
   option_->required()->default_str("");
@@ -132,11 +132,8 @@ Flag Flags::add(const std::string& name, bool& value, const std::string& descrip
 }
 
 Flag Flags::add_choice(
-    const std::string& name,
-    const std::vector<std::string>& names,
-    const std::string& chosen,
-    std::function<void(size_t)> choose,
-    const std::string& description) {
+    const std::string& name, const std::vector<std::string>& names, const std::string& chosen,
+    std::function<void(size_t)> choose, const std::string& description) {
   auto text = std::make_shared<std::string>(chosen);
   values_.emplace_back(name, [text] { return Json(*text); });
   std::string list;
@@ -177,4 +174,4 @@ Json Flags::resolved() const {
   return json;
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -13,7 +13,7 @@
 namespace CLI {
 class App;
 class Option;
-}  // namespace CLI
+} // namespace CLI
 
 namespace rora::cli {
 
@@ -28,8 +28,7 @@ class UsageError : public std::runtime_error {
 /// One flag that was added, to say more about it.
 class Flag {
  public:
-  explicit Flag(CLI::Option* option) : option_(option) {
-  }
+  explicit Flag(CLI::Option* option) : option_(option) {}
 
   Flag& required();
   /// The value, where there is one, must not be below `minimum`.
@@ -49,8 +48,7 @@ class Flag {
 /// `--help`. Names are without dashes. Of a flag given twice the last value counts.
 class Flags {
  public:
-  explicit Flags(CLI::App& app) : app_(app) {
-  }
+  explicit Flags(CLI::App& app) : app_(app) {}
 
   Flag add(const std::string& name, std::string& value, const std::string& description);
   Flag add(const std::string& name, int64_t& value, const std::string& description);
@@ -68,9 +66,7 @@ class Flags {
   /// One of several names.
   template <typename T>
   Flag choice(
-      const std::string& name,
-      T& value,
-      const std::vector<std::pair<std::string, T>>& choices,
+      const std::string& name, T& value, const std::vector<std::pair<std::string, T>>& choices,
       const std::string& description) {
     std::vector<std::string> names;
     size_t chosen = 0;
@@ -92,11 +88,8 @@ class Flags {
   template <typename T>
   Flag add_optional(const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
   Flag add_choice(
-      const std::string& name,
-      const std::vector<std::string>& names,
-      const std::string& chosen,
-      std::function<void(size_t)> choose,
-      const std::string& description);
+      const std::string& name, const std::vector<std::string>& names, const std::string& chosen,
+      std::function<void(size_t)> choose, const std::string& description);
 
   CLI::App& app_;
   std::vector<std::pair<std::string, std::function<Json()>>> values_;
@@ -106,4 +99,4 @@ class Flags {
 /// that they give themselves or that exclude a flag of theirs. Throws `FileError` and `FormatError` that names the key.
 std::vector<std::string> with_config_file(const CLI::App& app, const std::vector<std::string>& given);
 
-}  // namespace rora::cli
+} // namespace rora::cli

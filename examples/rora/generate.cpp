@@ -75,8 +75,7 @@ Run add_generate(Flags& flags) {
   arguments->generation.add_sampling(flags);
   arguments->generation.add_beams(flags);
   flags.add(
-      "json",
-      arguments->json,
+      "json", arguments->json,
       "Print {\"ids\": [...], \"text\": ...}: the prompt and what follows, ids with the special tokens and the end "
       "token that stopped it, text without them (default: off)");
   arguments->model.add_dtype(flags);

@@ -18,8 +18,7 @@ void GenerationFlags::add_beams(Flags& flags) {
 void GenerationFlags::add_sampling(Flags& flags) {
   flags
       .add(
-          "temperature",
-          temperature,
+          "temperature", temperature,
           "Of the sampling; 0 takes the likeliest token, whatever --top-k, --top-p and --seed say")
       .at_least(0);
   flags.add("top-k", top_k, "Sample from the k likeliest tokens; 0: from all").at_least(0);

@@ -69,9 +69,9 @@ Json describe_adapter(const std::filesystem::path& path) {
   options.resolved_kind()->describe(of_kind);
   json.update(Json::parse(of_kind.text()));
   const ModuleSelection& targets = options.target_modules();
-  json["target_modules"] = targets.all_linear      ? Json("all-linear")
-                           : targets.regex.empty() ? Json(targets.names)
-                                                   : Json(targets.regex);
+  json["target_modules"] = targets.all_linear ? Json("all-linear")
+      : targets.regex.empty()                 ? Json(targets.names)
+                                              : Json(targets.regex);
   return json;
 }
 
@@ -88,7 +88,7 @@ int inspect(const Arguments& arguments) {
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 Run add_inspect(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -97,4 +97,4 @@ Run add_inspect(Flags& flags) {
   return [arguments] { return inspect(*arguments); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

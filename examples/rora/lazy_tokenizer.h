@@ -11,8 +11,7 @@ namespace rora::cli {
 /// A tokenizer that is loaded when it is first asked for: data that is tokenised already needs none.
 class LazyTokenizer {
  public:
-  explicit LazyTokenizer(std::function<std::unique_ptr<Tokenizer>()> load) : load_(std::move(load)) {
-  }
+  explicit LazyTokenizer(std::function<std::unique_ptr<Tokenizer>()> load) : load_(std::move(load)) {}
 
   const Tokenizer* get() {
     if (tokenizer_ == nullptr) {
@@ -31,4 +30,4 @@ class LazyTokenizer {
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 
-}  // namespace rora::cli
+} // namespace rora::cli

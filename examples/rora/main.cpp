@@ -80,7 +80,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "rora " RORA_VERSION);
   std::list<Subcommand> subcommands;
-  std::string config;  // read ahead of CLI11, by with_config_file
+  std::string config; // read ahead of CLI11, by with_config_file
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(command.name, command.summary);
     sub->add_option("--config", config, "A JSON file whose keys are flags; flags override it")->type_name("FILE");
@@ -94,7 +94,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
     app.parse(std::move(expanded));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      return app.exit(error);  // --help
+      return app.exit(error); // --help
     }
     throw UsageError(std::string(error.what()) + " (" + place + " --help lists the flags)");
   }
@@ -106,7 +106,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
   return kWrongUsage;
 }
 
-}  // namespace
+} // namespace
 
 int guarded_run(const std::vector<std::string>& arguments) {
   TerminalWarnings warnings;
@@ -127,7 +127,7 @@ int guarded_run(const std::vector<std::string>& arguments) {
   }
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli
 
 int main(int argc, char** argv) {
   return rora::cli::guarded_run({argv + 1, argv + argc});

@@ -131,7 +131,7 @@ int merge(const Arguments& arguments) {
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 Run add_merge(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -143,4 +143,4 @@ Run add_merge(Flags& flags) {
   return [arguments] { return merge(*arguments); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -15,7 +15,7 @@ using Dtype = std::optional<at::ScalarType>;
 
 const std::vector<std::pair<std::string, Dtype>> kDtypes{{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}};
 
-}  // namespace
+} // namespace
 
 Flag ModelFlags::add_model(Flags& flags) {
   return flags.add("model", model, "The model's Hugging Face folder").required();
@@ -47,16 +47,15 @@ Flag ModelFlags::add_threads(Flags& flags) {
 
 Flag ModelFlags::add_pack_weights(Flags& flags) {
   return flags.add(
-      "pack-weights",
-      pack_weights,
-      "Keep frozen weights in the layout of the CPU's products too: steps are a little faster and the layers' weights take "
+      "pack-weights", pack_weights,
+      "Keep frozen weights in the layout of the CPU's products too: steps are a little faster and the layers' weights "
+      "take "
       "three times their memory (default: off)");
 }
 
 Flag ModelFlags::add_tokenizer(Flags& flags) {
   return flags.choice<TokenizerKind>(
-      "tokenizer",
-      tokenizer,
+      "tokenizer", tokenizer,
       {{"auto", TokenizerKind::kAuto}, {"model", TokenizerKind::kSentencePiece}, {"json", TokenizerKind::kJson}},
       "Which tokenizer file of the folder: tokenizer.model, tokenizer.json; auto: the first that is there");
 }
@@ -119,4 +118,4 @@ std::string dtype_text(at::ScalarType dtype) {
   }
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

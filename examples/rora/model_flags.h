@@ -18,7 +18,7 @@ namespace rora::cli {
 struct ModelFlags {
   std::string model;
   std::optional<std::string> adapter;
-  std::optional<at::ScalarType> dtype = at::kFloat;  ///< empty: as stored
+  std::optional<at::ScalarType> dtype = at::kFloat; ///< empty: as stored
   std::string device = "cpu";
   int64_t threads = 0;
   bool pack_weights = false;
@@ -48,4 +48,4 @@ struct ModelFlags {
 /// "float32", "bfloat16", ….
 std::string dtype_text(at::ScalarType dtype);
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -20,15 +20,8 @@ constexpr const char* kMetricsFile = "metrics.jsonl";
 constexpr const char* kCheckpointPrefix = "checkpoint-";
 
 const std::vector<std::string> kCompanionFiles{
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json"};
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",      "merges.txt",     "chat_template.jinja",   "generation_config.json"};
 
 std::string last_error() {
   return std::strerror(errno);
@@ -85,7 +78,7 @@ std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<
   return std::nullopt;
 }
 
-}  // namespace
+} // namespace
 
 void require_neither_model_nor_adapter(const fs::path& path) {
   for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"}) {
@@ -202,7 +195,7 @@ void RunFolder::keep_metrics(int64_t restored) {
   for (size_t begin = 0; begin < content.size();) {
     const size_t end = content.find('\n', begin);
     if (end == std::string::npos) {
-      break;  // cut off by whatever ended the run
+      break; // cut off by whatever ended the run
     }
     const std::string line = content.substr(begin, end + 1 - begin);
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -226,7 +219,7 @@ void RunFolder::append(const Json& line) {
     }
     throw FileError(path_ / kMetricsFile, "cannot be written: " + reason);
   }
-  made_files_ = false;  // from here on it is a run
+  made_files_ = false; // from here on it is a run
   made_folders_.clear();
 }
 
@@ -234,4 +227,4 @@ void RunFolder::write_run(const Json& run) {
   write_file(path_ / kRunFile, run.dump(2) + "\n");
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -34,7 +34,7 @@ class StagedFolder {
  private:
   std::filesystem::path output_;
   std::filesystem::path stage_;
-  std::vector<std::filesystem::path> made_;  ///< the deepest first
+  std::vector<std::filesystem::path> made_; ///< the deepest first
 };
 
 /// The folder of a training run: run.json, metrics.jsonl, checkpoints and, in the end, what was trained.
@@ -72,9 +72,9 @@ class RunFolder {
 
   std::filesystem::path path_;
   bool finished_ = false;
-  std::vector<std::filesystem::path> made_folders_;  ///< the deepest first
+  std::vector<std::filesystem::path> made_folders_; ///< the deepest first
   bool made_files_ = false;
   int metrics_ = -1;
 };
 
-}  // namespace rora::cli
+} // namespace rora::cli

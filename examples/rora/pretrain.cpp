@@ -43,7 +43,7 @@ void initialize(CausalLM model) {
 struct Start {
   DecoderOptions options;
   std::optional<std::filesystem::path> companions;
-  std::string tokenizer_model;  ///< the content of a new tokenizer.model
+  std::string tokenizer_model; ///< the content of a new tokenizer.model
 };
 
 void check_sources(const Arguments& arguments) {
@@ -149,7 +149,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   Start start = read_start(arguments);
   LazyTokenizer tokenizer([&] { return open_tokenizer(arguments, start); });
   if (arguments.tokenizer_vocab_size) {
-    tokenizer.get();  // it is made, and written, whether the records need one or not
+    tokenizer.get(); // it is made, and written, whether the records need one or not
   }
   TrainingData data = load_training_data(training, tokenizer, start.options.vocab_size());
   CausalLM model = make_model(arguments, start.options);
@@ -165,7 +165,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder, tokenizer.loaded());
 }
 
-}  // namespace
+} // namespace
 
 Run add_pretrain(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -178,8 +178,7 @@ Run add_pretrain(Flags& flags) {
   flags.add(
       "tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output (default: none)");
   flags.add(
-      "train-tokenizer",
-      arguments->tokenizer_vocab_size,
+      "train-tokenizer", arguments->tokenizer_vocab_size,
       "Train a sentencepiece tokenizer of so many tokens on --data first (default: none)");
   arguments->training.add(flags);
   arguments->model.add_device(flags);
@@ -187,4 +186,4 @@ Run add_pretrain(Flags& flags) {
   return [arguments, &flags] { return pretrain(*arguments, flags); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

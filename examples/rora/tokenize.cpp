@@ -25,7 +25,7 @@ int tokenize(const Arguments& arguments) {
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 Run add_tokenize(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
@@ -38,4 +38,4 @@ Run add_tokenize(Flags& flags) {
   return [arguments] { return tokenize(*arguments); };
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -38,8 +38,7 @@ std::vector<std::string> lines_of(const std::vector<std::filesystem::path>& file
 
 class LineIterator : public sentencepiece::SentenceIterator {
  public:
-  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {
-  }
+  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {}
   bool done() const override {
     return next_ >= lines_.size();
   }
@@ -58,7 +57,7 @@ class LineIterator : public sentencepiece::SentenceIterator {
   size_t next_ = 0;
 };
 
-}  // namespace
+} // namespace
 
 std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size) {
   const std::vector<std::string> lines = lines_of(files);
@@ -67,15 +66,9 @@ std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int
   }
   LineIterator iterator(lines);
   const std::unordered_map<std::string, std::string> options{
-      {"model_type", "bpe"},
-      {"vocab_size", std::to_string(vocab_size)},
-      {"byte_fallback", "true"},
-      {"character_coverage", "1.0"},
-      {"normalization_rule_name", "identity"},
-      {"remove_extra_whitespaces", "false"},
-      {"split_digits", "true"},
-      {"allow_whitespace_only_pieces", "true"},
-      {"num_threads", "1"},
+      {"model_type", "bpe"},         {"vocab_size", std::to_string(vocab_size)}, {"byte_fallback", "true"},
+      {"character_coverage", "1.0"}, {"normalization_rule_name", "identity"},    {"remove_extra_whitespaces", "false"},
+      {"split_digits", "true"},      {"allow_whitespace_only_pieces", "true"},   {"num_threads", "1"},
       {"minloglevel", "2"}};
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &iterator, &model);
@@ -85,4 +78,4 @@ std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int
   return model;
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -13,4 +13,4 @@ namespace rora::cli {
 /// where the texts do not give so many pieces.
 std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size);
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -13,8 +13,7 @@ void TrainingFlags::add_data(Flags& flags) {
 void TrainingFlags::add(Flags& flags) {
   flags.add("lr", lr, "Learning rate after warm-up").at_least(0.0);
   flags.choice<Schedule>(
-      "schedule",
-      schedule,
+      "schedule", schedule,
       {{"constant", Schedule::kConstant}, {"linear", Schedule::kLinear}, {"cosine", Schedule::kCosine}},
       "How the learning rate goes on after warm-up; linear and cosine end at 0");
   flags.add("warmup-steps", warmup_steps, "Steps over which the learning rate rises from 0").at_least(0);
@@ -37,18 +36,14 @@ void TrainingFlags::add(Flags& flags) {
   flags.add("resume", resume, "Go on from the last checkpoint in --output; afresh where there is none (default: off)");
   flags.add("packing", packing, "Several examples a row, which do not see each other (default: off)");
   flags.choice<bool>(
-      "shuffle",
-      shuffle,
-      {{"on", true}, {"off", false}},
+      "shuffle", shuffle, {{"on", true}, {"off", false}},
       "A new order each epoch, of batches of like length; off: the file's order");
   flags.add("activation-checkpointing", activation_checkpointing, "Recompute activations in backward (default: off)");
   flags.add(
-      "cuda-graph",
-      cuda_graph,
+      "cuda-graph", cuda_graph,
       "Forward and backward by CUDA graphs where batches are of like shape; needs --device cuda (default: off)");
   flags.choice<std::optional<ChatTemplate>>(
-      "chat-template",
-      chat_template,
+      "chat-template", chat_template,
       {{"auto", std::nullopt},
        {"llama2", ChatTemplate::kLlama2},
        {"llama3", ChatTemplate::kLlama3},
@@ -101,4 +96,4 @@ DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {
       .vocab_size(vocab_size);
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -26,7 +26,7 @@ struct TrainingFlags {
   int64_t grad_accum = 1;
   int64_t max_length = 512;
   double weight_decay = 0.0;
-  double lr_ratio_b = 1.0;  ///< a flag of `finetune`
+  double lr_ratio_b = 1.0; ///< a flag of `finetune`
   double clip = 1.0;
   int64_t seed = 42;
   int64_t save_every = 0;
@@ -51,4 +51,4 @@ struct TrainingFlags {
   DatasetOptions dataset_options(int64_t vocab_size) const;
 };
 
-}  // namespace rora::cli
+} // namespace rora::cli

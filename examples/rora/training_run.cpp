@@ -45,7 +45,7 @@ class StopSignals {
       ::sigaction(kSignals[i], &action, &old_[i]);
     }
     if (old_.back().sa_handler == SIG_IGN) {
-      ::sigaction(SIGHUP, &old_.back(), nullptr);  // under nohup the run outlives its terminal
+      ::sigaction(SIGHUP, &old_.back(), nullptr); // under nohup the run outlives its terminal
     }
   }
   ~StopSignals() {
@@ -92,8 +92,7 @@ Json metrics_line(const StepMetrics& metrics) {
 class TrainingProgress {
  public:
   TrainingProgress(int64_t total, int64_t restored)
-      : bar_("training", total, restored), every_(std::max<int64_t>(1, total / kPlainLines)) {
-  }
+      : bar_("training", total, restored), every_(std::max<int64_t>(1, total / kPlainLines)) {}
 
   void show(const StepMetrics& metrics) {
     const std::string detail = "loss " + fixed(metrics.loss, 4) + " " + fixed(metrics.tokens_per_s, 0) + " tokens/s";
@@ -224,7 +223,7 @@ Json results_json(
   return results;
 }
 
-}  // namespace
+} // namespace
 
 TrainingData load_training_data(const TrainingFlags& flags, LazyTokenizer& tokenizer, int64_t vocab_size) {
   const DatasetOptions options = flags.dataset_options(vocab_size);
@@ -302,4 +301,4 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   return 0;
 }
 
-}  // namespace rora::cli
+} // namespace rora::cli

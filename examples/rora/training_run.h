@@ -41,4 +41,4 @@ struct TrainingRun {
   int run(RunFolder& folder, const Tokenizer* tokenizer);
 };
 
-}  // namespace rora::cli
+} // namespace rora::cli

@@ -51,7 +51,9 @@ class Block {
       : threads_(static_cast<size_t>(threads)),
         shared_size_((shared_bytes + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment),
         // Nothing behind it, so that AddressSanitizer sees what reads beyond.
-        shared_(static_cast<char*>(std::aligned_alloc(kSharedAlignment, std::max(shared_size_, kSharedAlignment))), std::free),
+        shared_(
+            static_cast<char*>(std::aligned_alloc(kSharedAlignment, std::max(shared_size_, kSharedAlignment))),
+            std::free),
         exchanged_(threads_.size() * kExchangeBytes) {
     for (Thread& thread : threads_) {
       thread.stack.reset(new char[kStackBytes]); // not zeroed

@@ -7,17 +7,18 @@ namespace rora::kernels::cuda {
 struct Geometry;
 }
 
-/// Runs a kernel's blocks on the host, one after the other, each of its threads by itself from one barrier to the next: for
-/// tests, where no GPU is. Shared memory is full of NaNs when a block begins. Throws `std::logic_error` where threads wait
-/// for others that never come.
+/// Runs a kernel's blocks on the host, one after the other, each of its threads by itself from one barrier to the next:
+/// for tests, where no GPU is. Shared memory is full of NaNs when a block begins. Throws `std::logic_error` where
+/// threads wait for others that never come.
 namespace rora::kernels::cuda::host {
 
-/// In which order the threads of a block run between barriers: results that depend on it lack a barrier. Copies that run
-/// beside the threads are made at once in descending order, and in the others as late as a GPU may make them.
+/// In which order the threads of a block run between barriers: results that depend on it lack a barrier. Copies that
+/// run beside the threads are made at once in descending order, and in the others as late as a GPU may make them.
 enum class Order { kAscending, kDescending, kShuffled };
 
 void run_blocks(
-    int64_t blocks_x, int64_t blocks_y, int threads, int64_t shared_bytes, Order order, const std::function<void()>& thread);
+    int64_t blocks_x, int64_t blocks_y, int threads, int64_t shared_bytes, Order order,
+    const std::function<void()>& thread);
 
 template <class Kernel>
 void run(const Kernel& kernel, Order order = Order::kAscending) {

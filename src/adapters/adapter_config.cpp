@@ -55,7 +55,7 @@ AdapterKindEntry read_kind(const JsonObject& config) {
 void refuse_unsupported(const JsonObject& config, const std::vector<std::string>& of_kind) {
   for (const std::string& field : config.names()) {
     const bool known = kRead.count(field) || kInformative.count(field) ||
-                       std::find(of_kind.begin(), of_kind.end(), field) != of_kind.end();
+        std::find(of_kind.begin(), of_kind.end(), field) != of_kind.end();
     if (!known && !config.is_off(field)) {
       config.fail(field, "is not supported: " + config.text(field));
     }
@@ -109,7 +109,7 @@ JsonFields in_order(JsonFields fields) {
   return ordered;
 }
 
-}  // namespace
+} // namespace
 
 AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std::string& text) {
   const JsonObject config = JsonObject::parse(path, text);
@@ -149,4 +149,4 @@ std::string adapter_config_json(const AdapterOptions& options, const std::string
   return in_order(std::move(fields)).text();
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -13,4 +13,4 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
 /// The text of `adapter_config.json`.
 std::string adapter_config_json(const AdapterOptions& options, const std::string& base_model);
 
-}  // namespace rora::detail
+} // namespace rora::detail

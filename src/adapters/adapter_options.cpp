@@ -16,9 +16,8 @@ std::shared_ptr<const AdapterKind> AdapterOptions::resolved_kind() const {
   }
   TORCH_CHECK_VALUE(
       rank_pattern().empty() && alpha_pattern().empty(),
-      "rank_pattern and alpha_pattern are of low-rank adapters: they say nothing of the kind ",
-      kind()->peft_type());
+      "rank_pattern and alpha_pattern are of low-rank adapters: they say nothing of the kind ", kind()->peft_type());
   return kind();
 }
 
-}  // namespace rora
+} // namespace rora

@@ -28,7 +28,7 @@ void require_unmerged(const std::vector<NamedProjection>& projections, const std
   }
 }
 
-}  // namespace
+} // namespace
 
 namespace detail {
 
@@ -45,9 +45,7 @@ std::vector<NamedProjection> projections_with(const torch::nn::Module& model, co
 
 void check_attachable(const torch::nn::Module& model, const std::string& name) {
   TORCH_CHECK_VALUE(
-      !name.empty() && name.find('.') == std::string::npos,
-      "'",
-      name,
+      !name.empty() && name.find('.') == std::string::npos, "'", name,
       "' cannot name an adapter: it must not be empty or hold a dot");
   const auto existing = projections(model);
   for (const auto& [module, projection] : existing) {
@@ -70,8 +68,7 @@ std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const A
   for (const std::string& module : chosen) {
     auto projection = std::dynamic_pointer_cast<ProjectionImpl>(modules[module]);
     TORCH_CHECK_VALUE(
-        projection != nullptr,
-        module,
+        projection != nullptr, module,
         " is a torch::nn::Linear, whose forward is not virtual and cannot run an adapter: ",
         "use rora::Projection or rora::RoRALinear in its place");
     kind->validate(module, *projection);
@@ -81,8 +78,7 @@ std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const A
 }
 
 void make_adapters(
-    std::vector<Attachment>& plan,
-    const AdapterOptions& options,
+    std::vector<Attachment>& plan, const AdapterOptions& options,
     const std::function<WeightStatistics(const std::string& module)>& statistics) {
   const auto kind = options.resolved_kind();
   const auto config = std::make_shared<const AttachedOptions>(options);
@@ -99,7 +95,7 @@ void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan,
   }
 }
 
-}  // namespace detail
+} // namespace detail
 
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options) {
   std::vector<std::string> names;
@@ -110,9 +106,7 @@ std::vector<std::string> target_modules(const torch::nn::Module& model, const Ad
 }
 
 std::vector<std::string> attach_adapters(
-    torch::nn::Module& model,
-    const AdapterOptions& options,
-    const std::string& name,
+    torch::nn::Module& model, const AdapterOptions& options, const std::string& name,
     const std::map<std::string, WeightStatistics>& statistics) {
   detail::check_attachable(model, name);
   std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
@@ -134,9 +128,7 @@ void detach_adapters(torch::nn::Module& model, const std::string& name) {
   const auto holders = detail::projections_with(model, name);
   for (const auto& [module, projection] : holders) {
     TORCH_CHECK_VALUE(
-        !projection->merged() || projection->active_name() != name,
-        "the adapters named '",
-        name,
+        !projection->merged() || projection->active_name() != name, "the adapters named '", name,
         "' are merged: unmerge them before detaching them");
   }
   for (const auto& [module, projection] : holders) {
@@ -158,8 +150,7 @@ void merge_adapters(torch::nn::Module& model) {
   for (const auto& [module, projection] : existing) {
     const Adapter* adapter = projection->active_adapter();
     TORCH_CHECK_VALUE(
-        adapter == nullptr || adapter->can_merge(),
-        module,
+        adapter == nullptr || adapter->can_merge(), module,
         ": no weight does what its adapter does: it cannot be merged");
   }
   for (const auto& [module, projection] : existing) {
@@ -201,4 +192,4 @@ ParameterCounts count_parameters(const torch::nn::Module& model) {
   return counts;
 }
 
-}  // namespace rora
+} // namespace rora

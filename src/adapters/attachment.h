@@ -14,8 +14,7 @@ namespace rora::detail {
 
 /// What every adapter of one attachment was attached with.
 struct AttachedOptions : AdapterConfig {
-  explicit AttachedOptions(AdapterOptions options) : options(std::move(options)) {
-  }
+  explicit AttachedOptions(AdapterOptions options) : options(std::move(options)) {}
   AdapterOptions options;
 };
 
@@ -23,7 +22,7 @@ struct AttachedOptions : AdapterConfig {
 struct Attachment {
   std::string module;
   std::shared_ptr<ProjectionImpl> projection;
-  std::shared_ptr<Adapter> adapter = nullptr;  ///< once it is made
+  std::shared_ptr<Adapter> adapter = nullptr; ///< once it is made
 };
 
 using NamedProjection = std::pair<std::string, std::shared_ptr<ProjectionImpl>>;
@@ -41,8 +40,7 @@ std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const A
 
 /// Makes the adapters that are planned, which `options` are of.
 void make_adapters(
-    std::vector<Attachment>& plan,
-    const AdapterOptions& options,
+    std::vector<Attachment>& plan, const AdapterOptions& options,
     const std::function<WeightStatistics(const std::string& module)>& statistics);
 
 /// Puts the adapters into their slots and makes them active, in the mode, training or not, of `model`.
@@ -53,4 +51,4 @@ void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan,
 /// others.
 AdapterOptions saved_options(const torch::nn::Module& model, const std::string& name, bool portable);
 
-}  // namespace rora::detail
+} // namespace rora::detail

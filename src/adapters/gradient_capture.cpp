@@ -15,8 +15,7 @@ namespace {
 /// Adds a parameter's gradient to a sum in fp32 on the CPU as soon as backward has made it, and frees it.
 class TakeGradient : public torch::autograd::PostAccumulateGradHook {
  public:
-  explicit TakeGradient(std::shared_ptr<at::Tensor> sum) : sum_(std::move(sum)) {
-  }
+  explicit TakeGradient(std::shared_ptr<at::Tensor> sum) : sum_(std::move(sum)) {}
 
   void operator()(const at::Tensor& parameter) override {
     at::NoGradGuard no_grad;
@@ -41,7 +40,7 @@ class Capture {
     std::set<at::TensorImpl*> seen;
     for (const at::Tensor& parameter : model.parameters()) {
       if (!seen.insert(parameter.unsafeGetTensorImpl()).second) {
-        continue;  // tied to one before
+        continue; // tied to one before
       }
       kept_.push_back({parameter, parameter.requires_grad(), parameter.grad(), nullptr});
       Kept& kept = kept_.back();
@@ -97,12 +96,10 @@ ProjectionImpl& projection_of(torch::nn::Module& model, const std::string& modul
   return *projection;
 }
 
-}  // namespace
+} // namespace
 
 std::map<std::string, WeightStatistics> capture_gradients(
-    torch::nn::Module& model,
-    const std::vector<std::string>& modules,
-    int64_t batches,
+    torch::nn::Module& model, const std::vector<std::string>& modules, int64_t batches,
     const std::function<void(int64_t batch)>& run) {
   TORCH_CHECK_VALUE(batches >= 1, "gradients are captured over at least 1 batch, not ", batches);
   std::map<std::string, at::Tensor> weights;
@@ -124,4 +121,4 @@ std::map<std::string, WeightStatistics> capture_gradients(
   return statistics;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -104,18 +104,14 @@ void keep_layers(const AdapterOptions& options, std::vector<std::string>& names)
   }
 }
 
-}  // namespace
+} // namespace
 
 FullMatch::FullMatch(const std::string& pattern) {
   int error = 0;
   PCRE2_SIZE place = 0;
   pcre2_code* code = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(pattern.data()),
-      pattern.size(),
-      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_ENDANCHORED,
-      &error,
-      &place,
-      nullptr);
+      reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_ANCHORED | PCRE2_ENDANCHORED,
+      &error, &place, nullptr);
   TORCH_CHECK_VALUE(code != nullptr, "'", pattern, "' is not a regular expression");
   code_ = std::shared_ptr<void>(code, [](void* held) { pcre2_code_free(static_cast<pcre2_code*>(held)); });
 }
@@ -154,4 +150,4 @@ std::vector<std::string> targeted_modules(const AdapterOptions& options, const s
   return chosen;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

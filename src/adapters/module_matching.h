@@ -32,4 +32,4 @@ T pattern_value(const ModulePattern<T>& pattern, const std::string& name, T othe
   return otherwise;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -92,10 +92,7 @@ std::map<std::string, at::Tensor> tensors_to_save(
       sorted.emplace(kind.key(module, tensors[i].first), tensors[i].second.detach().to(at::kFloat));
     }
     TORCH_CHECK_VALUE(
-        fits,
-        module,
-        ": its adapter has not the tensors of the kind ",
-        kind.peft_type(),
+        fits, module, ": its adapter has not the tensors of the kind ", kind.peft_type(),
         ", which others of its name are of: one folder holds one kind");
   }
   return sorted;
@@ -112,7 +109,7 @@ void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
   options.low_rank(low_rank);
 }
 
-}  // namespace
+} // namespace
 
 void save_adapter(const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
   const AdapterOptions options = detail::saved_options(model, save.name(), save.portable());
@@ -159,4 +156,4 @@ AdapterOptions load_adapter(torch::nn::Module& model, const std::filesystem::pat
   return load_adapter(model, folder, LoadAdapterOptions().name(name));
 }
 
-}  // namespace rora
+} // namespace rora

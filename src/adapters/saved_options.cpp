@@ -33,7 +33,7 @@ bool means(const AdapterOptions& options, const torch::nn::Module& model, const 
     }
     return meant == modules;
   } catch (const c10::ValueError&) {
-    return false;  // the model is no longer the one that they were attached to
+    return false; // the model is no longer the one that they were attached to
   }
 }
 
@@ -58,7 +58,7 @@ std::shared_ptr<const AdapterKind> attached_kind(const std::vector<NamedAdapter>
   return low_rank_kind_of(adapters);
 }
 
-}  // namespace
+} // namespace
 
 AdapterOptions saved_options(const torch::nn::Module& model, const std::string& name, bool portable) {
   std::vector<NamedAdapter> adapters;
@@ -75,13 +75,11 @@ AdapterOptions saved_options(const torch::nn::Module& model, const std::string& 
   } else {
     options.target_modules(modules);
     TORCH_CHECK_VALUE(
-        means(options, model, modules),
-        "the adapters named '",
-        name,
+        means(options, model, modules), "the adapters named '", name,
         "' are not saved: the name of one's module is the end of another module's");
   }
   attached_kind(adapters)->as_saved(adapters, portable)->put_into(options);
   return options;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -128,8 +128,7 @@ const detail::TensorEntry& SafetensorsFile::Mapping::entry(const std::string& na
   return entries[found->second];
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {
-}
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {}
 
 const std::filesystem::path& SafetensorsFile::path() const {
   return mapping_->path;

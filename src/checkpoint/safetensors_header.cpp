@@ -39,8 +39,7 @@ constexpr size_t kMaxDimensions = 64;
 /// refused at its first wrong token.
 class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  public:
-  HeaderReader(const std::filesystem::path& path, SafetensorsHeader& header) : path_(path), header_(header) {
-  }
+  HeaderReader(const std::filesystem::path& path, SafetensorsHeader& header) : path_(path), header_(header) {}
 
   bool start_object(size_t) override {
     switch (place_) {

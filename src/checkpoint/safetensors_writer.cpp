@@ -36,7 +36,9 @@ void check_tensor(const std::string& name, const at::Tensor& tensor) {
     C10_THROW_ERROR(ValueError, where + " has no dense data");
   }
   if (dtype_name(tensor.scalar_type()).empty()) {
-    C10_THROW_ERROR(ValueError, where + ": dtype " + c10::toString(tensor.scalar_type()) + " is not one that safetensors files hold here");
+    C10_THROW_ERROR(
+        ValueError,
+        where + ": dtype " + c10::toString(tensor.scalar_type()) + " is not one that safetensors files hold here");
   }
 }
 
@@ -104,8 +106,7 @@ void write_safetensors(
 } // namespace detail
 
 void save_safetensors(
-    const std::filesystem::path& path,
-    const NamedTensors& tensors,
+    const std::filesystem::path& path, const NamedTensors& tensors,
     const std::map<std::string, std::string>& metadata) {
   detail::check_saveable(tensors, metadata);
   detail::AtomicFile file(path);

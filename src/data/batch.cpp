@@ -13,20 +13,12 @@ namespace {
 
 const Example& example_at(const std::vector<Example>& examples, int64_t index) {
   TORCH_CHECK_VALUE(
-      index >= 0 && index < static_cast<int64_t>(examples.size()),
-      "expected an example below ",
-      examples.size(),
-      ", found ",
-      index);
+      index >= 0 && index < static_cast<int64_t>(examples.size()), "expected an example below ", examples.size(),
+      ", found ", index);
   const Example& example = examples[index];
   TORCH_CHECK_VALUE(
-      !example.input_ids.empty() && example.labels.size() == example.input_ids.size(),
-      "example ",
-      index,
-      ": expected ids and as many labels, found ",
-      example.input_ids.size(),
-      " and ",
-      example.labels.size());
+      !example.input_ids.empty() && example.labels.size() == example.input_ids.size(), "example ", index,
+      ": expected ids and as many labels, found ", example.input_ids.size(), " and ", example.labels.size());
   return example;
 }
 
@@ -44,7 +36,7 @@ int64_t count_targets(const Example& example) {
   return std::ssize(example.labels) - 1 - std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
 }
 
-}  // namespace
+} // namespace
 
 int64_t count_labelled_tokens(const std::vector<Example>& examples, const std::vector<std::vector<int64_t>>& rows) {
   int64_t count = 0;
@@ -57,9 +49,7 @@ int64_t count_labelled_tokens(const std::vector<Example>& examples, const std::v
 }
 
 Batch make_batch(
-    const std::vector<Example>& examples,
-    const std::vector<std::vector<int64_t>>& rows,
-    int64_t pad_id,
+    const std::vector<Example>& examples, const std::vector<std::vector<int64_t>>& rows, int64_t pad_id,
     PaddingSide side) {
   int64_t longest = 0;
   bool needs_mask = false;
@@ -101,4 +91,4 @@ Batch make_batch(
   return batch;
 }
 
-}  // namespace rora
+} // namespace rora

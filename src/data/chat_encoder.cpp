@@ -73,4 +73,4 @@ std::vector<int64_t> RecordEncoder::encode_after(const std::string& previous, co
   return tokenizer_->encode(text, false);
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

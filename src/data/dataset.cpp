@@ -50,12 +50,12 @@ void load_file(
   }
 }
 
-}  // namespace
+} // namespace
 
 Dataset load_dataset(
     const std::vector<std::filesystem::path>& files, const Tokenizer* tokenizer, const DatasetOptions& options) {
   DatasetOptions known = options;
-  if (tokenizer != nullptr && known.vocab_size() == 0) {  // also for tokenised records, which do not ask for it
+  if (tokenizer != nullptr && known.vocab_size() == 0) { // also for tokenised records, which do not ask for it
     known.vocab_size(tokenizer->vocab_size());
   }
   return load_dataset(
@@ -63,8 +63,7 @@ Dataset load_dataset(
 }
 
 Dataset load_dataset(
-    const std::vector<std::filesystem::path>& files,
-    const std::function<const Tokenizer*()>& tokenizer,
+    const std::vector<std::filesystem::path>& files, const std::function<const Tokenizer*()>& tokenizer,
     const DatasetOptions& options) {
   check_options(options);
   detail::RecordEncoder encoder(tokenizer, options);
@@ -82,4 +81,4 @@ ChatTemplate default_chat_template(const Tokenizer& tokenizer) {
   return tokenizer.token_id("<|start_header_id|>") ? ChatTemplate::kLlama3 : ChatTemplate::kLlama2;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -18,8 +18,7 @@ using Row = std::vector<int64_t>;
 /// elsewhere, and a run must be the same on every platform.
 class SplitMix64 {
  public:
-  explicit SplitMix64(uint64_t state) : state_(state) {
-  }
+  explicit SplitMix64(uint64_t state) : state_(state) {}
 
   uint64_t next() {
     state_ += 0x9E3779B97F4A7C15u;
@@ -31,7 +30,7 @@ class SplitMix64 {
 
   /// Uniform in [0, bound).
   uint64_t below(uint64_t bound) {
-    const uint64_t uneven = (std::numeric_limits<uint64_t>::max() - bound + 1) % bound;  // 2^64 mod bound
+    const uint64_t uneven = (std::numeric_limits<uint64_t>::max() - bound + 1) % bound; // 2^64 mod bound
     uint64_t value = next();
     while (value < uneven) {
       value = next();
@@ -69,13 +68,8 @@ void check(const std::vector<Example>& examples, const BatchOptions& options, in
       options.max_length() >= 1, "max_length: expected at least 1 when packing, found ", options.max_length());
   for (size_t i = 0; i < examples.size(); ++i) {
     TORCH_CHECK_VALUE(
-        length(examples[i]) <= options.max_length(),
-        "example ",
-        i,
-        ": expected at most max_length ",
-        options.max_length(),
-        " tokens when packing, found ",
-        length(examples[i]));
+        length(examples[i]) <= options.max_length(), "example ", i, ": expected at most max_length ",
+        options.max_length(), " tokens when packing, found ", length(examples[i]));
   }
 }
 
@@ -133,7 +127,7 @@ template <typename Iterator>
 void pack_best_fit(
     const std::vector<Example>& examples, int64_t max_length, Iterator begin, Iterator end, std::vector<Row>& rows) {
   std::stable_sort(begin, end, longer_first(examples));
-  std::set<std::pair<int64_t, size_t>> open;  // space left, row
+  std::set<std::pair<int64_t, size_t>> open; // space left, row
   for (auto it = begin; it != end; ++it) {
     const int64_t needed = length(examples[*it]);
     const auto best = open.lower_bound({needed, 0});
@@ -180,7 +174,7 @@ BatchPlan plan_packed(
   return batches_of(std::move(rows), options.batch_size());
 }
 
-}  // namespace
+} // namespace
 
 BatchPlan plan_epoch(const std::vector<Example>& examples, const BatchOptions& options, int64_t epoch) {
   check(examples, options, epoch);
@@ -194,4 +188,4 @@ BatchPlan plan_epoch(const std::vector<Example>& examples, const BatchOptions& o
                            : plan_padded(examples, options, std::move(order), random);
 }
 
-}  // namespace rora
+} // namespace rora

@@ -27,4 +27,4 @@ std::vector<std::vector<int64_t>> length_sorted_batches(int64_t count, int64_t b
   return batches;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -96,7 +96,7 @@ std::string describe(const json& value) {
     case json::value_t::object:
       return "an object";
     default:
-      return value.dump();  // null, a boolean or a number
+      return value.dump(); // null, a boolean or a number
   }
 }
 
@@ -185,7 +185,7 @@ class RecordParser {
     integers.reserve(value.size());
     for (const json& element : value) {
       const bool too_large = element.is_number_unsigned() &&
-                             element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+          element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
       if (!element.is_number_integer() || too_large) {
         fail_field(key + ("[" + std::to_string(integers.size()) + "]"), "an integer", describe(element));
       }
@@ -200,8 +200,7 @@ class RecordParser {
     record_.labels = has_labels ? integers_field(value, "labels") : record_.input_ids;
     if (record_.labels.size() != record_.input_ids.size()) {
       fail_field(
-          "labels",
-          "as many as `input_ids`, " + std::to_string(record_.input_ids.size()),
+          "labels", "as many as `input_ids`, " + std::to_string(record_.input_ids.size()),
           std::to_string(record_.labels.size()));
     }
     for (size_t i = 0; i < record_.input_ids.size(); ++i) {
@@ -210,8 +209,7 @@ class RecordParser {
       }
       if (record_.labels[i] < 0 && record_.labels[i] != kIgnoreIndex) {
         fail_field(
-            "labels[" + std::to_string(i) + "]",
-            "an id or " + std::to_string(kIgnoreIndex),
+            "labels[" + std::to_string(i) + "]", "an id or " + std::to_string(kIgnoreIndex),
             std::to_string(record_.labels[i]));
       }
     }
@@ -279,7 +277,7 @@ std::vector<Record> parse_lines(const std::filesystem::path& file, std::string_v
   return records;
 }
 
-}  // namespace
+} // namespace
 
 std::string Record::place() const {
   const std::string place = "record " + std::to_string(number);
@@ -323,4 +321,4 @@ std::vector<Record> read_records(const std::filesystem::path& file) {
   return records;
 }
 
-}  // namespace rora
+} // namespace rora

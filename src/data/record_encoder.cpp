@@ -19,8 +19,7 @@ void append(Example& example, const std::vector<int64_t>& ids, bool labelled) {
 }
 
 RecordEncoder::RecordEncoder(const std::function<const Tokenizer*()>& tokenizer, const DatasetOptions& options)
-    : ask_for_tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size()) {
-}
+    : ask_for_tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size()) {}
 
 void RecordEncoder::require_tokenizer(const Record& record, const std::filesystem::path& file) {
   tokenizer_ = tokenizer_ == nullptr ? ask_for_tokenizer_() : tokenizer_;
@@ -106,8 +105,8 @@ void RecordEncoder::check_vocabulary(
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] >= vocab_size_) {
         const std::string where = record.kind == RecordKind::kTokenized
-                                      ? std::string("field `") + field + "[" + std::to_string(i) + "]`"
-                                      : "token " + std::to_string(i);
+            ? std::string("field `") + field + "[" + std::to_string(i) + "]`"
+            : "token " + std::to_string(i);
         throw FormatError(
             file,
             record.place() + ": " + where + ": expected an id below the vocabulary's size of " +
@@ -119,4 +118,4 @@ void RecordEncoder::check_vocabulary(
   check("labels", example.labels);
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -18,7 +18,7 @@ class RecordEncoder {
   RecordEncoder(const std::function<const Tokenizer*()>& tokenizer, const DatasetOptions& options);
 
   struct Result {
-    Example example;  ///< empty where the record has no text
+    Example example; ///< empty where the record has no text
     bool truncated = false;
   };
 
@@ -45,9 +45,9 @@ class RecordEncoder {
   void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
 
   const std::function<const Tokenizer*()>& ask_for_tokenizer_;
-  const Tokenizer* tokenizer_ = nullptr;  ///< until a record needs it
+  const Tokenizer* tokenizer_ = nullptr; ///< until a record needs it
   const DatasetOptions& options_;
-  int64_t vocab_size_ = 0;  ///< 0: unknown
+  int64_t vocab_size_ = 0; ///< 0: unknown
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -115,7 +115,7 @@ double share(int64_t part, int64_t count) {
   return count == 0 ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(part) / static_cast<double>(count);
 }
 
-}  // namespace
+} // namespace
 
 std::optional<std::string> extract_answer(AnswerRule rule, std::string_view text) {
   for (const Choices& choices : all_choices()) {
@@ -180,4 +180,4 @@ void AnswerEvaluation::add(const GoldAnswer& gold, std::string text) {
   predictions.push_back({std::move(text), std::move(answer), gold, score.correct > correct_before});
 }
 
-}  // namespace rora
+} // namespace rora

@@ -18,4 +18,4 @@ inline LossSum batch_loss(CausalLM model, const Batch& batch) {
   return model->loss(batch_input(batch), batch.labels);
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

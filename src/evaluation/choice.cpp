@@ -27,7 +27,7 @@ std::string_view without_space(std::string_view text) {
 
 struct Question {
   std::vector<std::string> candidates;
-  std::optional<GoldAnswer> gold;  ///< absent where the record cannot be read
+  std::optional<GoldAnswer> gold; ///< absent where the record cannot be read
 };
 
 Question read_question(const Record& record) {
@@ -40,7 +40,7 @@ Question read_question(const Record& record) {
   return question;
 }
 
-}  // namespace
+} // namespace
 
 std::vector<std::string> answer_candidates(const Record& record) {
   std::vector<std::string> candidates;
@@ -66,14 +66,11 @@ std::vector<std::string> answer_candidates(const Record& record) {
 }
 
 AnswerEvaluation evaluate_choice(
-    CausalLM model,
-    const Tokenizer& tokenizer,
-    const std::vector<Record>& records,
-    int64_t batch_size,
+    CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records, int64_t batch_size,
     const std::function<void(int64_t)>& on_progress) {
   std::vector<Question> questions;
   std::vector<PromptContinuations> prompts;
-  std::vector<size_t> asked;  // the record of each prompt
+  std::vector<size_t> asked; // the record of each prompt
   for (const Record& record : records) {
     Question question = read_question(record);
     if (question.gold) {
@@ -122,4 +119,4 @@ AnswerEvaluation evaluate_choice(
   return result;
 }
 
-}  // namespace rora
+} // namespace rora

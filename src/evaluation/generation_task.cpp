@@ -23,21 +23,19 @@ GenerationOptions with_stop_tokens(GenerationOptions options, const CausalLM& mo
   return options;
 }
 
-}  // namespace
+} // namespace
 
 AnswerEvaluation evaluate_generation(
-    CausalLM model,
-    const Tokenizer& tokenizer,
-    const std::vector<Record>& records,
-    const GenerationTaskOptions& options,
-    const std::function<void(int64_t)>& on_progress) {
+    CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records,
+    const GenerationTaskOptions& options, const std::function<void(int64_t)>& on_progress) {
   std::vector<std::vector<int64_t>> prompts;
   std::vector<GoldAnswer> golds;
   for (const Record& record : records) {
     detail::require_completion(record);
     const auto gold = gold_answer(record);
     if (!gold) {
-      C10_THROW_ERROR(ValueError, record.place() + ": expected an answer to compare with, a choice or a number, found none");
+      C10_THROW_ERROR(
+          ValueError, record.place() + ": expected an answer to compare with, a choice or a number, found none");
     }
     golds.push_back(*gold);
     prompts.push_back(detail::encode_prompt(tokenizer, record));
@@ -69,4 +67,4 @@ AnswerEvaluation evaluate_generation(
   return result;
 }
 
-}  // namespace rora
+} // namespace rora

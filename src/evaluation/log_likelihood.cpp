@@ -36,9 +36,7 @@ size_t shared_length(const std::vector<Ids>& continuations) {
   size_t shared = continuations.front().size();
   for (const Ids& each : continuations) {
     const auto differs = std::mismatch(
-        each.begin(),
-        each.end(),
-        continuations.front().begin(),
+        each.begin(), each.end(), continuations.front().begin(),
         continuations.front().begin() + static_cast<int64_t>(std::min(each.size(), shared)));
     shared = std::min(shared, static_cast<size_t>(differs.first - each.begin()));
   }
@@ -47,7 +45,7 @@ size_t shared_length(const std::vector<Ids>& continuations) {
 
 /// Tokens to be predicted from states of one forward pass.
 struct Targets {
-  Ids states;  ///< rows of the hidden states `[batch · seq, hidden]`
+  Ids states; ///< rows of the hidden states `[batch · seq, hidden]`
   Ids tokens;
 
   void add(int64_t state, int64_t token) {
@@ -58,7 +56,7 @@ struct Targets {
 
 /// ln p(token) of each target, from hidden states `[batch, seq, hidden]`.
 std::vector<double> token_log_probabilities(CausalLM model, const at::Tensor& hidden, const Targets& targets) {
-  constexpr int64_t kChunk = 256;  // bounds the memory that logits take
+  constexpr int64_t kChunk = 256; // bounds the memory that logits take
   const at::Tensor states = hidden.reshape({-1, hidden.size(2)});
   const at::Tensor rows = at::tensor(targets.states, at::kLong).to(hidden.device());
   const at::Tensor tokens = at::tensor(targets.tokens, at::kLong).to(hidden.device()).unsqueeze(1);
@@ -78,8 +76,7 @@ std::vector<double> token_log_probabilities(CausalLM model, const at::Tensor& hi
 class PromptBatch {
  public:
   PromptBatch(CausalLM model, std::vector<const PromptContinuations*> prompts)
-      : model_(model), prompts_(std::move(prompts)), device_(model->device()) {
-  }
+      : model_(model), prompts_(std::move(prompts)), device_(model->device()) {}
 
   std::vector<std::vector<double>> score() {
     for (const PromptContinuations* each : prompts_) {
@@ -121,7 +118,7 @@ class PromptBatch {
     const int64_t columns = hidden.size(1);
     Targets targets;
     for (size_t i = 0; i < prompts_.size(); ++i) {
-      const int64_t begin = static_cast<int64_t>(i) * columns - 1;  // the state before a token predicts it
+      const int64_t begin = static_cast<int64_t>(i) * columns - 1; // the state before a token predicts it
       for (size_t t = prompts_[i]->prompt.size(); t < rows[i].size(); ++t) {
         targets.add(begin + static_cast<int64_t>(t), rows[i][t]);
       }
@@ -148,7 +145,7 @@ class PromptBatch {
   void score_endings() {
     std::vector<Ids> inputs, marks, positions;
     Ids origins;
-    std::vector<std::pair<size_t, size_t>> scored;  // prompt and continuation of each row
+    std::vector<std::pair<size_t, size_t>> scored; // prompt and continuation of each row
     for (size_t i = 0; i < prompts_.size(); ++i) {
       for (size_t c = 0; c < scores_[i].size(); ++c) {
         const Ids& each = prompts_[i]->continuations[c];
@@ -159,8 +156,7 @@ class PromptBatch {
         marks.emplace_back(inputs.back().size(), 1);
         positions.emplace_back(inputs.back().size());
         std::iota(
-            positions.back().begin(),
-            positions.back().end(),
+            positions.back().begin(), positions.back().end(),
             static_cast<int64_t>(prompts_[i]->prompt.size() + shared_[i]));
         origins.push_back(static_cast<int64_t>(i));
         scored.emplace_back(i, c);
@@ -196,17 +192,17 @@ class PromptBatch {
   CausalLM model_;
   std::vector<const PromptContinuations*> prompts_;
   at::Device device_;
-  std::vector<size_t> shared_;  // of each prompt, how many tokens its continuations begin with alike
+  std::vector<size_t> shared_; // of each prompt, how many tokens its continuations begin with alike
   std::vector<std::vector<double>> scores_;
   KeyValueCache cache_;
-  at::Tensor mask_;  // of the cached tokens, on the CPU
+  at::Tensor mask_; // of the cached tokens, on the CPU
 };
 
-}  // namespace
+} // namespace
 
 std::vector<std::vector<double>> log_likelihoods(
     CausalLM model, const std::vector<PromptContinuations>& prompts, int64_t batch_size) {
-  std::vector<int64_t> asked;  // a prompt without continuations has nothing to score
+  std::vector<int64_t> asked; // a prompt without continuations has nothing to score
   for (size_t i = 0; i < prompts.size(); ++i) {
     check(prompts[i], model->options.vocab_size());
     if (!prompts[i].continuations.empty()) {
@@ -231,4 +227,4 @@ std::vector<std::vector<double>> log_likelihoods(
   return result;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -16,9 +16,7 @@ double Perplexity::perplexity() const {
 }
 
 Perplexity evaluate_perplexity(
-    CausalLM model,
-    const std::vector<Example>& examples,
-    int64_t batch_size,
+    CausalLM model, const std::vector<Example>& examples, int64_t batch_size,
     const std::function<void(int64_t)>& on_progress) {
   const auto batches = detail::length_sorted_batches(
       static_cast<int64_t>(examples.size()), batch_size, [&](int64_t i) { return examples[i].input_ids.size(); });
@@ -33,7 +31,7 @@ Perplexity evaluate_perplexity(
       rows.push_back({index});
     }
     const LossSum loss = detail::batch_loss(model, make_batch(examples, rows));
-    sum += loss.sum;  // a GPU is waited for at the end
+    sum += loss.sum; // a GPU is waited for at the end
     result.tokens += loss.tokens;
     done += static_cast<int64_t>(batch.size());
     if (on_progress) {
@@ -45,4 +43,4 @@ Perplexity evaluate_perplexity(
   return result;
 }
 
-}  // namespace rora
+} // namespace rora

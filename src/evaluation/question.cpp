@@ -4,7 +4,6 @@
 
 #include <c10/util/Exception.h>
 
-
 namespace rora::detail {
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record) {
@@ -22,8 +21,10 @@ std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids) 
 
 void require_completion(const Record& record) {
   if (record.kind != RecordKind::kCompletion) {
-    C10_THROW_ERROR(ValueError, record.place() + ": expected `instruction` and `output`, or `prompt` and `completion`, to take an answer from");
+    C10_THROW_ERROR(
+        ValueError,
+        record.place() + ": expected `instruction` and `output`, or `prompt` and `completion`, to take an answer from");
   }
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

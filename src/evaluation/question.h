@@ -20,4 +20,4 @@ std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids);
 /// Throws `c10::ValueError` for a record that is not a prompt and its answer.
 void require_completion(const Record& record);
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -117,9 +117,7 @@ std::vector<Candidate> best_continuations(const Beam& beam, const at::Tensor& lo
 } // namespace
 
 std::vector<std::vector<int64_t>> beam_search(
-    CausalLM model,
-    const std::vector<std::vector<int64_t>>& prompts,
-    const GenerationOptions& options,
+    CausalLM model, const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options,
     const std::vector<int64_t>& stops) {
   const int64_t width = options.num_beams();
   // Each stop token may take one of the best places of a beam: enough candidates are left for the beams to go on.

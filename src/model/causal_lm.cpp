@@ -29,8 +29,8 @@ LossSum CausalLMImpl::loss(const ModelInput& input, const at::Tensor& labels) {
 
 PreparedLoss CausalLMImpl::prepare_loss(const ModelInput& input, const at::Tensor& labels) const {
   TORCH_CHECK_VALUE(
-      labels.sizes() == input.input_ids.sizes(),
-      "labels ", labels.sizes(), " are not as long as input_ids ", input.input_ids.sizes());
+      labels.sizes() == input.input_ids.sizes(), "labels ", labels.sizes(), " are not as long as input_ids ",
+      input.input_ids.sizes());
   // On the CPU, so that finding the labelled tokens waits for no GPU. The state of position t−1 predicts the label of
   // position t.
   const at::Tensor targets = at::constant_pad_nd(labels.cpu().slice(1, 1), {0, 1}, kIgnoreIndex).reshape({-1});

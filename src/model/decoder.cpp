@@ -105,9 +105,7 @@ at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache
       context.chosen = input.chosen;
     }
     if (recompute && is_training()) {
-      const auto run = [layer, context](const at::Tensor& x) {
-        return layer->forward(x, context);
-      };
+      const auto run = [layer, context](const at::Tensor& x) { return layer->forward(x, context); };
       stream = {detail::recomputed(run, stream.sum())};
     } else {
       stream = layer->forward(std::move(stream), context);

@@ -76,8 +76,10 @@ int64_t AttentionImpl::put_prefix(at::Tensor& k, at::Tensor& v, const LayerConte
   const auto [keys, values] = adapter->prefix(*this);
   const std::vector<int64_t> expected{keys.size(0), k.size(1), head_dim_};
   TORCH_CHECK_VALUE(
-      keys.sizes() == expected && values.sizes() == expected, "an attention's prefix is [prefix, kv_heads, head_dim], "
-      "here [prefix, ", k.size(1), ", ", head_dim_, "], not ", keys.sizes(), " and ", values.sizes());
+      keys.sizes() == expected && values.sizes() == expected,
+      "an attention's prefix is [prefix, kv_heads, head_dim], "
+      "here [prefix, ",
+      k.size(1), ", ", head_dim_, "], not ", keys.sizes(), " and ", values.sizes());
   const auto of_rows = [&](const at::Tensor& prefix) {
     return prefix.to(k.scalar_type()).transpose(0, 1).unsqueeze(0).expand({k.size(0), -1, -1, -1});
   };

@@ -6,10 +6,7 @@
 
 namespace rora::detail {
 
-DecodingState::DecodingState(
-    CausalLM model,
-    const std::vector<std::vector<int64_t>>& prompts,
-    int64_t copies)
+DecodingState::DecodingState(CausalLM model, const std::vector<std::vector<int64_t>>& prompts, int64_t copies)
     : model_(model) {
   size_t longest = 0;
   bool padded = false;

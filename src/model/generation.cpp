@@ -27,8 +27,10 @@ void check(const std::vector<std::vector<int64_t>>& prompts, const GenerationOpt
     require(!prompt.empty(), "a prompt has no tokens to go on from");
     for (const int64_t id : prompt) {
       if (id < 0 || id >= vocab_size) {
-        C10_THROW_ERROR(ValueError, "token id " + std::to_string(id) + " of a prompt is outside the vocabulary of " +
-            std::to_string(vocab_size));
+        C10_THROW_ERROR(
+            ValueError,
+            "token id " + std::to_string(id) + " of a prompt is outside the vocabulary of " +
+                std::to_string(vocab_size));
       }
     }
   }
@@ -81,11 +83,8 @@ class Sampler {
 };
 
 std::vector<std::vector<int64_t>> choose_one_by_one(
-    CausalLM model,
-    const std::vector<std::vector<int64_t>>& prompts,
-    const GenerationOptions& options,
-    const std::vector<int64_t>& stops,
-    const std::function<void(int64_t, int64_t)>& on_token) {
+    CausalLM model, const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options,
+    const std::vector<int64_t>& stops, const std::function<void(int64_t, int64_t)>& on_token) {
   std::vector<std::vector<int64_t>> continuations(prompts.size());
   detail::DecodingState state(model, prompts);
   Sampler sampler(options);
@@ -122,9 +121,7 @@ std::vector<std::vector<int64_t>> choose_one_by_one(
 } // namespace
 
 std::vector<std::vector<int64_t>> generate(
-    CausalLM model,
-    const std::vector<std::vector<int64_t>>& prompts,
-    const GenerationOptions& options,
+    CausalLM model, const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options,
     const std::function<void(int64_t, int64_t)>& on_token) {
   check(prompts, options, model->options.vocab_size());
   if (prompts.empty() || options.max_new_tokens() == 0) {

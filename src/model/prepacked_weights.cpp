@@ -14,8 +14,8 @@ int64_t prepack_weights(CausalLM model) {
     if (projection != nullptr && projection->weight.defined() && module.key() != "lm_head") {
       const at::Tensor& weight = projection->weight;
       TORCH_CHECK_VALUE(
-          weight.device().is_cpu() && ops::can_prepack_weights(weight.scalar_type()), "weights of ", weight.scalar_type(),
-          " on ", weight.device(), " are not packed on this processor");
+          weight.device().is_cpu() && ops::can_prepack_weights(weight.scalar_type()), "weights of ",
+          weight.scalar_type(), " on ", weight.device(), " are not packed on this processor");
       TORCH_CHECK_VALUE(!weight.requires_grad(), "weights that are trained change and are not packed");
       TORCH_CHECK_VALUE(!projection->merged(), "unmerge the adapter before packing weights");
       projections.push_back(projection);

@@ -29,9 +29,7 @@ using detail::shape_text;
 /// The tensor of the parameter of that name, in `dtype` where one is asked for. Mapped weights are copied only for
 /// that.
 at::Tensor checked_tensor(
-    const ParameterFolder& folder,
-    const std::string& name,
-    at::IntArrayRef expected,
+    const ParameterFolder& folder, const std::string& name, at::IntArrayRef expected,
     std::optional<at::ScalarType> dtype) {
   at::Tensor tensor = folder.tensor(name);
   const auto fail = [&](const std::string& what) { throw FormatError(folder.file(name), folder.key(name) + what); };
@@ -93,10 +91,7 @@ std::optional<at::ScalarType> common_dtype(const ModelFolder& files, const Param
 
 /// Gives the model the folder's tensors: each of its parameters one, and none left over.
 void load_parameters(
-    CausalLMImpl& model,
-    const ModelFolder& files,
-    const ModelFamily& family,
-    std::optional<at::ScalarType> dtype) {
+    CausalLMImpl& model, const ModelFolder& files, const ModelFamily& family, std::optional<at::ScalarType> dtype) {
   const ParameterFolder folder(files, family);
   if (!dtype) {
     dtype = common_dtype(files, folder);

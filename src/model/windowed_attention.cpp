@@ -7,11 +7,7 @@
 namespace rora::detail {
 
 at::Tensor windowed_attention(
-    const at::Tensor& q,
-    const at::Tensor& k,
-    const at::Tensor& v,
-    const at::Tensor& sequence,
-    int64_t window,
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sequence, int64_t window,
     int64_t prefix) {
   const int64_t keys = k.size(2);
   const int64_t queries = q.size(2);

@@ -11,11 +11,7 @@ namespace rora::detail {
 /// sequence. q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, prefix + tokens, head_dim]`,
 /// `sequence` int64 `[batch, prefix + tokens]` or undefined.
 at::Tensor windowed_attention(
-    const at::Tensor& q,
-    const at::Tensor& k,
-    const at::Tensor& v,
-    const at::Tensor& sequence,
-    int64_t window,
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sequence, int64_t window,
     int64_t prefix);
 
 } // namespace rora::detail

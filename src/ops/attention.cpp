@@ -48,13 +48,8 @@ std::tuple<at::Tensor, at::Tensor> forward_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_reference(
-    const at::Tensor& dout,
-    const at::Tensor& q,
-    const at::Tensor& k,
-    const at::Tensor& v,
-    const at::Tensor& out,
-    const at::Tensor& normaliser,
-    const Sequence& sequence) {
+    const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+    const at::Tensor& normaliser, const Sequence& sequence) {
   const auto wide = detail::wide_type(q.scalar_type());
   const auto by_key = [&](const at::Tensor& t) { return t.to(wide).reshape({q.size(0), k.size(1), -1, q.size(3)}); };
   const at::Tensor weights = std::get<0>(weights_reference(q.to(wide), k.to(wide), sequence));
@@ -69,8 +64,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_reference(
 
 /// As the kernels read it: the last dimension dense, and whole words of bfloat16 where they are read in pairs.
 at::Tensor readable(const at::Tensor& t) {
-  const bool pairs = t.scalar_type() != at::kBFloat16 || (t.stride(0) % 2 == 0 && t.stride(1) % 2 == 0 &&
-                                                          t.stride(2) % 2 == 0 && t.storage_offset() % 2 == 0);
+  const bool pairs = t.scalar_type() != at::kBFloat16 ||
+      (t.stride(0) % 2 == 0 && t.stride(1) % 2 == 0 && t.stride(2) % 2 == 0 && t.storage_offset() % 2 == 0);
   return t.stride(3) == 1 && pairs ? t : t.contiguous();
 }
 
@@ -126,13 +121,8 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
-    const at::Tensor& dout,
-    const at::Tensor& q,
-    const at::Tensor& k,
-    const at::Tensor& v,
-    const at::Tensor& out,
-    const at::Tensor& normaliser,
-    const Sequence& sequence) {
+    const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+    const at::Tensor& normaliser, const Sequence& sequence) {
   if (!runs_on_kernel(q)) {
     return backward_reference(dout, q, k, v, out, normaliser, sequence);
   }

@@ -26,8 +26,8 @@ using torch::autograd::variable_list;
 
 static_assert(kIgnoreIndex == kernels::CrossEntropyParameters::kIgnored);
 
-/// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot. Both are 0
-/// of a row that is ignored.
+/// −log softmax(logits)[target] of each row, in the wide type; with `gradient`, the logits become softmax − onehot.
+/// Both are 0 of a row that is ignored.
 at::Tensor rows_reference(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
   const at::Tensor ignored = targets == kIgnoreIndex;
   const at::Tensor index = targets.masked_fill(ignored, 0).unsqueeze(1);
@@ -56,8 +56,7 @@ at::Tensor rows_kernel(at::Tensor& logits, const at::Tensor& targets, bool gradi
   p.losses = losses.data_ptr();
   p.gradient = gradient;
   detail::launch(
-      logits, &kernels::Kernels::cross_entropy, &kernels::CudaKernels::cross_entropy, p,
-      logits.size(0), p.vocab);
+      logits, &kernels::Kernels::cross_entropy, &kernels::CudaKernels::cross_entropy, p, logits.size(0), p.vocab);
   if (gradient) {
     detail::mark_changed(logits);
   }
@@ -75,10 +74,7 @@ void add_weight_gradient(at::Tensor& dweight, const at::Tensor& dlogits, const a
 
 /// The sum of the tokens' losses, and its gradients by `hidden` and `weight` where `mask` asks for them.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
-    const at::Tensor& hidden,
-    const at::Tensor& weight,
-    const at::Tensor& targets,
-    int64_t chunk,
+    const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, int64_t chunk,
     std::array<bool, 2> mask) {
   const auto wide = detail::wide_type(hidden.scalar_type());
   const int64_t tokens = hidden.size(0);
@@ -112,12 +108,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward_composite(
 
 struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFunction> {
   static at::Tensor forward(
-      AutogradContext* ctx,
-      const at::Tensor& hidden,
-      const at::Tensor& weight,
-      const at::Tensor& targets,
-      int64_t chunk,
-      std::array<bool, 2> mask) {
+      AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+      int64_t chunk, std::array<bool, 2> mask) {
     auto [sum, dhidden, dweight] = detail::call_operation<forward_composite>(
         "rora::token_cross_entropy_forward", hidden, weight, targets, chunk, mask);
     ctx->save_for_backward({dhidden, dweight});
@@ -132,8 +124,8 @@ struct TokenCrossEntropyFunction : torch::autograd::Function<TokenCrossEntropyFu
     const auto dtypes = ctx->saved_data["dtypes"].toIntVector();
     const auto scaled = [&](size_t i) {
       return saved[i].defined()
-                 ? (saved[i] * gradients[0].to(saved[i].scalar_type())).to(static_cast<at::ScalarType>(dtypes[i]))
-                 : at::Tensor();
+          ? (saved[i] * gradients[0].to(saved[i].scalar_type())).to(static_cast<at::ScalarType>(dtypes[i]))
+          : at::Tensor();
     };
     return {scaled(0), scaled(1), at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -161,8 +153,10 @@ void detail::check_targets(const at::Tensor& targets, int64_t vocab) {
     const int64_t least = counted.min().item<int64_t>();
     const int64_t greatest = counted.max().item<int64_t>();
     if (least < 0 || greatest >= vocab) {
-      C10_THROW_ERROR(IndexError, "label " + std::to_string(least < 0 ? least : greatest) + " is outside the vocabulary of " +
-          std::to_string(vocab));
+      C10_THROW_ERROR(
+          IndexError,
+          "label " + std::to_string(least < 0 ? least : greatest) + " is outside the vocabulary of " +
+              std::to_string(vocab));
     }
   }
 }

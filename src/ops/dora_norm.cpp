@@ -9,10 +9,7 @@ namespace rora::ops {
 namespace {
 
 at::Tensor dora_norm_rows_kernel(
-    const at::Tensor& weight_norm_squared,
-    const at::Tensor& product,
-    const at::Tensor& b,
-    const at::Tensor& gram,
+    const at::Tensor& weight_norm_squared, const at::Tensor& product, const at::Tensor& b, const at::Tensor& gram,
     double scale) {
   if (!detail::has_kernel(b, weight_norm_squared, product, gram) || weight_norm_squared.scalar_type() != at::kFloat ||
       product.scalar_type() != at::kFloat || gram.scalar_type() != at::kFloat) {

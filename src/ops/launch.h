@@ -12,8 +12,8 @@
 
 namespace rora::ops::detail {
 
-/// Whether the kernels of x's device have its dtype and the others lie beside it; all else takes the reference, which says
-/// what is wrong.
+/// Whether the kernels of x's device have its dtype and the others lie beside it; all else takes the reference, which
+/// says what is wrong.
 template <class... Tensors>
 bool has_kernel(const at::Tensor& x, const Tensors&... others) {
   if (((others.device() != x.device()) || ...)) {
@@ -67,9 +67,7 @@ template <class Parameters>
 void launch_on_cpu(CpuKernel<Parameters> kernel, const Parameters& parameters, int64_t count, int64_t cost) {
   constexpr int64_t kElementsOfThread = 16384;
   const int64_t grain = std::max<int64_t>(1, kElementsOfThread / std::max<int64_t>(1, cost));
-  parallel_for(count, grain, [&](int64_t begin, int64_t end) {
-    (kernels::kernels().*kernel)(parameters, begin, end);
-  });
+  parallel_for(count, grain, [&](int64_t begin, int64_t end) { (kernels::kernels().*kernel)(parameters, begin, end); });
 }
 
 /// Runs a kernel over `count` items on the current stream of the GPU of `on`.
@@ -82,12 +80,8 @@ void launch_on_cuda(const at::Tensor& on, CudaKernel<Parameters> kernel, const P
 /// Runs a kernel that both have, on the device of `on`.
 template <class Parameters>
 void launch(
-    const at::Tensor& on,
-    CpuKernel<Parameters> cpu,
-    CudaKernel<Parameters> cuda,
-    const Parameters& parameters,
-    int64_t count,
-    int64_t cost) {
+    const at::Tensor& on, CpuKernel<Parameters> cpu, CudaKernel<Parameters> cuda, const Parameters& parameters,
+    int64_t count, int64_t cost) {
   if (on.is_cuda()) {
     launch_on_cuda(on, cuda, parameters, count);
   } else {

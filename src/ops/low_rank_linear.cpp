@@ -26,8 +26,8 @@ at::Tensor dropout_kernel(const at::Tensor& x, double p, int64_t seed) {
   parameters.y = y.data_ptr();
   constexpr int64_t kBlock = kernels::DropoutParameters::kBlock;
   detail::launch(
-      x, &kernels::Kernels::dropout, &kernels::CudaKernels::dropout, parameters,
-      (x.numel() + kBlock - 1) / kBlock, kBlock);
+      x, &kernels::Kernels::dropout, &kernels::CudaKernels::dropout, parameters, (x.numel() + kBlock - 1) / kBlock,
+      kBlock);
   return y;
 }
 
@@ -58,18 +58,12 @@ at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) 
 
 /// Of a GPU alone: on the CPU the magnitude is looked at first.
 at::Tensor& zero_magnitude_gradient_kernel_(
-    at::Tensor& gradient,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    const at::Tensor& magnitude,
-    const at::Tensor& norm) {
+    at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
+    const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm) {
   const at::ScalarType dtype = dy.scalar_type();
   if (!detail::has_kernel(dy, gradient, x, weight, shrunk, b, magnitude, norm) || x.scalar_type() != dtype ||
-      weight.scalar_type() != dtype ||
-      shrunk.scalar_type() != dtype || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous()) {
+      weight.scalar_type() != dtype || shrunk.scalar_type() != dtype || gradient.scalar_type() != at::kFloat ||
+      !gradient.is_contiguous()) {
     return reference::zero_magnitude_gradient_(gradient, dy, x, weight, shrunk, b, magnitude, norm);
   }
   const at::Tensor dy_rows = detail::as_rows(dy), x_rows = detail::as_rows(x), weight_rows = detail::as_rows(weight);
@@ -94,15 +88,8 @@ at::Tensor& zero_magnitude_gradient_kernel_(
 
 /// One projection, for callers of the dispatcher: y of x, W and the adapter, with its gradients.
 at::Tensor low_rank_linear_operator(
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const std::optional<at::Tensor>& bias,
-    const at::Tensor& a,
-    const at::Tensor& b,
-    double scale,
-    double dropout,
-    int64_t seed,
-    const std::optional<at::Tensor>& magnitude) {
+    const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& a,
+    const at::Tensor& b, double scale, double dropout, int64_t seed, const std::optional<at::Tensor>& magnitude) {
   LowRankTerm term;
   term.weight = std::make_shared<DenseWeight>(weight.detach());
   term.trainable_weight = weight.requires_grad() ? weight : at::Tensor();

@@ -23,7 +23,8 @@ bool can_prepack(const at::Tensor& matrix) {
 }
 
 at::Tensor prepack_matrix(const at::Tensor& matrix) {
-  TORCH_CHECK_VALUE(can_prepack(matrix), "a matrix ", matrix.sizes(), " of ", matrix.scalar_type(), " is not packed here");
+  TORCH_CHECK_VALUE(
+      can_prepack(matrix), "a matrix ", matrix.sizes(), " of ", matrix.scalar_type(), " is not packed here");
   kernels::PackParameters p;
   p.type = kernel_type(matrix);
   p.depth = matrix.size(0);

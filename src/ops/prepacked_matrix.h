@@ -4,8 +4,8 @@
 
 namespace rora::ops::detail {
 
-/// A right side `[depth, columns]` of `sum_of_products`, laid out once as the CPU's kernel reads it. The tensor is opaque:
-/// it has sizes and a dtype but no elements, and `sum_of_products` alone takes it.
+/// A right side `[depth, columns]` of `sum_of_products`, laid out once as the CPU's kernel reads it. The tensor is
+/// opaque: it has sizes and a dtype but no elements, and `sum_of_products` alone takes it.
 struct PrepackedMatrix {
   at::Tensor matrix; ///< as it was, for products that the kernel does not take
   at::Tensor panels;

@@ -89,12 +89,8 @@ at::Tensor weight_gradient(
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_reference(
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& rstd,
-    std::array<bool, 2> mask,
-    const std::optional<at::Tensor>& dsum) {
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    std::array<bool, 2> mask, const std::optional<at::Tensor>& dsum) {
   at::Tensor dx;
   if (mask[0]) {
     const at::Tensor spread = rstd.unsqueeze(-1);
@@ -108,12 +104,8 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_kernel(
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& rstd,
-    std::array<bool, 2> mask,
-    const std::optional<at::Tensor>& dsum) {
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    std::array<bool, 2> mask, const std::optional<at::Tensor>& dsum) {
   const at::Tensor& more = dsum ? *dsum : dy;
   if (!detail::has_kernel(x, weight, dy, rstd, more) || weight.scalar_type() != x.scalar_type() ||
       dy.scalar_type() != x.scalar_type() || more.scalar_type() != x.scalar_type() || more.sizes() != x.sizes()) {
@@ -134,8 +126,7 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(
     p.dsum = dsum ? detail::kernel_rows(more_rows) : kernels::Rows();
     p.dx = {dx.data_ptr(), p.size};
     detail::launch(
-        x, &kernels::Kernels::rms_norm_backward, &kernels::CudaKernels::rms_norm_backward, p,
-        rows.size(0), p.size);
+        x, &kernels::Kernels::rms_norm_backward, &kernels::CudaKernels::rms_norm_backward, p, rows.size(0), p.size);
   }
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }
@@ -159,10 +150,7 @@ struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
 
 struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
   static variable_list forward(
-      AutogradContext* ctx,
-      const at::Tensor& x,
-      const at::Tensor& weight,
-      const std::optional<at::Tensor>& added,
+      AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added,
       double eps) {
     ctx->set_materialize_grads(false);
     ctx->saved_data["added"] = added.has_value();
@@ -235,8 +223,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
-  const variable_list outputs = AddRMSNormFunction::apply(
-      x, weight, added.defined() ? std::optional<at::Tensor>(added) : std::nullopt, eps);
+  const variable_list outputs =
+      AddRMSNormFunction::apply(x, weight, added.defined() ? std::optional<at::Tensor>(added) : std::nullopt, eps);
   return {outputs[0], outputs[1]};
 }
 

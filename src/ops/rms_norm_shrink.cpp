@@ -18,13 +18,8 @@ using torch::autograd::variable_list;
 
 struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> {
   static variable_list forward(
-      AutogradContext* ctx,
-      const at::Tensor& x,
-      const at::Tensor& weight,
-      const std::optional<at::Tensor>& added,
-      double eps,
-      const at::Tensor& a,
-      double scale) {
+      AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added,
+      double eps, const at::Tensor& a, double scale) {
     ctx->set_materialize_grads(false);
     ctx->saved_data["added"] = added.has_value();
     auto [sum, y, rstd, shrunk] = detail::call_operation<reference::rms_norm_shrink_forward>(
@@ -47,23 +42,15 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
 } // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> reference::rms_norm_shrink_forward(
-    const at::Tensor& x,
-    const std::optional<at::Tensor>& added,
-    const at::Tensor& weight,
-    double eps,
-    const at::Tensor& a,
-    double scale) {
+    const at::Tensor& x, const std::optional<at::Tensor>& added, const at::Tensor& weight, double eps,
+    const at::Tensor& a, double scale) {
   auto [sum, y, rstd] = detail::rms_norm_of_sum(x, added, weight, eps);
   at::Tensor shrunk = ops::low_rank_shrink(y.reshape({-1, y.size(-1)}), a, scale);
   return {std::move(sum), std::move(y), std::move(rstd), std::move(shrunk)};
 }
 
 NormedAndShrunk add_rms_norm_shrink(
-    const at::Tensor& x,
-    const at::Tensor& added,
-    const at::Tensor& weight,
-    double eps,
-    const at::Tensor& a,
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const at::Tensor& a,
     double scale) {
   const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
   variable_list outputs = RMSNormShrinkFunction::apply(x, weight, given, eps, a.detach(), scale);

@@ -46,8 +46,7 @@ at::Tensor forward_kernel(const at::Tensor& x, const at::Tensor& cos, const at::
   p.table_batch_stride = dense_cos.size(0) == 1 ? 0 : dense_cos.stride(0);
   p.inverse = inverse;
   detail::launch(
-      x, &kernels::Kernels::rotary, &kernels::CudaKernels::rotary, p,
-      x.size(0) * x.size(2), p.heads * p.head_dim);
+      x, &kernels::Kernels::rotary, &kernels::CudaKernels::rotary, p, x.size(0) * x.size(2), p.heads * p.head_dim);
   return y;
 }
 

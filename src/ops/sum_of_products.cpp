@@ -45,8 +45,8 @@ bool can_run(at::TensorList a, at::TensorList b, int64_t rows, int64_t columns, 
   return true;
 }
 
-/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where twos of bfloat16 along the depth would
-/// not lie at multiples of their size.
+/// `x` as rows, or as the rows of its transpose; copied where it is neither, and where twos of bfloat16 along the depth
+/// would not lie at multiples of their size.
 ProductParameters::Matrix matrix_of(at::Tensor x, int64_t depth_dim, bool in_twos, std::vector<at::Tensor>& kept) {
   constexpr uintptr_t kBytesOfTwo = 4;
   ProductParameters::Matrix matrix;
@@ -115,11 +115,7 @@ int64_t divide(ProductParameters& p) {
 }
 
 void sum_into(
-    const at::Tensor& y,
-    at::TensorList a,
-    at::TensorList b,
-    double scale,
-    const at::Tensor& column_scale,
+    const at::Tensor& y, at::TensorList a, at::TensorList b, double scale, const at::Tensor& column_scale,
     bool accumulate) {
   ProductParameters p;
   p.type = detail::kernel_type(a[0]);
@@ -169,10 +165,7 @@ at::Tensor& sum_of_products_cpu_(at::Tensor& y, at::TensorList a, at::TensorList
 }
 
 at::Tensor sum_of_products_cpu(
-    at::TensorList a,
-    at::TensorList b,
-    double scale,
-    const std::optional<at::Tensor>& column_scale,
+    at::TensorList a, at::TensorList b, double scale, const std::optional<at::Tensor>& column_scale,
     std::optional<at::ScalarType> dtype) {
   detail::check_products(a, b, column_scale);
   const at::ScalarType result = dtype.value_or(a[0].scalar_type());

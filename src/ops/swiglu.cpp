@@ -42,8 +42,8 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_kernel(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
-  if (!detail::has_kernel(gate, up, dy) || up.scalar_type() != gate.scalar_type() || dy.scalar_type() != gate.scalar_type() ||
-      up.sizes() != gate.sizes()) {
+  if (!detail::has_kernel(gate, up, dy) || up.scalar_type() != gate.scalar_type() ||
+      dy.scalar_type() != gate.scalar_type() || up.sizes() != gate.sizes()) {
     return backward_reference(dy, gate, up);
   }
   const at::Tensor gate_rows = detail::as_rows(gate), up_rows = detail::as_rows(up), dy_rows = detail::as_rows(dy);
@@ -57,8 +57,7 @@ std::tuple<at::Tensor, at::Tensor> backward_kernel(const at::Tensor& dy, const a
   p.dgate = {dgate.data_ptr(), p.size};
   p.dup = {dup.data_ptr(), p.size};
   detail::launch(
-      gate, &kernels::Kernels::swiglu_backward, &kernels::CudaKernels::swiglu_backward, p,
-      gate_rows.size(0), p.size);
+      gate, &kernels::Kernels::swiglu_backward, &kernels::CudaKernels::swiglu_backward, p, gate_rows.size(0), p.size);
   return {dgate, dup};
 }
 

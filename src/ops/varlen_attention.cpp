@@ -36,11 +36,7 @@ bool flash_takes(const at::Tensor& q) {
 }
 
 at::Tensor flash(
-    const at::Tensor& q,
-    const at::Tensor& k,
-    const at::Tensor& v,
-    const at::Tensor& boundaries,
-    int64_t longest,
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, int64_t longest,
     double scale) {
   // Of a single query a sequence, the kernels take another way, which has no gradient.
   const int64_t most = std::max<int64_t>(longest, 2);

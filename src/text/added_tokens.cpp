@@ -34,7 +34,7 @@ bool word_begins_at(std::string_view text, size_t offset) {
   return offset < text.size() && has_word_character(text.substr(offset, character_length(text, offset)));
 }
 
-}  // namespace
+} // namespace
 
 AddedToken added_token_from_json(const JsonField& field) {
   AddedToken token;
@@ -50,8 +50,7 @@ AddedToken added_token_from_json(const JsonField& field) {
   return token;
 }
 
-AddedTokenFinder::AddedTokenFinder() : nodes_(1) {
-}
+AddedTokenFinder::AddedTokenFinder() : nodes_(1) {}
 
 bool AddedTokenFinder::add(const AddedToken& token, const std::string& spelling) {
   size_t node = 0;
@@ -121,4 +120,4 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::find(std::string_view text
   return parts;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

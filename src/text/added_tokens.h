@@ -15,11 +15,11 @@ class JsonField;
 struct AddedToken {
   int64_t id = 0;
   std::string content;
-  bool single_word = false;  ///< found only where no word goes on to its left or right
-  bool lstrip = false;       ///< takes the white space to its left with it
-  bool rstrip = false;       ///< takes the white space to its right with it
-  bool normalized = true;    ///< found in the normalized text, and spelled as the normalizer spells it
-  bool special = false;      ///< left out by decoding with `skip_special_tokens`
+  bool single_word = false; ///< found only where no word goes on to its left or right
+  bool lstrip = false; ///< takes the white space to its left with it
+  bool rstrip = false; ///< takes the white space to its right with it
+  bool normalized = true; ///< found in the normalized text, and spelled as the normalizer spells it
+  bool special = false; ///< left out by decoding with `skip_special_tokens`
 };
 
 /// The fields of an added token but its id.
@@ -45,14 +45,14 @@ class AddedTokenFinder {
  private:
   struct Node {
     std::map<unsigned char, size_t> children;
-    std::optional<size_t> token;  // that is spelled by the path from the root
+    std::optional<size_t> token; // that is spelled by the path from the root
   };
 
   std::optional<size_t> longest_at(std::string_view text, size_t offset) const;
 
   std::vector<AddedToken> tokens_;
   std::vector<std::string> spellings_;
-  std::vector<Node> nodes_;  // a trie; the first is its root
+  std::vector<Node> nodes_; // a trie; the first is its root
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -21,4 +21,4 @@ std::optional<unsigned char> byte_of_token(std::string_view token) {
   return byte;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

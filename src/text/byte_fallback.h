@@ -15,4 +15,4 @@ std::string byte_token(unsigned char byte);
 /// The byte of such a token, whose digits may be of either case.
 std::optional<unsigned char> byte_of_token(std::string_view token);
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -29,7 +29,7 @@ const Alphabet& alphabet() {
   return alphabet;
 }
 
-}  // namespace
+} // namespace
 
 const std::string& byte_level_character(unsigned char byte) {
   return alphabet().characters[byte];
@@ -57,4 +57,4 @@ std::optional<std::string> from_byte_level(std::string_view text) {
   return bytes;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

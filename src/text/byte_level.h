@@ -15,4 +15,4 @@ std::string to_byte_level(std::string_view bytes);
 /// The bytes that `text` stands for; nothing where it has a character outside the alphabet.
 std::optional<std::string> from_byte_level(std::string_view text);
 
-}  // namespace rora::detail
+} // namespace rora::detail

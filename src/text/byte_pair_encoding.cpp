@@ -65,23 +65,15 @@ std::pair<std::string, std::string> merge_from_json(const JsonField& field) {
   return {text.substr(0, space), text.substr(space + 1)};
 }
 
-}  // namespace
+} // namespace
 
 BytePairEncoding::BytePairEncoding(const JsonField& field) {
   if (!field["type"].is_null() && field["type"].string() != "BPE") {
     field["type"].fail("expected BPE, found " + quote(field["type"].string()));
   }
   field.allow_only(
-      {"type",
-       "dropout",
-       "unk_token",
-       "continuing_subword_prefix",
-       "end_of_word_suffix",
-       "fuse_unk",
-       "byte_fallback",
-       "ignore_merges",
-       "vocab",
-       "merges"});
+      {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
+       "ignore_merges", "vocab", "merges"});
   const JsonField dropout = field["dropout"];
   if (!dropout.is_null() && !(dropout.value().is_number() && dropout.value().get<double>() == 0)) {
     dropout.fail("expected null, found " + dropout.value().dump());
@@ -261,4 +253,4 @@ void BytePairEncoding::encode(std::string_view piece, std::vector<int64_t>& ids)
   }
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

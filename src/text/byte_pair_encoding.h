@@ -36,7 +36,7 @@ class BytePairEncoding {
  private:
   struct Merge {
     int64_t rank;
-    int64_t id;  // of the two tokens in one
+    int64_t id; // of the two tokens in one
   };
   struct Hash {
     using is_transparent = void;
@@ -51,8 +51,8 @@ class BytePairEncoding {
   const Merge* merge(int64_t left, int64_t right) const;
 
   std::unordered_map<std::string, int64_t, Hash, std::equal_to<>> ids_;
-  std::unordered_map<int64_t, const std::string*> tokens_;  // point into ids_
-  std::unordered_map<uint64_t, Merge> merges_;              // by the pair's ids
+  std::unordered_map<int64_t, const std::string*> tokens_; // point into ids_
+  std::unordered_map<uint64_t, Merge> merges_; // by the pair's ids
   std::array<std::optional<int64_t>, 256> byte_ids_;
   std::optional<int64_t> unknown_id_;
   int64_t end_id_ = 0;
@@ -61,4 +61,4 @@ class BytePairEncoding {
   bool ignore_merges_ = false;
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -46,8 +46,10 @@ void check_roles(const std::vector<ChatMessage>& messages) {
   for (size_t index = 0; index < messages.size(); ++index) {
     const std::string& role = messages[index].role;
     if (role != "system" && role != "user" && role != "assistant") {
-      C10_THROW_ERROR(ValueError, "message " + std::to_string(index) + ": expected the role system, user or assistant, found " +
-          detail::quote(role));
+      C10_THROW_ERROR(
+          ValueError,
+          "message " + std::to_string(index) + ": expected the role system, user or assistant, found " +
+              detail::quote(role));
     }
   }
 }
@@ -63,9 +65,11 @@ std::string render_llama2(const std::vector<ChatMessage>& messages, bool add_gen
   for (size_t index = first; index < messages.size(); ++index) {
     const bool is_user = (index - first) % 2 == 0;
     if (messages[index].role != (is_user ? "user" : "assistant")) {
-      C10_THROW_ERROR(ValueError, "message " + std::to_string(index) +
-          ": the llama2 chat template takes at most one system message, the first, " +
-          "then user and assistant in turns, found " + detail::quote(messages[index].role));
+      C10_THROW_ERROR(
+          ValueError,
+          "message " + std::to_string(index) +
+              ": the llama2 chat template takes at most one system message, the first, " +
+              "then user and assistant in turns, found " + detail::quote(messages[index].role));
     }
     if (!is_user) {
       text += " " + strip(messages[index].content) + " </s>";
@@ -100,7 +104,7 @@ std::string render_chatml(const std::vector<ChatMessage>& messages, bool add_gen
   return add_generation_prompt ? text + "<|im_start|>assistant\n" : text;
 }
 
-}  // namespace
+} // namespace
 
 ChatTemplate chat_template_from_name(std::string_view name) {
   for (const auto& [each, format] : kNames) {
@@ -124,4 +128,4 @@ std::string render_chat(ChatTemplate format, const std::vector<ChatMessage>& mes
   C10_THROW_ERROR(ValueError, "no such chat template");
 }
 
-}  // namespace rora
+} // namespace rora

@@ -154,8 +154,7 @@ class ByteLevelDecoder : public Decoder {
 class MetaspaceDecoder : public Decoder {
  public:
   explicit MetaspaceDecoder(const JsonField& field)
-      : metaspace_(field), replacement_(Pattern::literal(metaspace_.replacement)) {
-  }
+      : metaspace_(field), replacement_(Pattern::literal(metaspace_.replacement)) {}
 
   std::vector<std::string> decode(std::vector<std::string> tokens) const override {
     // The first token loses all its signs, not the prepended one alone, as in the library that defines the format.
@@ -176,7 +175,7 @@ class MetaspaceDecoder : public Decoder {
   Pattern replacement_;
 };
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<Decoder> decoder_from_json(const JsonField& field) {
   if (field.is_null()) {
@@ -201,7 +200,7 @@ std::unique_ptr<Decoder> decoder_from_json(const JsonField& field) {
     return std::make_unique<StripDecoder>(field);
   }
   if (type == "ByteLevel") {
-    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});  // none of them changes decoding
+    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"}); // none of them changes decoding
     return std::make_unique<ByteLevelDecoder>();
   }
   if (type == "Metaspace") {
@@ -211,4 +210,4 @@ std::unique_ptr<Decoder> decoder_from_json(const JsonField& field) {
       "expected Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel or Metaspace, found " + quote(type));
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

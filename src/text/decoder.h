@@ -18,4 +18,4 @@ class Decoder {
 /// The field `decoder`; nullptr where it is null. Throws `FormatError` for what is not supported.
 std::unique_ptr<Decoder> decoder_from_json(const JsonField& field);
 
-}  // namespace rora::detail
+} // namespace rora::detail

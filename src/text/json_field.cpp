@@ -23,15 +23,13 @@ std::string shown(const nlohmann::json& value) {
   return value.is_string() ? quote(value.get_ref<const std::string&>()) : value.dump();
 }
 
-}  // namespace
+} // namespace
 
 JsonField::JsonField(const std::filesystem::path& path, const nlohmann::json& document)
-    : JsonField(&path, "", &document) {
-}
+    : JsonField(&path, "", &document) {}
 
 JsonField::JsonField(const std::filesystem::path* path, std::string name, const nlohmann::json* value)
-    : path_(path), name_(std::move(name)), value_(value) {
-}
+    : path_(path), name_(std::move(name)), value_(value) {}
 
 JsonField JsonField::operator[](std::string_view key) const {
   const nlohmann::json& members = object();
@@ -141,4 +139,4 @@ nlohmann::json read_json_object(const std::filesystem::path& path) {
   return document;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -55,4 +55,4 @@ class JsonField {
 /// time, which a vocabulary cannot afford. Throws `FileError` and `FormatError`.
 nlohmann::json read_json_object(const std::filesystem::path& path);
 
-}  // namespace rora::detail
+} // namespace rora::detail

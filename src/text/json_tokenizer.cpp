@@ -20,18 +20,11 @@ void require_null(const JsonField& field) {
   }
 }
 
-}  // namespace
+} // namespace
 
 JsonTokenizer::JsonTokenizer(const JsonField& field) : model_(field["model"]) {
   field.allow_only(
-      {"version",
-       "truncation",
-       "padding",
-       "added_tokens",
-       "normalizer",
-       "pre_tokenizer",
-       "post_processor",
-       "decoder",
+      {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder",
        "model"});
   if (!field["version"].is_null() && field["version"].string() != "1.0") {
     field["version"].fail("expected 1.0, found " + quote(field["version"].string()));
@@ -92,14 +85,14 @@ void JsonTokenizer::read_post_processor(const JsonField& field) {
   } else if (type == "TemplateProcessing") {
     read_template(field);
   } else if (type == "ByteLevel") {
-    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});  // it changes offsets, not ids
+    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"}); // it changes offsets, not ids
   } else {
     field["type"].fail("expected Sequence, TemplateProcessing or ByteLevel, found " + quote(type));
   }
 }
 
 void JsonTokenizer::read_template(const JsonField& field) {
-  field.allow_only({"type", "single", "pair", "special_tokens"});  // pair is for two texts, which no one asks for here
+  field.allow_only({"type", "single", "pair", "special_tokens"}); // pair is for two texts, which no one asks for here
   if (has_template_) {
     field.fail("a second template is not supported");
   }
@@ -210,4 +203,4 @@ std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path
   return std::make_unique<JsonTokenizer>(JsonField(path, document));
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

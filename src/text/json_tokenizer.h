@@ -39,16 +39,16 @@ class JsonTokenizer : public Tokenizer {
   std::unique_ptr<Normalizer> normalizer_;
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
   std::unique_ptr<Decoder> decoder_;
-  AddedTokenFinder raw_tokens_;         // found before the text is normalized
-  AddedTokenFinder normalized_tokens_;  // found after that
+  AddedTokenFinder raw_tokens_; // found before the text is normalized
+  AddedTokenFinder normalized_tokens_; // found after that
   std::map<std::string, int64_t, std::less<>> added_ids_;
   std::map<int64_t, DecodedToken> added_tokens_;
   bool has_template_ = false;
-  std::vector<int64_t> prefix_;  // the special tokens before and after the text
+  std::vector<int64_t> prefix_; // the special tokens before and after the text
   std::vector<int64_t> suffix_;
 };
 
 /// Reads `path`, a tokenizer.json.
 std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path);
 
-}  // namespace rora::detail
+} // namespace rora::detail

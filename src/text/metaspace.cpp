@@ -22,7 +22,7 @@ PrependScheme prepend_scheme_from_json(const JsonField& field) {
   field.fail("expected always, first or never, found " + quote(name));
 }
 
-}  // namespace
+} // namespace
 
 Metaspace::Metaspace(const JsonField& field) {
   field.allow_only({"type", "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep"});
@@ -41,4 +41,4 @@ Metaspace::Metaspace(const JsonField& field) {
   }
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

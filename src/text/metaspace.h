@@ -13,9 +13,9 @@ enum class PrependScheme { kAlways, kFirst, kNever };
 struct Metaspace {
   explicit Metaspace(const JsonField& field);
 
-  std::string replacement;  ///< the character that stands for a space
+  std::string replacement; ///< the character that stands for a space
   PrependScheme prepend_scheme;
   bool split;
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

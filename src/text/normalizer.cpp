@@ -78,7 +78,7 @@ class NormalizerSequence : public Normalizer {
   std::vector<std::unique_ptr<Normalizer>> normalizers_;
 };
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<Normalizer> normalizer_from_json(const JsonField& field) {
   if (field.is_null()) {
@@ -97,4 +97,4 @@ std::unique_ptr<Normalizer> normalizer_from_json(const JsonField& field) {
   field["type"].fail("expected Sequence, Prepend or Replace, found " + quote(type));
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

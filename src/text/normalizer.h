@@ -20,4 +20,4 @@ class Normalizer {
 /// The field `normalizer`; nullptr where it is null. Throws `FormatError` for what is not supported.
 std::unique_ptr<Normalizer> normalizer_from_json(const JsonField& field);
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -31,8 +31,7 @@ std::string pcre2_message(int code) {
 class Matcher {
  public:
   Matcher(const pcre2_code* code, std::string_view text)
-      : code_(code), text_(text), data_(pcre2_match_data_create_from_pattern(code, nullptr)) {
-  }
+      : code_(code), text_(text), data_(pcre2_match_data_create_from_pattern(code, nullptr)) {}
   ~Matcher() {
     pcre2_match_data_free(data_);
   }
@@ -43,7 +42,7 @@ class Matcher {
   std::optional<Span> find_from(size_t offset) {
     int result = match(offset, PCRE2_NO_UTF_CHECK);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
-      result = match(offset, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);  // the interpreter keeps its state on the heap
+      result = match(offset, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT); // the interpreter keeps its state on the heap
     }
     if (result == PCRE2_ERROR_NOMATCH) {
       return std::nullopt;
@@ -66,7 +65,7 @@ class Matcher {
   pcre2_match_data* data_;
 };
 
-}  // namespace
+} // namespace
 
 Pattern Pattern::literal(std::string text) {
   Pattern pattern;
@@ -85,16 +84,12 @@ Pattern Pattern::pcre2(std::string_view expression) {
       pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_code* const code = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(expression.data()),
-      expression.size(),
-      PCRE2_UTF | PCRE2_UCP,
-      &error,
-      &error_offset,
+      reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(), PCRE2_UTF | PCRE2_UCP, &error, &error_offset,
       context.get());
   if (code == nullptr) {
     C10_THROW_ERROR(ValueError, pcre2_message(error));
   }
-  pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without it the interpreter matches the same, only slower
+  pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); // without it the interpreter matches the same, only slower
   Pattern pattern;
   pattern.code_ = std::shared_ptr<const void>(
       code, [](const void* owned) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(owned))); });
@@ -156,7 +151,7 @@ std::vector<Span> Pattern::find_literal(std::string_view text) const {
 std::vector<Span> Pattern::find_regex(std::string_view text) const {
   std::vector<Span> spans;
   Matcher matcher(as_code(code_), text);
-  size_t end = 0;  // of the last match
+  size_t end = 0; // of the last match
   bool any = false;
   for (size_t from = 0; from <= text.size();) {
     const std::optional<Span> match = matcher.find_from(from);
@@ -164,7 +159,7 @@ std::vector<Span> Pattern::find_regex(std::string_view text) const {
       break;
     }
     if (match->begin == match->end && any && match->end == end) {
-      from += from < text.size() ? character_length(text, from) : 1;  // no empty match right after a match
+      from += from < text.size() ? character_length(text, from) : 1; // no empty match right after a match
       continue;
     }
     if (match->begin > end) {
@@ -180,4 +175,4 @@ std::vector<Span> Pattern::find_regex(std::string_view text) const {
   return spans;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

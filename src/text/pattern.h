@@ -45,7 +45,7 @@ class Pattern {
   std::vector<Span> find_regex(std::string_view text) const;
 
   std::string literal_;
-  std::shared_ptr<const void> code_;  // pcre2_code
+  std::shared_ptr<const void> code_; // pcre2_code
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -87,8 +87,7 @@ void append_parts(
 class SplitPreTokenizer : public PreTokenizer {
  public:
   SplitPreTokenizer(Pattern pattern, SplitBehavior behavior, bool invert = false)
-      : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {
-  }
+      : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
 
   static std::unique_ptr<PreTokenizer> from_json(const JsonField& field) {
     field.allow_only({"type", "pattern", "behavior", "invert"});
@@ -123,7 +122,7 @@ class ByteLevelPreTokenizer : public PreTokenizer {
  public:
   explicit ByteLevelPreTokenizer(const JsonField& field)
       : pattern_(Pattern::regex("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")) {
-    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});  // trim_offsets changes no ids
+    field.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"}); // trim_offsets changes no ids
     add_prefix_space_ = field["add_prefix_space"].boolean();
     use_regex_ = field["use_regex"].boolean_or(true);
   }
@@ -147,7 +146,7 @@ class ByteLevelPreTokenizer : public PreTokenizer {
   }
 
  private:
-  Pattern pattern_;  // GPT-2's
+  Pattern pattern_; // GPT-2's
   bool add_prefix_space_;
   bool use_regex_;
 };
@@ -155,8 +154,7 @@ class ByteLevelPreTokenizer : public PreTokenizer {
 class MetaspacePreTokenizer : public PreTokenizer {
  public:
   explicit MetaspacePreTokenizer(const JsonField& field)
-      : metaspace_(field), separator_(Pattern::literal(metaspace_.replacement)) {
-  }
+      : metaspace_(field), separator_(Pattern::literal(metaspace_.replacement)) {}
 
   std::vector<Piece> split(std::vector<Piece> pieces) const override {
     static const Pattern space = Pattern::literal(" ");
@@ -167,7 +165,7 @@ class MetaspacePreTokenizer : public PreTokenizer {
         replaced.text += span.matched ? metaspace_.replacement : piece.text.substr(span.begin, span.end - span.begin);
       }
       const bool prepends = metaspace_.prepend_scheme == PrependScheme::kAlways ||
-                            (metaspace_.prepend_scheme == PrependScheme::kFirst && piece.begins_text);
+          (metaspace_.prepend_scheme == PrependScheme::kFirst && piece.begins_text);
       if (prepends && !replaced.text.starts_with(metaspace_.replacement)) {
         replaced.text.insert(0, metaspace_.replacement);
       }
@@ -213,7 +211,7 @@ class PreTokenizerSequence : public PreTokenizer {
   std::vector<std::unique_ptr<PreTokenizer>> pre_tokenizers_;
 };
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<PreTokenizer> pre_tokenizer_from_json(const JsonField& field) {
   if (field.is_null()) {
@@ -238,4 +236,4 @@ std::unique_ptr<PreTokenizer> pre_tokenizer_from_json(const JsonField& field) {
   field["type"].fail("expected Sequence, Split, Digits, ByteLevel or Metaspace, found " + quote(type));
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -11,7 +11,7 @@ class JsonField;
 /// A part of the text within which the model merges.
 struct Piece {
   std::string text;
-  bool begins_text;  ///< whether it begins where the whole text begins
+  bool begins_text; ///< whether it begins where the whole text begins
 };
 
 /// Cuts pieces into smaller ones. None that it returns is empty.
@@ -29,4 +29,4 @@ class PreTokenizer {
 /// The field `pre_tokenizer`; nullptr where it is null. Throws `FormatError` for what is not supported.
 std::unique_ptr<PreTokenizer> pre_tokenizer_from_json(const JsonField& field);
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -7,10 +7,10 @@ namespace {
 bool adds_eos(const Tokenizer& tokenizer) {
   const std::vector<int64_t> added = tokenizer.encode("", true);
   return tokenizer.eos_id && !added.empty() && added.back() == *tokenizer.eos_id &&
-         (added.size() > 1 || tokenizer.bos_id != tokenizer.eos_id);
+      (added.size() > 1 || tokenizer.bos_id != tokenizer.eos_id);
 }
 
-}  // namespace
+} // namespace
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text) {
   std::vector<int64_t> ids = tokenizer.encode(text, true);
@@ -34,4 +34,4 @@ std::vector<int64_t> encode_chat_prompt(const Tokenizer& tokenizer, ChatTemplate
   return ids;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -29,8 +29,7 @@ bool is_ascii_digit(char character) {
 /// Walks the expression once and writes its translation.
 class Translator {
  public:
-  explicit Translator(std::string_view expression) : rest_(expression) {
-  }
+  explicit Translator(std::string_view expression) : rest_(expression) {}
 
   std::string translate() {
     while (!rest_.empty()) {
@@ -46,7 +45,7 @@ class Translator {
       } else if (next == '\\') {
         translate_escape(/*in_class=*/false);
       } else if (next == '^' || next == '$') {
-        refuse(rest_.substr(0, 1));  // they match at every line in Ruby's syntax
+        refuse(rest_.substr(0, 1)); // they match at every line in Ruby's syntax
       } else {
         translate_character();
       }
@@ -263,19 +262,19 @@ class Translator {
   // Oniguruma's \w: the standard's (technical report 18), with the superscripts and fractions of Latin-1.
   static std::string word_characters() {
     return "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}" + unicode_additions("L") +
-           unicode_additions("M") + unicode_additions("Nd");
+        unicode_additions("M") + unicode_additions("Nd");
   }
 
   std::string_view rest_;
   std::string translated_;
-  std::vector<bool> caseless_;  // of each group that is open
+  std::vector<bool> caseless_; // of each group that is open
   char last_letter_ = '\0';
 };
 
-}  // namespace
+} // namespace
 
 std::string to_pcre2_syntax(std::string_view expression) {
   return Translator(expression).translate();
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -11,4 +11,4 @@ namespace rora::detail {
 /// `c10::ValueError`, which names it.
 std::string to_pcre2_syntax(std::string_view expression);
 
-}  // namespace rora::detail
+} // namespace rora::detail

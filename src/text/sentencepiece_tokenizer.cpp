@@ -84,9 +84,7 @@ struct Settings {
 class SentencePieceTokenizer : public Tokenizer {
  public:
   SentencePieceTokenizer(
-      std::unique_ptr<Processor> processor,
-      std::unique_ptr<Processor> continuation,
-      Settings settings,
+      std::unique_ptr<Processor> processor, std::unique_ptr<Processor> continuation, Settings settings,
       const std::map<std::string, AddedToken>& added)
       : processor_(std::move(processor)), continuation_(std::move(continuation)), settings_(settings) {
     bos_id = id_or_none(processor_->bos_id());
@@ -124,7 +122,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::string decode(c10::ArrayRef<int64_t> ids, bool skip_special_tokens) const override {
     std::string text;
-    std::vector<int> run;  // of the model's own pieces
+    std::vector<int> run; // of the model's own pieces
     const auto flush = [&] {
       const bool has_prefix = settings_.add_prefix_space && text.empty();
       text += (has_prefix ? *processor_ : *continuation_).DecodeIds(run);
@@ -162,8 +160,8 @@ class SentencePieceTokenizer : public Tokenizer {
     return id < 0 ? std::nullopt : std::optional<int64_t>(id);
   }
 
-  std::unique_ptr<Processor> processor_;     // puts a space before the text
-  std::unique_ptr<Processor> continuation_;  // the same model, which does not
+  std::unique_ptr<Processor> processor_; // puts a space before the text
+  std::unique_ptr<Processor> continuation_; // the same model, which does not
   Settings settings_;
   AddedTokenFinder finder_;
   std::map<std::string, int64_t, std::less<>> added_ids_;
@@ -238,7 +236,7 @@ void require_distinct_ids(const std::filesystem::path& path, const std::map<std:
   }
 }
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.model";
@@ -260,4 +258,4 @@ std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::p
   return std::make_unique<SentencePieceTokenizer>(std::move(processor), std::move(continuation), settings, tokens);
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

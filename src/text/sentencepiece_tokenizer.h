@@ -16,4 +16,4 @@ namespace rora::detail {
 /// it; with `legacy` false the first part alone. The ids begin and end with the beginning-of-text token alone.
 std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& folder);
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -19,7 +19,7 @@ using detail::JsonField;
 
 /// A special token of the tokenizer, and whether a file that comes earlier in the order has named it.
 struct SpecialToken {
-  std::string name;  // as the files' keys begin
+  std::string name; // as the files' keys begin
   std::optional<int64_t>* id;
   bool named = false;
 };
@@ -90,7 +90,7 @@ void read_special_tokens(const std::filesystem::path& folder, Tokenizer& tokeniz
   }
 }
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, TokenizerKind kind) {
   const std::filesystem::path model = folder / "tokenizer.model";
@@ -105,10 +105,10 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, T
     }
   }
   std::unique_ptr<Tokenizer> tokenizer = kind == TokenizerKind::kSentencePiece
-                                             ? detail::load_sentencepiece_tokenizer(folder)
-                                             : detail::load_json_tokenizer(json);
+      ? detail::load_sentencepiece_tokenizer(folder)
+      : detail::load_json_tokenizer(json);
   read_special_tokens(folder, *tokenizer);
   return tokenizer;
 }
 
-}  // namespace rora
+} // namespace rora

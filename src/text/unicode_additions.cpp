@@ -59,7 +59,7 @@ std::string hexadecimal(uint32_t code_point) {
   return "\\x{" + digits + "}";
 }
 
-}  // namespace
+} // namespace
 
 std::string unicode_additions(std::string_view category) {
   std::string ranges;
@@ -71,4 +71,4 @@ std::string unicode_additions(std::string_view category) {
   return ranges;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

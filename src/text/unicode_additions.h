@@ -9,4 +9,4 @@ namespace rora::detail {
 /// class. The library that defines tokenizer.json knows them; PCRE2 10.42, with Unicode 14, does not.
 std::string unicode_additions(std::string_view category);
 
-}  // namespace rora::detail
+} // namespace rora::detail

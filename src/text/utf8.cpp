@@ -9,7 +9,7 @@ namespace {
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 struct Sequence {
-  size_t length;  // of the character, or of the maximal ill-formed part
+  size_t length; // of the character, or of the maximal ill-formed part
   bool well_formed;
 };
 
@@ -50,7 +50,7 @@ Sequence read_sequence(std::string_view text, size_t offset) {
   return {length, true};
 }
 
-}  // namespace
+} // namespace
 
 std::string to_valid_utf8(std::string_view text) {
   std::string valid;
@@ -87,21 +87,18 @@ std::string to_utf8(char32_t code_point) {
   }
   if (code_point < 0x10000) {
     return {
-        static_cast<char>(0xE0 | code_point >> 12),
-        static_cast<char>(0x80 | (code_point >> 6 & 0x3F)),
+        static_cast<char>(0xE0 | code_point >> 12), static_cast<char>(0x80 | (code_point >> 6 & 0x3F)),
         static_cast<char>(0x80 | (code_point & 0x3F))};
   }
   return {
-      static_cast<char>(0xF0 | code_point >> 18),
-      static_cast<char>(0x80 | (code_point >> 12 & 0x3F)),
-      static_cast<char>(0x80 | (code_point >> 6 & 0x3F)),
-      static_cast<char>(0x80 | (code_point & 0x3F))};
+      static_cast<char>(0xF0 | code_point >> 18), static_cast<char>(0x80 | (code_point >> 12 & 0x3F)),
+      static_cast<char>(0x80 | (code_point >> 6 & 0x3F)), static_cast<char>(0x80 | (code_point & 0x3F))};
 }
 
 bool is_white_space(char32_t code_point) {
   return (code_point >= 0x09 && code_point <= 0x0D) || code_point == 0x20 || code_point == 0x85 || code_point == 0xA0 ||
-         code_point == 0x1680 || (code_point >= 0x2000 && code_point <= 0x200A) || code_point == 0x2028 ||
-         code_point == 0x2029 || code_point == 0x202F || code_point == 0x205F || code_point == 0x3000;
+      code_point == 0x1680 || (code_point >= 0x2000 && code_point <= 0x200A) || code_point == 0x2028 ||
+      code_point == 0x2029 || code_point == 0x202F || code_point == 0x205F || code_point == 0x3000;
 }
 
 size_t leading_white_space(std::string_view text) {
@@ -127,4 +124,4 @@ size_t trailing_white_space(std::string_view text) {
   return begin;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -26,4 +26,4 @@ bool is_white_space(char32_t code_point);
 size_t leading_white_space(std::string_view text);
 size_t trailing_white_space(std::string_view text);
 
-}  // namespace rora::detail
+} // namespace rora::detail

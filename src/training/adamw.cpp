@@ -44,17 +44,9 @@ void AdamW::update(double learning_rate, const at::Tensor& left_out) {
     // count there.
     const at::Tensor count = at::full({}, static_cast<double>(steps), values.options().dtype(at::kFloat));
     at::_fused_adamw_(
-        {part(values)},
-        {part(gradients)},
-        {part(exp_avg)},
-        {part(exp_avg_sq)},
-        /*max_exp_avg_sqs=*/{},
-        {count},
-        learning_rate * range.group.lr_factor,
-        options_.beta1(),
-        options_.beta2(),
-        range.group.weight_decay.value_or(options_.weight_decay()),
-        options_.eps(),
+        {part(values)}, {part(gradients)}, {part(exp_avg)}, {part(exp_avg_sq)},
+        /*max_exp_avg_sqs=*/{}, {count}, learning_rate * range.group.lr_factor, options_.beta1(), options_.beta2(),
+        range.group.weight_decay.value_or(options_.weight_decay()), options_.eps(),
         /*amsgrad=*/false,
         /*maximize=*/false,
         /*grad_scale=*/std::nullopt,
@@ -62,4 +54,4 @@ void AdamW::update(double learning_rate, const at::Tensor& left_out) {
   }
 }
 
-}  // namespace rora
+} // namespace rora

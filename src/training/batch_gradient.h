@@ -21,4 +21,4 @@ inline at::Tensor add_gradient(CausalLM model, const PreparedLoss& prepared, con
   return sum.detach();
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -27,10 +27,9 @@ void wait_for(CUDAStream waiting, CUDAStream other) {
 /// A graph, and the stream that it is captured and replayed on.
 class CapturedGraph {
  public:
-  explicit CapturedGraph(CUDAStream stream) : stream_(stream) {
-  }
+  explicit CapturedGraph(CUDAStream stream) : stream_(stream) {}
   ~CapturedGraph() {
-    cudaStreamSynchronize(stream_);  // it may be running; who uses the device next hears of a failure
+    cudaStreamSynchronize(stream_); // it may be running; who uses the device next hears of a failure
   }
   CapturedGraph(const CapturedGraph&) = delete;
   CapturedGraph& operator=(const CapturedGraph&) = delete;
@@ -56,7 +55,7 @@ class CapturedGraph {
     const auto attempt = [](const std::function<void()>& what) {
       try {
         what();
-      } catch (const std::exception&) {  // what has failed or ended already
+      } catch (const std::exception&) { // what has failed or ended already
       }
     };
     attempt([&] { graph_.capture_end(); });
@@ -80,7 +79,7 @@ class CudaGraphRunner final : public GraphRunner {
   ~CudaGraphRunner() override {
     try {
       wait_for(before_, stream_);
-    } catch (const std::exception&) {  // the device has failed, as who uses it next hears
+    } catch (const std::exception&) { // the device has failed, as who uses it next hears
     }
   }
 
@@ -101,11 +100,11 @@ class CudaGraphRunner final : public GraphRunner {
  private:
   CUDAStream before_;
   CUDAStream stream_;
-  at::MempoolId_t pool_;  // shared by the graphs, one of which runs at a time and leaves nothing in it
+  at::MempoolId_t pool_; // shared by the graphs, one of which runs at a time and leaves nothing in it
   c10::cuda::CUDAStreamGuard guard_;
 };
 
-}  // namespace
+} // namespace
 
 std::unique_ptr<GraphRunner> cuda_graph_runner(at::Device device) {
   TORCH_CHECK_VALUE(device.is_cuda(), "CUDA graphs need a GPU, not the device ", device);
@@ -118,4 +117,4 @@ std::unique_ptr<GraphRunner> cuda_graph_runner(at::Device) {
 }
 #endif
 
-}  // namespace rora
+} // namespace rora

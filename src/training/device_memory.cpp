@@ -17,7 +17,7 @@ std::optional<int64_t> peak_cuda_mib(const at::Device& device) {
     return std::nullopt;
   }
   auto* allocator = c10::getDeviceAllocator(device.type());
-  if (!allocator->initialized()) {  // no tensor has been there
+  if (!allocator->initialized()) { // no tensor has been there
     return 0;
   }
   constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -25,4 +25,4 @@ std::optional<int64_t> peak_cuda_mib(const at::Device& device) {
   return allocator->getDeviceStats(index).allocated_bytes[kAll].peak / (int64_t{1} << 20);
 }
 
-}  // namespace rora
+} // namespace rora

@@ -93,18 +93,15 @@ std::optional<std::string> groups_fingerprint(const ParameterTable& parameters) 
   for (const ParameterRange& range : parameters.groups()) {
     const auto& decay = range.group.weight_decay;
     text += std::to_string(range.size) + " numbers at lr x " + number(range.group.lr_factor) +
-            (decay ? " with decay " + number(*decay) : std::string()) + ", ";
+        (decay ? " with decay " + number(*decay) : std::string()) + ", ";
   }
   return text + "of digest " + members.text();
 }
 
-}  // namespace
+} // namespace
 
 RunFingerprint run_fingerprint(
-    const TrainerOptions& options,
-    int64_t total_steps,
-    const CausalLM& model,
-    const ParameterTable& parameters,
+    const TrainerOptions& options, int64_t total_steps, const CausalLM& model, const ParameterTable& parameters,
     const Optimizer& optimizer) {
   const BatchOptions& batches = options.batches();
   RunFingerprint run{
@@ -114,7 +111,7 @@ RunFingerprint run_fingerprint(
       {"early_stopping_patience", std::to_string(options.early_stopping_patience())},
       {"eval_every", std::to_string(options.eval_every())},
       {"grad_accum", std::to_string(options.grad_accum())},
-      {"layout", "rows of one length together"},  // of the saved values and moments
+      {"layout", "rows of one length together"}, // of the saved values and moments
       {"lr", number(options.lr())},
       {"max_length", std::to_string(batches.max_length())},
       {"packing", batches.packing() ? "on" : "off"},
@@ -158,4 +155,4 @@ std::string examples_fingerprint(const std::vector<Example>& examples) {
   return std::to_string(examples.size()) + " examples of digest " + digest.text();
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

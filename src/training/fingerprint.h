@@ -16,10 +16,7 @@ using RunFingerprint = std::map<std::string, std::string>;
 
 /// Every option that shapes the steps or their result, and the model's dtype and weights. Taken before training.
 RunFingerprint run_fingerprint(
-    const TrainerOptions& options,
-    int64_t total_steps,
-    const CausalLM& model,
-    const ParameterTable& parameters,
+    const TrainerOptions& options, int64_t total_steps, const CausalLM& model, const ParameterTable& parameters,
     const Optimizer& optimizer);
 
 /// That a hook is there, and what it says of itself.
@@ -28,4 +25,4 @@ RunFingerprint hook_fingerprint(const TrainingHook& hook);
 /// How many examples there are, and a digest of all their ids and labels.
 std::string examples_fingerprint(const std::vector<Example>& examples);
 
-}  // namespace rora::detail
+} // namespace rora::detail

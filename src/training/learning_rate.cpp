@@ -46,4 +46,4 @@ std::string schedule_name(Schedule schedule) {
   return {};
 }
 
-}  // namespace rora
+} // namespace rora

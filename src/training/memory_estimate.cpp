@@ -41,7 +41,7 @@ void add_weights(MemoryEstimate& estimate, const CausalLM& model) {
   estimate.gradients = estimate.trained + largest_weight;
 }
 
-}  // namespace
+} // namespace
 
 BatchShape largest_batch(const std::vector<Example>& examples, const BatchOptions& options) {
   BatchShape largest;
@@ -80,8 +80,8 @@ MemoryEstimate estimate_memory(
   const int64_t hidden = options.hidden_size();
   const std::vector<LayerMemory> layers = model->layer_memory();
   KeptNumbers all;
-  int64_t most_kept = 0;  // bytes a token, of one layer
-  int64_t rows = 0;  // numbers a row
+  int64_t most_kept = 0; // bytes a token, of one layer
+  int64_t rows = 0; // numbers a row
   for (const LayerMemory& layer : layers) {
     all += layer.all;
     most_kept = std::max(most_kept, kept_bytes(layer.all, element));
@@ -126,10 +126,10 @@ MemoryEstimate estimate_memory(
   int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
   if (model->head_weight().requires_grad()) {
     loss += vocab * hidden * kWideBytes;
-    backward += 2 * vocab * hidden * kWideBytes;  // the head's gradient, as formed with the loss and once more scaled
+    backward += 2 * vocab * hidden * kWideBytes; // the head's gradient, as formed with the loss and once more scaled
   }
   estimate.temporaries = std::max(loss, backward);
   return estimate;
 }
 
-}  // namespace rora
+} // namespace rora

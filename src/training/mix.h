@@ -12,4 +12,4 @@ inline uint64_t mix(uint64_t value) {
   return value ^ (value >> 31);
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -17,7 +17,7 @@ at::Tensor padded_behind(const at::Tensor& x, int64_t size, int64_t value) {
   return at::constant_pad_nd(x, {0, size - x.size(-1)}, value);
 }
 
-}  // namespace
+} // namespace
 
 Batch padded_rows(Batch batch) {
   const int64_t seq = batch.input_ids.size(1);
@@ -54,4 +54,4 @@ PreparedLoss padded_counts(PreparedLoss prepared) {
   return prepared;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

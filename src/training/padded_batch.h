@@ -19,4 +19,4 @@ int64_t padded_count(int64_t count, int64_t least);
 /// without tokens, so that there are few different counts of either.
 PreparedLoss padded_counts(PreparedLoss prepared);
 
-}  // namespace rora::detail
+} // namespace rora::detail

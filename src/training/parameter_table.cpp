@@ -20,7 +20,7 @@ std::shared_ptr<Adapter> as_adapter(const std::shared_ptr<torch::nn::Module>& mo
   return std::dynamic_pointer_cast<Adapter>(module);
 }
 
-}  // namespace
+} // namespace
 
 ParameterTable::ParameterTable(const torch::nn::Module& model, const GroupOf& group_of) {
   for (const auto& item : model.named_parameters()) {
@@ -98,11 +98,8 @@ void ParameterTable::find_groups(const GroupOf& group_of) {
   for (ParameterEntry& entry : entries_) {
     const ParameterGroup group = group_of ? group_of(entry) : ParameterGroup();
     TORCH_CHECK_VALUE(
-        std::isfinite(group.lr_factor) && group.lr_factor >= 0.0,
-        "the learning-rate factor of ",
-        entry.name,
-        " must be a number of at least 0, not ",
-        group.lr_factor);
+        std::isfinite(group.lr_factor) && group.lr_factor >= 0.0, "the learning-rate factor of ", entry.name,
+        " must be a number of at least 0, not ", group.lr_factor);
     TORCH_CHECK_VALUE(
         group.weight_decay.value_or(0.0) >= 0.0, "the weight decay of ", entry.name, " must not be negative");
     const auto found =
@@ -209,7 +206,7 @@ at::Tensor ParameterTable::clip_gradients(double max_norm) {
   if (max_norm <= 0.0) {
     return norm;
   }
-  if (gradients_.is_cpu()) {  // where a look at the norm may save the pass over the gradients
+  if (gradients_.is_cpu()) { // where a look at the norm may save the pass over the gradients
     if (const double value = norm.item<double>(); value > max_norm) {
       gradients_.mul_(max_norm / (value + kAddend));
     }
@@ -235,4 +232,4 @@ GroupOf lora_plus(double ratio_b) {
   };
 }
 
-}  // namespace rora
+} // namespace rora

@@ -61,10 +61,9 @@ std::optional<std::string> why_adapter_differs(const torch::nn::Module& module) 
 
 std::optional<std::string> why_adapters_differ(const CausalLM& model) {
   for (const auto& module : model->modules()) {
-    for (auto& why : {
-             why_adapter_differs<ProjectionImpl>(*module),
-             why_adapter_differs<AttentionImpl>(*module),
-             why_adapter_differs<MLPImpl>(*module)}) {
+    for (auto& why :
+         {why_adapter_differs<ProjectionImpl>(*module), why_adapter_differs<AttentionImpl>(*module),
+          why_adapter_differs<MLPImpl>(*module)}) {
       if (why) {
         return why;
       }
@@ -73,7 +72,7 @@ std::optional<std::string> why_adapters_differ(const CausalLM& model) {
   return std::nullopt;
 }
 
-}  // namespace
+} // namespace
 
 std::optional<std::string> why_not_captured(const CausalLM& model) {
   if (model->activation_checkpointing) {
@@ -97,15 +96,14 @@ struct StepGraphs::Shape {
   Sizes sizes;
   PreparedLoss input;
   at::Tensor factor;
-  at::Tensor sum;  ///< of the losses, fp64
+  at::Tensor sum; ///< of the losses, fp64
   std::function<void()> work;
   int warm_ups = 0;
-  std::function<void()> replay;  ///< empty until there is a graph
+  std::function<void()> replay; ///< empty until there is a graph
 };
 
 StepGraphs::StepGraphs(CausalLM model, ParameterTable& parameters, std::unique_ptr<GraphRunner> runner)
-    : model_(std::move(model)), parameters_(parameters), runner_(std::move(runner)) {
-}
+    : model_(std::move(model)), parameters_(parameters), runner_(std::move(runner)) {}
 
 StepGraphs::~StepGraphs() = default;
 
@@ -116,7 +114,7 @@ size_t StepGraphs::shapes() const {
 at::Tensor StepGraphs::add_gradient(const Batch& batch, int64_t labelled_tokens) {
   const Batch rows = detail::padded_rows(batch);
   const PreparedLoss prepared = detail::padded_counts(model_->prepare_loss(detail::batch_input(rows), rows.labels));
-  parameters_.gradients();  // each tensor has one, which graphs add to
+  parameters_.gradients(); // each tensor has one, which graphs add to
   Shape& shape = shape_of(prepared);
   copy_values(prepared, shape.input);
   shape.factor.fill_(1.0 / static_cast<double>(labelled_tokens));
@@ -166,4 +164,4 @@ void StepGraphs::capture(Shape& shape) {
   ++captures_;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -12,8 +12,7 @@ namespace rora::detail {
 class StepPlan {
  public:
   StepPlan(const std::vector<Example>& examples, const BatchOptions& options, int64_t batches_a_step)
-      : examples_(examples), options_(options), batches_a_step_(batches_a_step) {
-  }
+      : examples_(examples), options_(options), batches_a_step_(batches_a_step) {}
 
   struct Step {
     int64_t epoch = 0;
@@ -55,7 +54,7 @@ class StepPlan {
   const int64_t batches_a_step_;
   BatchPlan plan_;
   int64_t epoch_ = -1;
-  int64_t first_ = 0;  // the number of the present epoch's first step
+  int64_t first_ = 0; // the number of the present epoch's first step
 };
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -116,10 +116,7 @@ at::Tensor TrainStep::extra_loss(const StepContext& context) const {
   for (const auto& hook : hooks_) {
     const at::Tensor loss = hook->extra_loss(context);
     TORCH_CHECK_VALUE(
-        !loss.defined() || loss.dim() == 0,
-        "the loss of the hook '",
-        hook->name(),
-        "' must be a scalar, not ",
+        !loss.defined() || loss.dim() == 0, "the loss of the hook '", hook->name(), "' must be a scalar, not ",
         loss.sizes());
     sum = sum.defined() && loss.defined() ? sum + loss : loss.defined() ? loss : sum;
   }
@@ -140,7 +137,7 @@ StepFigures TrainStep::finish() {
   }
   figures.grad_norm = values[host.numel() - 1];
   if (!std::isfinite(figures.loss + figures.extra_loss) || !std::isfinite(figures.grad_norm)) {
-    --optimizer_.steps;  // the update was left out
+    --optimizer_.steps; // the update was left out
     throw std::runtime_error(
         "the loss or its gradient is not finite at step " + std::to_string(context.step + 1) +
         ": a lower learning rate or float32 may help");
@@ -155,4 +152,4 @@ StepFigures TrainStep::finish() {
   return figures;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -29,9 +29,7 @@ void check_model(const CausalLM& model) {
   for (const auto& item : model->named_modules()) {
     const auto* projection = item.value()->as<ProjectionImpl>();
     TORCH_CHECK_VALUE(
-        projection == nullptr || !projection->merged(),
-        "unmerge the adapters before training: that of ",
-        item.key(),
+        projection == nullptr || !projection->merged(), "unmerge the adapters before training: that of ", item.key(),
         " is merged, and a merged adapter takes no part in the loss");
   }
 }
@@ -48,7 +46,7 @@ int64_t workers_of(const TrainerOptions& options) {
   return options.reducer() != nullptr ? options.reducer()->world_size() : 1;
 }
 
-}  // namespace
+} // namespace
 
 struct Trainer::State {
   State(CausalLM model, std::vector<Example> examples, TrainerOptions options)
@@ -159,7 +157,7 @@ struct Trainer::State {
 
   bool out_of_patience() const {
     return options.early_stopping_patience() > 0 &&
-           progress.evaluations_without_gain >= options.early_stopping_patience();
+        progress.evaluations_without_gain >= options.early_stopping_patience();
   }
 
   at::Tensor figures(std::vector<double> values) const {
@@ -264,7 +262,7 @@ struct Trainer::State {
   std::unique_ptr<Optimizer> optimizer;
   TrainStep step;
   detail::StepPlan plan;
-  std::optional<PlannedStep> next;  ///< made ahead
+  std::optional<PlannedStep> next; ///< made ahead
   int64_t total_steps = 0;
   detail::RunFingerprint fingerprint;
   bool restored = false;
@@ -347,4 +345,4 @@ void Trainer::request_stop() noexcept {
   state_->stop_requested = true;
 }
 
-}  // namespace rora
+} // namespace rora

@@ -22,11 +22,9 @@ void TrainerOptions::validate() const {
   if (reducer_ != nullptr) {
     TORCH_CHECK_VALUE(
         reducer_->world_size() >= 1 && reducer_->rank() >= 0 && reducer_->rank() < reducer_->world_size(),
-        "a reducer's rank must be from 0 to below its world size, not ",
-        reducer_->rank(),
-        " of ",
+        "a reducer's rank must be from 0 to below its world size, not ", reducer_->rank(), " of ",
         reducer_->world_size());
   }
 }
 
-}  // namespace rora
+} // namespace rora

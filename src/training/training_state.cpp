@@ -101,14 +101,11 @@ Progress read_progress(const JsonObject& state, int64_t named_step, int64_t tota
   return progress;
 }
 
-}  // namespace
+} // namespace
 
 void save_training_state(
-    const std::filesystem::path& output,
-    const Progress& progress,
-    const ParameterTable& parameters,
-    const NamedTensors& state,
-    const RunFingerprint& fingerprint,
+    const std::filesystem::path& output, const Progress& progress, const ParameterTable& parameters,
+    const NamedTensors& state, const RunFingerprint& fingerprint,
     const std::function<void(const std::filesystem::path&)>& save) {
   const std::filesystem::path target = output / (std::string(kPrefix) + std::to_string(progress.step));
   const std::filesystem::path partial = target.string() + std::string(kUnfinished);
@@ -163,11 +160,8 @@ std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path
 }
 
 Progress load_training_state(
-    const std::filesystem::path& checkpoint,
-    ParameterTable& parameters,
-    const NamedTensors& state,
-    const RunFingerprint& fingerprint,
-    int64_t total_steps) {
+    const std::filesystem::path& checkpoint, ParameterTable& parameters, const NamedTensors& state,
+    const RunFingerprint& fingerprint, int64_t total_steps) {
   const std::filesystem::path path = checkpoint / kStateFile;
   const JsonObject json = JsonObject::parse(path, read_file(path));
   require_same_run(json.object("run"), fingerprint);
@@ -181,7 +175,7 @@ Progress load_training_state(
     return tensor;
   };
   const at::Tensor values = read("values", parameters.values());
-  std::vector<at::Tensor> read_state;  // all of it before anything changes
+  std::vector<at::Tensor> read_state; // all of it before anything changes
   for (const auto& [name, tensor] : state) {
     read_state.push_back(read(name, tensor));
   }
@@ -200,4 +194,4 @@ Progress load_training_state(
   return progress;
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

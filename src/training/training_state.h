@@ -18,18 +18,15 @@ struct Progress {
   std::optional<double> best_eval_loss;
   int64_t best_step = 0;
   int64_t evaluations_without_gain = 0;
-  at::Tensor best_values;  ///< of the flat buffer, where there was a validation
+  at::Tensor best_values; ///< of the flat buffer, where there was a validation
 };
 
 /// Writes `output/checkpoint-STEP`: trainer_state.json and trainer_state.safetensors beside what `save` writes. The
 /// folder takes its name only when it is whole, and older checkpoints are removed then: folders of such a name alone.
 /// `state` is what the optimiser and the hooks keep. Throws `FileError`.
 void save_training_state(
-    const std::filesystem::path& output,
-    const Progress& progress,
-    const ParameterTable& parameters,
-    const NamedTensors& state,
-    const RunFingerprint& fingerprint,
+    const std::filesystem::path& output, const Progress& progress, const ParameterTable& parameters,
+    const NamedTensors& state, const RunFingerprint& fingerprint,
     const std::function<void(const std::filesystem::path&)>& save);
 
 /// The whole checkpoint of the highest step in `output`, if there is one.
@@ -39,10 +36,7 @@ std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path
 /// malformed, in conflict with itself or with the folder's name, past `total_steps`, or of another run, naming the
 /// option that differs.
 Progress load_training_state(
-    const std::filesystem::path& checkpoint,
-    ParameterTable& parameters,
-    const NamedTensors& state,
-    const RunFingerprint& fingerprint,
-    int64_t total_steps);
+    const std::filesystem::path& checkpoint, ParameterTable& parameters, const NamedTensors& state,
+    const RunFingerprint& fingerprint, int64_t total_steps);
 
-}  // namespace rora::detail
+} // namespace rora::detail

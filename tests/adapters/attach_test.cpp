@@ -278,5 +278,5 @@ TEST(ActivateAdapters, SwitchesTheWholeModel) {
   EXPECT_THROW(detach_adapters(*model, "one"), c10::ValueError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

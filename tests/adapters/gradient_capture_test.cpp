@@ -76,7 +76,7 @@ TEST(CaptureGradients, LeavesGradientsAndWhatRequiresThemAsTheyWere) {
   auto model = tiny_llama();
   attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(2)));
   at::Tensor chosen = weight_of(*model, kModules[0]);
-  chosen.set_requires_grad(true);  // and one that is trained itself
+  chosen.set_requires_grad(true); // and one that is trained itself
   batch_loss(model, 0).backward();
   std::vector<at::Tensor> before;
   std::vector<bool> required;
@@ -98,9 +98,7 @@ TEST(CaptureGradients, LeavesGradientsAndWhatRequiresThemAsTheyWere) {
   expect_as_before();
   EXPECT_THROW(
       capture_gradients(
-          *model,
-          kModules,
-          2,
+          *model, kModules, 2,
           [&](int64_t batch) {
             run(batch);
             throw std::runtime_error("no more data");
@@ -132,5 +130,5 @@ TEST(CaptureGradients, RefusesWhatGivesNoGradient) {
   EXPECT_THAT(refusal(kModules, 1, run), HasSubstr(kModules[0] + ": unmerge its adapter"));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -62,8 +62,7 @@ TEST_P(AdapterRoundTrip, PortableExportComputesTheSameWithoutRankStabilisedScali
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Kinds,
-    AdapterRoundTrip,
+    Kinds, AdapterRoundTrip,
     ::testing::Values(
         AdapterOptions().low_rank(LowRankOptions().rank(2)),
         AdapterOptions().low_rank(LowRankOptions().rank(3).alpha(1.5).scaling(Scaling::kStandard).dropout(0.1)),
@@ -256,7 +255,7 @@ TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
   const std::string weights = read_file(folder / "adapter_model.safetensors");
   at::NoGradGuard no_grad;
   adapter_parameters(*model)[0].add_(1);
-  const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b'));  // so that the config is what fails
+  const auto save = SaveAdapterOptions().base_model(std::string(100'000, 'b')); // so that the config is what fails
   {
     const rora::testing::FileSizeLimit limit(60'000);
     EXPECT_THROW(save_adapter(*model, folder.path(), save), FileError);
@@ -267,5 +266,5 @@ TEST(SaveAdapter, AFullDiskLeavesTheEarlierFolder) {
   EXPECT_NE(read_file(folder / "adapter_model.safetensors"), weights);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

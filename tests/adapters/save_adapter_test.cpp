@@ -271,5 +271,5 @@ TEST(LoadAdapter, TakesAnotherDropoutAndRefusesOneOutOfRange) {
   EXPECT_EQ(read_file(folder / "adapter_model.safetensors"), read_file(again / "adapter_model.safetensors"));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -81,9 +81,7 @@ TEST(ModelFolder, SavesAndReadsShards) {
   EXPECT_THAT(
       listing(folder.path()),
       ElementsAre(
-          "model-00001-of-00003.safetensors",
-          "model-00002-of-00003.safetensors",
-          "model-00003-of-00003.safetensors",
+          "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors",
           kIndex));
   const ModelFolder read(folder.path());
   expect_holds(read, some_tensors());
@@ -240,14 +238,8 @@ TEST(ModelFolder, RefusesFoldersWithoutWeights) {
 
 TEST(ModelFolder, RefusesIndexesThatAreNotOne) {
   for (const char* index :
-       {"",
-        "[]",
-        "{}",
-        "{\"weight_map\": []}",
-        "{\"weight_map\": {}}",
-        "{\"weight_map\": {\"a\": 1}}",
-        "{\"weight_map\": {\"a\": \"one\"}",
-        "{\"weight_map\": {\"a\": \"one\", \"a\": \"one\"}}"}) {
+       {"", "[]", "{}", "{\"weight_map\": []}", "{\"weight_map\": {}}", "{\"weight_map\": {\"a\": 1}}",
+        "{\"weight_map\": {\"a\": \"one\"}", "{\"weight_map\": {\"a\": \"one\", \"a\": \"one\"}}"}) {
     EXPECT_THAT(IndexedFolder(index).refusal<FormatError>(), HasSubstr(kIndex)) << index;
   }
 }

@@ -81,23 +81,8 @@ TEST(SafetensorsMalformed, RefusesALongHeaderEvenIfTheFileIsLonger) {
 
 TEST(SafetensorsMalformed, RefusesWhatIsNotAJsonObject) {
   for (const char* header :
-       {"[]",
-        "1",
-        "null",
-        "\"a\"",
-        " {}",
-        "\xEF\xBB\xBF{}",
-        "{",
-        "{}}",
-        "{} {}",
-        "{]",
-        "{\"a\"}",
-        "{\"a\":}",
-        "{,}",
-        "{\"a\":1e999}",
-        "{\"\\ud800\":{}}",
-        "{/**/}",
-        "{\"a\":NaN}"}) {
+       {"[]", "1", "null", "\"a\"", " {}", "\xEF\xBB\xBF{}", "{", "{}}", "{} {}", "{]", "{\"a\"}", "{\"a\":}", "{,}",
+        "{\"a\":1e999}", "{\"\\ud800\":{}}", "{/**/}", "{\"a\":NaN}"}) {
     EXPECT_THAT(refusal(header, 0), HasSubstr("header")) << header;
   }
   EXPECT_THAT(refusal("{\"\xFF\":{}}", 0), HasSubstr("UTF-8"));
@@ -204,7 +189,7 @@ TEST(SafetensorsMalformed, RefusesOffsets) {
 
 std::string bytes_entry(const std::string& name, int begin, int end) {
   return std::string("\"") + name + "\":{\"dtype\":\"U8\",\"shape\":[" + std::to_string(end - begin) +
-         "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+      "],\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
 }
 
 TEST(SafetensorsMalformed, RefusesOverlappingTensors) {

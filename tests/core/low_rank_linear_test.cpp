@@ -118,7 +118,8 @@ class LowRankLinearTest : public ::testing::TestWithParam<Case> {
       const at::Tensor change = kScale * at::linear(at::linear(dropped, a), b);
       if (c.dora) {
         const at::Tensor n = m / (w + kScale * b.mm(a)).norm(2, 1);
-        y = c.dora_dropout == DoraDropout::kInput ? y + (n - 1) * at::linear(dropped, w) + n * change : n * (y + change);
+        y = c.dora_dropout == DoraDropout::kInput ? y + (n - 1) * at::linear(dropped, w) + n * change
+                                                  : n * (y + change);
       } else {
         y = y + change;
       }
@@ -192,20 +193,15 @@ TEST_P(LowRankLinearTest, PassesGradcheckWithAFrozenAdapter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Modes,
-    LowRankLinearTest,
+    Modes, LowRankLinearTest,
     ::testing::Values(
-        Case{.name = "Frozen", .low_rank = false},
-        Case{.name = "FrozenBias", .low_rank = false, .bias = true},
+        Case{.name = "Frozen", .low_rank = false}, Case{.name = "FrozenBias", .low_rank = false, .bias = true},
         Case{.name = "TrainedWeight", .low_rank = false, .bias = true, .trainable_weight = true},
-        Case{.name = "LowRank"},
-        Case{.name = "LowRankOfRank9", .rank = 9},
+        Case{.name = "LowRank"}, Case{.name = "LowRankOfRank9", .rank = 9},
         Case{.name = "LowRankOfAStoredWeight", .bias = true, .stored_otherwise = true},
         Case{.name = "DoraOfAStoredWeight", .dora = true, .dropout = 0.3, .stored_otherwise = true},
-        Case{.name = "LowRankBias", .bias = true},
-        Case{.name = "LowRankDropout", .dropout = 0.3},
-        Case{.name = "LowRankAndWeight", .dropout = 0.3, .trainable_weight = true},
-        Case{.name = "Dora", .dora = true},
+        Case{.name = "LowRankBias", .bias = true}, Case{.name = "LowRankDropout", .dropout = 0.3},
+        Case{.name = "LowRankAndWeight", .dropout = 0.3, .trainable_weight = true}, Case{.name = "Dora", .dora = true},
         Case{.name = "DoraBias", .dora = true, .bias = true},
         Case{.name = "DoraDropsInput", .dora = true, .dropout = 0.3, .bias = true},
         Case{.name = "DoraDropsInputAndWeight", .dora = true, .dropout = 0.3, .trainable_weight = true},
@@ -255,10 +251,9 @@ TEST(LowRankLinear, Bfloat16IsAsNearToFloatAsTheEagerForm) {
   term.scale = 2.0;
   const at::Tensor ours = low_rank_linear(round(x), {term})[0];
   EXPECT_EQ(ours.scalar_type(), at::kBFloat16);
-  const at::Tensor eager =
-      at::linear(round(x), round(w)) + 2.0 * at::linear(at::linear(round(x), round(a)), round(b));
-  EXPECT_LT((ours.to(at::kFloat) - exact).norm().item<double>(),
-            1.5 * (eager.to(at::kFloat) - exact).norm().item<double>());
+  const at::Tensor eager = at::linear(round(x), round(w)) + 2.0 * at::linear(at::linear(round(x), round(a)), round(b));
+  EXPECT_LT(
+      (ours.to(at::kFloat) - exact).norm().item<double>(), 1.5 * (eager.to(at::kFloat) - exact).norm().item<double>());
 }
 
 TEST(LowRankLinear, RoundsAAndBOnceInAGpusForm) {
@@ -326,8 +321,8 @@ TEST(DoraNorm, OfAnAInHalvesTakesAnyA) {
   EXPECT_EQ(detail::product_of_halves(at::empty({0, 4}), w.t()).sizes(), (std::vector<int64_t>{0, 3}));
   const at::Tensor exact = at::full({1, 4}, 1.0 + 1.0 / 1024); // 11 bits
   EXPECT_TRUE(at::equal(detail::product_of_halves(exact, at::eye(4, at::kBFloat16)), exact));
-  EXPECT_TRUE(at::equal(detail::product_of_halves(at::full({1, 4}, 1e-30), at::zeros({4, 4}, at::kBFloat16)),
-                        at::zeros({1, 4})));
+  EXPECT_TRUE(at::equal(
+      detail::product_of_halves(at::full({1, 4}, 1e-30), at::zeros({4, 4}, at::kBFloat16)), at::zeros({1, 4})));
 }
 
 TEST(DoraNorm, AZeroRowGivesZerosAndNoNan) {

@@ -17,9 +17,9 @@
 namespace rora {
 namespace {
 
+using rora::testing::relative_error;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using rora::testing::relative_error;
 
 /// PiSSA's kind of start: A and B are the largest singular directions of W, and W without them takes its place.
 class LargestDirections : public Initializer {
@@ -250,7 +250,10 @@ TEST_F(ModulesTest, AWrongNumberOfFeaturesIsNamed) {
   RoRALinear layer(small());
   EXPECT_THROW(layer->forward(at::ones({2, 5})), c10::ValueError);
   EXPECT_THAT(
-      message_of([&] { layer->forward(at::ones({2, 5})); }), AllOf(HasSubstr("in_features = 6"), HasSubstr("[2, 5]")));
+      message_of([&] {
+        layer->forward(at::ones({2, 5}));
+      }),
+      AllOf(HasSubstr("in_features = 6"), HasSubstr("[2, 5]")));
   EXPECT_THROW(layer->forward(at::ones({})), c10::ValueError);
 }
 
@@ -497,9 +500,7 @@ TEST_F(ModulesTest, AnAdaptersNameIsAModules) {
 TEST_F(ModulesTest, PrintsItsSizes) {
   std::ostringstream stream;
   stream << Model(small());
-  EXPECT_THAT(
-      stream.str(),
-      HasSubstr("rora::RoRALinear(in_features=6, out_features=4, bias=true, rank=2, alpha=3)"));
+  EXPECT_THAT(stream.str(), HasSubstr("rora::RoRALinear(in_features=6, out_features=4, bias=true, rank=2, alpha=3)"));
   EXPECT_THAT(stream.str(), HasSubstr("rora::LowRankAdapter(rank=2, alpha=3"));
   std::ostringstream frozen;
   frozen << Projection(at::randn({4, 6}));

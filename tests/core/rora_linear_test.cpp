@@ -100,12 +100,9 @@ TEST_P(RoRALinearModes, PassesGradcheckInDouble) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All,
-    RoRALinearModes,
+    All, RoRALinearModes,
     ::testing::Combine(
-        ::testing::Values(Scaling::kStandard, Scaling::kRankStabilized),
-        ::testing::Bool(),
-        ::testing::Bool()));
+        ::testing::Values(Scaling::kStandard, Scaling::kRankStabilized), ::testing::Bool(), ::testing::Bool()));
 
 TEST(RoRALinear, IsLoraAtAnEqualScale) {
   RoRALinear rora = trained(RoRALinearOptions(12, 10).rank(4).alpha(8).scaling(Scaling::kRankStabilized));

@@ -158,7 +158,8 @@ TEST(SumOfProducts, WritesATransposeAsItWritesRows) {
           at::Tensor y = at::empty({rows, columns}, result), turned = at::full({columns, rows}, 7.0, result).t();
           sum_of_products_(y, each.a, each.b, 0.5, /*accumulate=*/false);
           sum_of_products_(turned, each.a, each.b, 0.5, /*accumulate=*/false);
-          if (kernels::leads_products(detail::kernel_type(each.a[0]))) { // the bits of LibTorch's products are another's promise
+          if (kernels::leads_products(
+                  detail::kernel_type(each.a[0]))) { // the bits of LibTorch's products are another's promise
             EXPECT_TRUE(at::equal(turned, y)) << dtype << " " << result << " " << rows << " " << columns;
           }
           EXPECT_LT(error(turned, truth(each) * 0.5), tolerance(dtype, result, 2)) << dtype << " " << result;

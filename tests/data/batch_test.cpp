@@ -125,5 +125,5 @@ TEST(CountLabelledTokens, IsWhatMakeBatchCounts) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

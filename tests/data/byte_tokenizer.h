@@ -84,4 +84,4 @@ class ByteTokenizer : public Tokenizer {
   std::vector<std::string> pieces_;
 };
 
-}  // namespace rora::testing
+} // namespace rora::testing

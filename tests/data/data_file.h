@@ -36,4 +36,4 @@ class DataFile {
   std::filesystem::path path_;
 };
 
-}  // namespace rora::testing
+} // namespace rora::testing

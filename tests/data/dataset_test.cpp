@@ -101,11 +101,10 @@ TEST(Dataset, CutsAtTheEndAndCounts) {
           {"prompt": "p", "completion": "abc"},   {"prompt": "pqrs", "completion": "a"},
           {"input_ids": [1, 2, 3, 4, 5]},
           {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, -100, -100, 5]}])",
-      &tokenizer,
-      options);
+      &tokenizer, options);
   ASSERT_EQ(dataset.size(), 4);
   EXPECT_EQ(marked(dataset.examples[0], tokenizer), "<s>p[a</s>]");
-  EXPECT_EQ(marked(dataset.examples[1], tokenizer), "<s>p[ab]");  // no room for EOS, and nothing cut
+  EXPECT_EQ(marked(dataset.examples[1], tokenizer), "<s>p[ab]"); // no room for EOS, and nothing cut
   EXPECT_EQ(marked(dataset.examples[2], tokenizer), "<s>p[ab]");
   EXPECT_THAT(dataset.examples[3].input_ids, ElementsAre(1, 2, 3, 4));
   EXPECT_EQ(dataset.truncated, 2);
@@ -158,7 +157,7 @@ TEST(Dataset, RefusesTextWithoutATokenizer) {
 }
 
 TEST(Dataset, RefusesIdsOutsideTheVocabulary) {
-  const ByteTokenizer tokenizer;  // 259 ids
+  const ByteTokenizer tokenizer; // 259 ids
   EXPECT_EQ(
       refusal(R"([{"input_ids": [1, 258]}, {"input_ids": [1, 259]}])", &tokenizer),
       "record 2: field `input_ids[1]`: expected an id below the vocabulary's size of 259, found 259");
@@ -166,7 +165,7 @@ TEST(Dataset, RefusesIdsOutsideTheVocabulary) {
       refusal(R"([{"input_ids": [1, 2], "labels": [-100, 300]}])", &tokenizer),
       "record 1: field `labels[1]`: expected an id below the vocabulary's size of 259, found 300");
   DatasetOptions options;
-  options.vocab_size(257);  // a model that is smaller than its tokenizer
+  options.vocab_size(257); // a model that is smaller than its tokenizer
   EXPECT_EQ(
       refusal(R"([{"text": "a</s>"}])", &tokenizer, options),
       "record 1: token 2: expected an id below the vocabulary's size of 257, found 257");
@@ -315,5 +314,5 @@ TEST(Dataset, AsksForATokenizerOnceAndOnlyForText) {
   EXPECT_EQ(asked, 1);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -200,5 +200,5 @@ TEST(EpochOptions, AreChecked) {
   EXPECT_EQ(plan_epoch(examples, packing, 0).size(), 1u);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

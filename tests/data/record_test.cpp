@@ -189,5 +189,5 @@ TEST(Records, RefusesAFileThatIsNotThere) {
   EXPECT_THROW(read_records(file.path().parent_path() / "none.json"), FileError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -62,7 +62,7 @@ TEST(Answer, NumbersAreTheSameWithinAThousandth) {
   EXPECT_FALSE(same("-4", "4"));
   EXPECT_FALSE(same("four", "four"));
   EXPECT_FALSE(same("4", "4 kids"));
-  EXPECT_FALSE(same(std::string(400, '9'), std::string(400, '9')));  // infinite
+  EXPECT_FALSE(same(std::string(400, '9'), std::string(400, '9'))); // infinite
   EXPECT_FALSE(same("", ""));
 }
 
@@ -126,5 +126,5 @@ TEST(AnswerScores, AreNoNumberWithoutAnswers) {
   EXPECT_TRUE(std::isnan(score.unparsed_share()));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

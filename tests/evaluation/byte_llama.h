@@ -45,4 +45,4 @@ std::string refusal(Function run) {
   return "nothing thrown";
 }
 
-}  // namespace rora::testing
+} // namespace rora::testing

@@ -112,5 +112,5 @@ TEST(Choices, RefuseRecordsThatAskNothing) {
   EXPECT_THAT(refusal([&] { evaluate_choice(model, tokenizer, questions(), 0); }), HasSubstr("batch_size"));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

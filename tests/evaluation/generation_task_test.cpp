@@ -82,11 +82,9 @@ TEST(GenerationTasks, PassOverIdsThatNoTokenHas) {
   model->lm_head->weight.slice(0, 0, 299).zero_();
   const at::Tensor last = model->lm_head->weight[299];
   const at::Tensor hidden = model->hidden_states({at::tensor({256, 'x'}, at::kLong).unsqueeze(0), {}, {}})[0][-1];
-  last.copy_(hidden);  // so that 299 comes first
+  last.copy_(hidden); // so that 299 comes first
   const auto found = evaluate_generation(
-      model,
-      tokenizer,
-      {question("x", "7")},
+      model, tokenizer, {question("x", "7")},
       GenerationTaskOptions().generation(GenerationOptions().max_new_tokens(1)));
   EXPECT_EQ(found.predictions[0].text, "");
   EXPECT_EQ(found.score.unparsed, 1);
@@ -111,5 +109,5 @@ TEST(GenerationTasks, RefuseRecordsThatAskNothing) {
       HasSubstr("batch_size"));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -28,13 +28,13 @@ double log_likelihood(CausalLM model, const Ids& prompt, const Ids& continuation
 TEST(LogLikelihoods, EqualThoseOfEachSequenceAlone) {
   auto model = testing::tiny_llama();
   const std::vector<PromptContinuations> prompts{
-      {{1, 2, 3}, {{4, 5, 6}, {4, 5, 7}, {4, 5, 8}}},        // apart in the last token
-      {{9, 8, 7, 6, 5}, {{1, 2, 3, 4, 5}, {1, 6}, {1, 2}}},  // endings of unequal length
-      {{10}, {{11}, {12, 13, 14}}},                          // nothing in common
-      {{20, 21}, {{22, 23}, {22, 23, 24, 25}}},              // one the beginning of another
+      {{1, 2, 3}, {{4, 5, 6}, {4, 5, 7}, {4, 5, 8}}}, // apart in the last token
+      {{9, 8, 7, 6, 5}, {{1, 2, 3, 4, 5}, {1, 6}, {1, 2}}}, // endings of unequal length
+      {{10}, {{11}, {12, 13, 14}}}, // nothing in common
+      {{20, 21}, {{22, 23}, {22, 23, 24, 25}}}, // one the beginning of another
       {{3, 1}, {}},
       {{3, 2}, {{7, 7, 7, 7}}},
-      {{4, 2}, {{7, 8}, {7, 8}}},  // the same twice
+      {{4, 2}, {{7, 8}, {7, 8}}}, // the same twice
   };
   for (const int64_t batch_size : {1, 2, 100}) {
     const auto found = log_likelihoods(model, prompts, batch_size);
@@ -59,5 +59,5 @@ TEST(LogLikelihoods, RefuseWhatHasNone) {
   EXPECT_TRUE(log_likelihoods(model, {}).empty());
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -13,7 +13,7 @@ namespace {
 std::vector<Example> examples() {
   return {
       {{1, 2, 3, 4}, {kIgnoreIndex, kIgnoreIndex, 3, 4}},
-      {{5, 6, 7, 8, 9, 10, 11}, {5, 6, 7, 8, 9, 10, 11}},  // nothing predicts the first
+      {{5, 6, 7, 8, 9, 10, 11}, {5, 6, 7, 8, 9, 10, 11}}, // nothing predicts the first
       {{12, 13}, {kIgnoreIndex, kIgnoreIndex}},
       {{14, 15, 16}, {kIgnoreIndex, 15, kIgnoreIndex}},
       {{17}, {17}},
@@ -70,9 +70,9 @@ TEST(Perplexities, LeaveTheModelInItsModeWithoutGradients) {
 TEST(Perplexities, LeaveTheModelInItsModeWhenTheyThrow) {
   auto model = testing::tiny_llama();
   model->train();
-  EXPECT_ANY_THROW(evaluate_perplexity(model, {{{1, 2}, {1, 2000}}}));  // no such label
+  EXPECT_ANY_THROW(evaluate_perplexity(model, {{{1, 2}, {1, 2000}}})); // no such label
   EXPECT_TRUE(model->is_training());
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -7,24 +7,13 @@
 namespace rora::testing {
 namespace {
 
-const std::vector<std::string> kKeys{
-    "peer",
-    "mode",
-    "rank",
-    "dtype",
-    "batch",
-    "seq",
-    "labelled",
-    "step_s",
-    "forward_s",
-    "tokens_per_s",
-    "peak_rss_mib",
-    "trainable",
-    "loss"};
+const std::vector<std::string> kKeys{"peer",         "mode",      "rank",   "dtype",     "batch",
+                                     "seq",          "labelled",  "step_s", "forward_s", "tokens_per_s",
+                                     "peak_rss_mib", "trainable", "loss"};
 
 Json bench(const Workplace& place, const std::vector<std::string>& more) {
-  std::vector<std::string> arguments{
-      "bench", "--model", place.path("model"), "--batch", "2", "--seq", "16", "--steps", "2"};
+  std::vector<std::string> arguments{"bench", "--model", place.path("model"), "--batch", "2",
+                                     "--seq", "16",      "--steps",           "2"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const Outcome outcome = run_rora(arguments);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
@@ -70,5 +59,5 @@ TEST(Bench, PacksWeightsWhereTheProcessorReadsThemSo) {
   }
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

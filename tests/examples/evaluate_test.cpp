@@ -117,16 +117,8 @@ TEST_F(EvaluateTest, PrintsTheAccuracyOfChoices) {
 TEST_F(EvaluateTest, WritesPredictions) {
   const Json found = json(
       "evaluate",
-      {"--data",
-       path("questions.jsonl"),
-       "--task",
-       "generation",
-       "--max-new-tokens",
-       "5",
-       "--limit",
-       "3",
-       "--predictions",
-       path("predictions.jsonl")});
+      {"--data", path("questions.jsonl"), "--task", "generation", "--max-new-tokens", "5", "--limit", "3",
+       "--predictions", path("predictions.jsonl")});
   EXPECT_THAT(keys(found), ElementsAre("accuracy", "stderr", "unparsed", "count"));
   EXPECT_EQ(found["count"], 3);
   auto own = model();
@@ -205,19 +197,8 @@ TEST_F(EvaluateTest, SamplesBySeed) {
   const auto sampled = [&](const std::string& seed) {
     return json(
         "generate",
-        {"--prompt",
-         "Hello",
-         "--max-new-tokens",
-         "12",
-         "--temperature",
-         "1",
-         "--top-k",
-         "50",
-         "--top-p",
-         "0.95",
-         "--seed",
-         seed,
-         "--json"});
+        {"--prompt", "Hello", "--max-new-tokens", "12", "--temperature", "1", "--top-k", "50", "--top-p", "0.95",
+         "--seed", seed, "--json"});
   };
   EXPECT_EQ(sampled("1"), sampled("1"));
   EXPECT_NE(sampled("1"), sampled("2"));

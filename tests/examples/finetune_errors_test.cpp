@@ -58,7 +58,7 @@ TEST(FinetuneErrors, ResumeRefusesAnotherAdapter) {
   const Workplace place;
   ASSERT_EQ(run_rora(place.finetune("run", 4, {"--save-every", "2"})).code, 0);
   Json run = place.json("run/run.json");
-  run["finished"] = false;  // as a process leaves it that was killed before its end
+  run["finished"] = false; // as a process leaves it that was killed before its end
   place.write("run/run.json", run.dump());
   expect_error(run_rora(place.finetune("run", 4, {"--resume", "--alpha", "32"})), 1, "run.alpha was 16");
   expect_error(run_rora(place.finetune("run", 4, {"--resume", "--scaling", "standard"})), 1, "run.scaling was");
@@ -120,7 +120,7 @@ TEST(FinetuneErrors, AFailureTakesBackAllTheFoldersThatItMade) {
   const Workplace place;
   std::string weights = place.read("model/model.safetensors");
   for (size_t i = weights.size() - 16 * sizeof(float); i < weights.size(); i += sizeof(float)) {
-    weights.replace(i, sizeof(float), "\xFF\xFF\x7F\x7F");  // the largest number: the first step's loss overflows
+    weights.replace(i, sizeof(float), "\xFF\xFF\x7F\x7F"); // the largest number: the first step's loss overflows
   }
   place.write("model/model.safetensors", weights);
   expect_error(run_rora(place.finetune("a/b/run", 1)), 1, "not finite");
@@ -166,5 +166,5 @@ TEST(FinetuneErrors, CudaWithoutADeviceIsWrongUsage) {
   expect_error(outcome, 2, "CUDA");
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

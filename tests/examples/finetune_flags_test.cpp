@@ -13,7 +13,7 @@ namespace rora::testing {
 namespace {
 
 constexpr int kSteps = 4;
-constexpr double kLearningRate = 0.02;  // of `Workplace::finetune`
+constexpr double kLearningRate = 0.02; // of `Workplace::finetune`
 
 /// The metrics of a run of four steps in the file's order, with further flags.
 std::vector<Json> metrics(const Workplace& place, const std::string& run, std::vector<std::string> more) {
@@ -128,7 +128,7 @@ TEST(FinetuneFlags, PortableWritesTheSameScaleAsAlphaOverRank) {
   metrics(place, "portable", {"--rank", "4", "--alpha", "6", "--portable"});
   const Json config = place.json("portable/adapter_config.json");
   EXPECT_EQ(config.value("use_rslora", Json(false)), false);
-  EXPECT_EQ(config["lora_alpha"], 12);  // 6/√4 = 12/4
+  EXPECT_EQ(config["lora_alpha"], 12); // 6/√4 = 12/4
   EXPECT_EQ(place.read("portable/adapter_model.safetensors"), place.read("own/adapter_model.safetensors"));
 }
 
@@ -143,18 +143,9 @@ TEST(FinetuneFlags, SaveEveryKeepsTheLastCheckpoint) {
 TEST(FinetuneFlags, EarlyStoppingPatienceEndsARunThatGetsWorse) {
   const Workplace place;
   const Outcome outcome = run_rora(place.finetune(
-      "run",
-      200,
-      {"--lr",
-       "2",
-       "--schedule",
-       "constant",
-       "--eval-data",
-       place.path("train.jsonl"),
-       "--eval-every",
-       "1",
-       "--early-stopping-patience",
-       "3"}));
+      "run", 200,
+      {"--lr", "2", "--schedule", "constant", "--eval-data", place.path("train.jsonl"), "--eval-every", "1",
+       "--early-stopping-patience", "3"}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const Json results = place.json("run/run.json")["results"];
   EXPECT_EQ(results["stopped_early"], true);
@@ -170,8 +161,8 @@ class FinetuneTextTest : public ::testing::Test {
 
   /// The metrics of one step on all records of `data`, and what `load_dataset` makes of them.
   Json step(const std::string& run, const std::string& data, const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments{
-        "finetune", "--model", place.path("text_model"), "--data", place.path(data), "--output", place.path(run)};
+    std::vector<std::string> arguments{"finetune",       "--model",  place.path("text_model"), "--data",
+                                       place.path(data), "--output", place.path(run)};
     arguments.insert(arguments.end(), {"--max-steps", "1", "--batch-size", "8", "--rank", "2", "--threads", "1"});
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Outcome outcome = run_rora(arguments);
@@ -187,7 +178,7 @@ class FinetuneTextTest : public ::testing::Test {
     for (const Example& example : load_dataset({place.path(data)}, tokenizer.get(), options).examples) {
       counts.first += static_cast<int64_t>(example.input_ids.size());
       counts.second += static_cast<int64_t>(example.labels.size()) - 1 -
-                       std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
+          std::count(example.labels.begin() + 1, example.labels.end(), kIgnoreIndex);
     }
     return counts;
   }
@@ -228,5 +219,5 @@ TEST_F(FinetuneTextTest, WritesChatsByTheTemplateThatIsAskedFor) {
   EXPECT_EQ(counts(step("chatml", "chat.json", {"--chat-template", "chatml"})), chatml);
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

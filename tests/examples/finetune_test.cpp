@@ -10,8 +10,8 @@
 namespace rora::testing {
 namespace {
 
-const std::vector<std::string> kMetrics{
-    "step", "loss", "lr", "grad_norm", "tokens", "labelled_tokens", "tokens_per_s", "peak_rss_mib"};
+const std::vector<std::string> kMetrics{"step",         "loss",        "lr", "grad_norm", "tokens", "labelled_tokens",
+                                        "tokens_per_s", "peak_rss_mib"};
 
 std::vector<std::string> keys(const Json& json) {
   std::vector<std::string> names;
@@ -52,8 +52,8 @@ TEST(Finetune, WritesAnAdapterItsRunAndAMetricsLineAStep) {
 
 TEST(Finetune, GoesOnFromACheckpointToTheSameBytes) {
   const Workplace place;
-  const std::vector<std::string> more{
-      "--dropout", "0.1", "--dora", "--eval-data", place.path("train.jsonl"), "--eval-every", "5"};
+  const std::vector<std::string> more{"--dropout",    "0.1", "--dora", "--eval-data", place.path("train.jsonl"),
+                                      "--eval-every", "5"};
   ASSERT_EQ(run_rora(place.finetune("whole", 300, more)).code, 0);
 
   Process process(place.finetune("cut", 300, more));
@@ -130,13 +130,7 @@ TEST(Finetune, TakesItsFlagsFromAFileUnlessTheyAreGiven) {
             {"target-modules", {"q_proj", "v_proj"}}})
           .dump());
   const Outcome outcome = run_rora(
-      {"finetune",
-       "--config",
-       place.path("config.json"),
-       "--output",
-       place.path("run"),
-       "--rank=3",
-       "--max-steps",
+      {"finetune", "--config", place.path("config.json"), "--output", place.path("run"), "--rank=3", "--max-steps",
        "2"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const Json config = place.json("run/run.json")["config"];
@@ -161,7 +155,7 @@ TEST(Finetune, KeepsTheFilesOrderWithoutShufflingAndTheLastOfAFlagsValues) {
   const auto metrics = place.lines("run/metrics.jsonl");
   ASSERT_EQ(metrics.size(), 3);
   for (size_t i = 0; i < metrics.size(); ++i) {
-    EXPECT_EQ(metrics[i]["tokens"], 5 + i);  // as the records are written
+    EXPECT_EQ(metrics[i]["tokens"], 5 + i); // as the records are written
     EXPECT_EQ(metrics[i]["labelled_tokens"], 3 + i);
   }
 }
@@ -170,8 +164,7 @@ TEST(Finetune, GoesOnFromAnotherAdapter) {
   const Workplace place;
   ASSERT_EQ(
       run_rora(place.finetune(
-                   "first",
-                   10,
+                   "first", 10,
                    {"--rank", "2", "--alpha", "5", "--scaling", "standard", "--target-modules", "q_proj,o_proj"}))
           .code,
       0);
@@ -185,8 +178,7 @@ TEST(Finetune, GoesOnFromAnotherAdapter) {
       place.lines("second/metrics.jsonl")[0]["loss"].get<double>(),
       place.lines("first/metrics.jsonl")[0]["loss"].get<double>());
   expect_error(
-      run_rora(place.finetune("third", 1, {"--init-adapter", place.path("first"), "--rank", "4"})),
-      2,
+      run_rora(place.finetune("third", 1, {"--init-adapter", place.path("first"), "--rank", "4"})), 2,
       "--rank contradicts --init-adapter");
   EXPECT_FALSE(place.exists("third"));
 }
@@ -237,5 +229,5 @@ TEST(Finetune, HelpPrintsTheDefaults) {
   }
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

@@ -13,8 +13,8 @@ namespace {
 TEST(Merge, WritesAModelThatDiffersFromItsBaseAndNeedsNoAdapter) {
   const Workplace place;
   ASSERT_EQ(run_rora(place.finetune("run", 5, {"--dora"})).code, 0);
-  const std::vector<std::string> arguments{
-      "merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("merged")};
+  const std::vector<std::string> arguments{"merge",           "--model",  place.path("model"), "--adapter",
+                                           place.path("run"), "--output", place.path("merged")};
   place.write("model/tokenizer_config.json", "{ \"kept\": \"byte for byte\" }\n");
   const Outcome outcome = run_rora(arguments);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -49,15 +49,8 @@ TEST(Merge, WritesEachWeightFormedInFloat64AndRoundedOnce) {
   for (const auto& [dtype, type] : {std::pair("float32", at::kFloat), std::pair("bfloat16", at::kBFloat16)}) {
     const std::string merged = std::string("merged-") + dtype;
     const Outcome outcome = run_rora(
-        {"merge",
-         "--model",
-         place.path("model"),
-         "--adapter",
-         place.path("run"),
-         "--output",
-         place.path(merged),
-         "--dtype",
-         dtype});
+        {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path(merged),
+         "--dtype", dtype});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_NE(outcome.out.find("each weight within one rounding of W + s*B*A"), std::string::npos) << outcome.out;
     const SafetensorsFile base(place.path("model/model.safetensors"));
@@ -70,7 +63,7 @@ TEST(Merge, WritesEachWeightFormedInFloat64AndRoundedOnce) {
       const at::Tensor exact = base.tensor(module + ".weight")
                                    .to(type)
                                    .to(at::kDouble)
-                                   .addmm(factor("lora_B"), factor("lora_A"), /*beta=*/1, /*alpha=*/3.0);  // 6/√4
+                                   .addmm(factor("lora_B"), factor("lora_A"), /*beta=*/1, /*alpha=*/3.0); // 6/√4
       EXPECT_TRUE(at::equal(written.tensor(module + ".weight"), exact.to(type))) << module << " in " << dtype;
     }
   }
@@ -100,17 +93,9 @@ TEST(Merge, AChangeThatRoundingSwallowsIsRefused) {
   change_tensors(place.path("run"), "v_proj.lora_B", [](at::Tensor& b) { b.mul_(1e-12); });
   expect_error(
       run_rora(
-          {"merge",
-           "--model",
-           place.path("model"),
-           "--adapter",
-           place.path("run"),
-           "--output",
-           place.path("merged"),
-           "--dtype",
-           "bfloat16"}),
-      1,
-      "merging did not change model.layers.0.self_attn.v_proj.weight: a wider --dtype may help");
+          {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("merged"),
+           "--dtype", "bfloat16"}),
+      1, "merging did not change model.layers.0.self_attn.v_proj.weight: a wider --dtype may help");
   EXPECT_FALSE(place.exists("merged"));
 }
 
@@ -123,8 +108,7 @@ TEST(Merge, AnAdapterOfAnotherModelLeavesNothing) {
   expect_error(
       run_rora(
           {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("merged")}),
-      1,
-      "lora_A");
+      1, "lora_A");
   EXPECT_FALSE(place.exists("merged"));
 }
 
@@ -134,8 +118,7 @@ TEST(Merge, AFolderThatHoldsAnAdapterIsRefused) {
   expect_error(
       run_rora(
           {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("run")}),
-      1,
-      "already holds an adapter");
+      1, "already holds an adapter");
   EXPECT_FALSE(place.exists("run/config.json"));
 }
 
@@ -147,8 +130,8 @@ TEST(Inspect, DescribesModelAndAdapter) {
   EXPECT_EQ(Json::parse(model.out)["num_hidden_layers"], 2);
   const Outcome adapter = run_rora({"inspect", "--adapter", place.path("run")});
   ASSERT_EQ(adapter.code, 0) << adapter.err;
-  EXPECT_EQ(Json::parse(adapter.out)["scale"], 3.0);  // 6/√4
+  EXPECT_EQ(Json::parse(adapter.out)["scale"], 3.0); // 6/√4
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

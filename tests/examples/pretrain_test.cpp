@@ -54,7 +54,7 @@ TEST(Pretrain, TrainsATokenizerAndAModelThatTheOtherSubcommandsRead) {
 
   const Outcome ids = run_rora({"tokenize", "--model", place.path("base"), "--text", story(0)});
   ASSERT_EQ(ids.code, 0) << ids.err;
-  EXPECT_EQ(Json::parse(ids.out)[0], 1);  // BOS
+  EXPECT_EQ(Json::parse(ids.out)[0], 1); // BOS
   const Outcome plain = run_rora({"tokenize", "--model", place.path("base"), "--text", "", "--no-special"});
   EXPECT_EQ(plain.out, "[]\n") << plain.err;
 
@@ -65,14 +65,7 @@ TEST(Pretrain, TrainsATokenizerAndAModelThatTheOtherSubcommandsRead) {
   EXPECT_EQ(place.read("base/tokenizer.model"), place.read("same/tokenizer.model"));
 
   const Outcome further = run_rora(
-      {"pretrain",
-       "--model",
-       place.path("base"),
-       "--data",
-       place.path("stories.jsonl"),
-       "--max-steps",
-       "1",
-       "--output",
+      {"pretrain", "--model", place.path("base"), "--data", place.path("stories.jsonl"), "--max-steps", "1", "--output",
        place.path("further")});
   ASSERT_EQ(further.code, 0) << further.err;
   EXPECT_EQ(place.read("base/tokenizer.model"), place.read("further/tokenizer.model"));
@@ -85,5 +78,5 @@ TEST(Pretrain, NeedsAModelOrItsConfiguration) {
       run_rora({"pretrain", "--data", place.path("train.jsonl"), "--output", place.path("out")}), 2, "--model-config");
 }
 
-}  // namespace
-}  // namespace rora::testing
+} // namespace
+} // namespace rora::testing

@@ -43,7 +43,7 @@ void save_random_llama(const DecoderOptions& options, double deviation, const st
   save_model(*model, folder);
 }
 
-}  // namespace
+} // namespace
 
 Process::Process(const std::vector<std::string>& arguments, const std::string& input) {
   std::vector<std::string> words{RORA_BINARY};
@@ -83,8 +83,7 @@ Outcome Process::wait() {
   ::waitpid(pid_, &status, 0);
   pid_ = -1;
   return {
-      WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-      read_all(folder_ / "out"),
+      WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_all(folder_ / "out"),
       read_all(folder_ / "err")};
 }
 
@@ -124,22 +123,9 @@ Workplace::Workplace() {
 
 std::vector<std::string> Workplace::finetune(
     const std::string& output, int steps, const std::vector<std::string>& more) const {
-  std::vector<std::string> arguments{
-      "finetune",
-      "--model",
-      path("model"),
-      "--data",
-      path("train.jsonl"),
-      "--output",
-      path(output),
-      "--batch-size",
-      "4",
-      "--lr",
-      "0.02",
-      "--max-steps",
-      std::to_string(steps),
-      "--threads",
-      "1"};
+  std::vector<std::string> arguments{"finetune", "--model",     path("model"),         "--data",    path("train.jsonl"),
+                                     "--output", path(output),  "--batch-size",        "4",         "--lr",
+                                     "0.02",     "--max-steps", std::to_string(steps), "--threads", "1"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
@@ -169,4 +155,4 @@ bool Workplace::exists(const std::string& name) const {
   return std::filesystem::exists(folder_ / name);
 }
 
-}  // namespace rora::testing
+} // namespace rora::testing

@@ -14,7 +14,7 @@ using Json = nlohmann::ordered_json;
 
 /// How a run of the binary ended.
 struct Outcome {
-  int code = -1;  ///< 128 + the signal where one ended it
+  int code = -1; ///< 128 + the signal where one ended it
   std::string out;
   std::string err;
 };
@@ -65,4 +65,4 @@ class Workplace {
   TemporaryFolder folder_;
 };
 
-}  // namespace rora::testing
+} // namespace rora::testing

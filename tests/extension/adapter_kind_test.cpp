@@ -57,8 +57,7 @@ class OutputScale : public Adapter {
 
 class OutputScaleKind : public AdapterKind {
  public:
-  explicit OutputScaleKind(double initial = 1.0) : initial_(initial) {
-  }
+  explicit OutputScaleKind(double initial = 1.0) : initial_(initial) {}
 
   std::string peft_type() const override {
     return "TOY";
@@ -127,8 +126,7 @@ DecoderForCausalLM train(
   auto model = tiny_llama();
   attach_adapters(*model, options());
   Trainer trainer(
-      model,
-      counting(),
+      model, counting(),
       TrainerOptions()
           .lr(2e-2)
           .max_steps(8)
@@ -249,5 +247,5 @@ TEST(AdapterKind, ItsFolderIsReadAsStrictlyAsAny) {
   EXPECT_THROW(register_adapter_kind({"LORA", {}, [](const JsonObject&) { return nullptr; }}), c10::ValueError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -27,8 +27,7 @@ using rora::testing::tiny_llama;
 /// gradient G, seen through A.
 class GradientStart : public Initializer {
  public:
-  GradientStart(double gamma, double alpha) : gamma_(gamma), alpha_(alpha) {
-  }
+  GradientStart(double gamma, double alpha) : gamma_(gamma), alpha_(alpha) {}
 
   std::string name() const override {
     return "toy_gradient";
@@ -173,8 +172,7 @@ class Starts : public ::testing::TestWithParam<std::function<DecoderForCausalLM(
   DecoderForCausalLM train(const std::filesystem::path& folder, int64_t stop_after = 1000) const {
     auto model = GetParam()();
     Trainer trainer(
-        model,
-        counting(),
+        model, counting(),
         TrainerOptions()
             .lr(1e-2)
             .max_steps(6)
@@ -217,5 +215,5 @@ TEST_P(Starts, AreLoadedAsTheyWereSaved) {
 
 INSTANTIATE_TEST_SUITE_P(GradientAndPrincipal, Starts, ::testing::Values(with_gradient_start, with_principal_start));
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -25,8 +25,7 @@ namespace {
 class ScaledGradientDescent : public Optimizer {
  public:
   explicit ScaledGradientDescent(ParameterTable& parameters, double momentum = 0.9, double damping = 1e-2)
-      : Optimizer(parameters), momentum_(momentum), damping_(damping), average_(at::zeros_like(parameters.values())) {
-  }
+      : Optimizer(parameters), momentum_(momentum), damping_(damping), average_(at::zeros_like(parameters.values())) {}
 
   std::string name() const override {
     return "ScaledGradientDescent";
@@ -43,7 +42,7 @@ class ScaledGradientDescent : public Optimizer {
     at::NoGradGuard no_grad;
     const at::Tensor average = momentum_ * average_ + preconditioned();
     const at::Tensor kept = left_out.defined() ? left_out.eq(0) : at::ones({}, average.options()).to(at::kBool);
-    average_.copy_(at::where(kept, average, average_));  // where, as 0 times what is not finite is not 0
+    average_.copy_(at::where(kept, average, average_)); // where, as 0 times what is not finite is not 0
     for (const ParameterRange& range : parameters().groups()) {
       const at::Tensor step = average.narrow(0, range.begin, range.size) * (learning_rate * range.group.lr_factor);
       parameters().values().narrow(0, range.begin, range.size).sub_(at::where(kept, step, at::zeros_like(step)));
@@ -190,5 +189,5 @@ TEST(PairOptimizer, AResumedRunIsTheUninterruptedOneBitForBit) {
   EXPECT_THROW(adamw.trainer->restore(), FormatError) << "another optimiser is another run";
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -22,8 +22,7 @@ namespace {
 /// B held at 0. To keep A's rows apart, λ·mean‖AAᵀ − I‖² is added to the loss.
 class RankSchedule : public TrainingHook {
  public:
-  RankSchedule(int64_t target, double orthogonality) : target_(target), orthogonality_(orthogonality) {
-  }
+  RankSchedule(int64_t target, double orthogonality) : target_(target), orthogonality_(orthogonality) {}
 
   std::string name() const override {
     return "rank_schedule";
@@ -90,8 +89,8 @@ class RankSchedule : public TrainingHook {
 
   int64_t target_;
   double orthogonality_;
-  at::Tensor importance_;  ///< `[pairs, rank]`
-  at::Tensor mask_;        ///< `[pairs, rank]`, 0 where a rank is taken away
+  at::Tensor importance_; ///< `[pairs, rank]`
+  at::Tensor mask_; ///< `[pairs, rank]`, 0 where a rank is taken away
 };
 
 std::vector<Example> counting(int64_t count) {
@@ -177,5 +176,5 @@ TEST(RankSchedule, AResumedRunIsTheUninterruptedOneBitForBit) {
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another schedule is another run";
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -18,16 +18,14 @@ namespace {
 
 /// Where the threads of one training meet.
 struct Meeting {
-  explicit Meeting(int64_t workers) : barrier(workers), parts(static_cast<size_t>(workers)) {
-  }
+  explicit Meeting(int64_t workers) : barrier(workers), parts(static_cast<size_t>(workers)) {}
   std::barrier<> barrier;
-  std::vector<at::Tensor> parts;  ///< of each worker
+  std::vector<at::Tensor> parts; ///< of each worker
 };
 
 class ThreadReducer : public Reducer {
  public:
-  ThreadReducer(std::shared_ptr<Meeting> meeting, int64_t rank) : meeting_(std::move(meeting)), rank_(rank) {
-  }
+  ThreadReducer(std::shared_ptr<Meeting> meeting, int64_t rank) : meeting_(std::move(meeting)), rank_(rank) {}
 
   int64_t rank() const override {
     return rank_;
@@ -48,9 +46,9 @@ class ThreadReducer : public Reducer {
     meeting_->barrier.arrive_and_wait();
     at::Tensor sum = meeting_->parts[0].clone();
     for (size_t i = 1; i < meeting_->parts.size(); ++i) {
-      sum += meeting_->parts[i];  // in the same order for all, so that all have the same bits
+      sum += meeting_->parts[i]; // in the same order for all, so that all have the same bits
     }
-    meeting_->barrier.arrive_and_wait();  // all have read before any writes
+    meeting_->barrier.arrive_and_wait(); // all have read before any writes
     own.copy_(sum);
   }
 
@@ -89,7 +87,7 @@ std::vector<Result> train(int64_t workers, TrainerOptions options, int64_t stop_
     Result& result = results[static_cast<size_t>(rank)];
     at::manual_seed(3);
     attach_adapters(*result.model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.2)));
-    result.model->activation_checkpointing = true;  // draws a layer's masks once more, in backward
+    result.model->activation_checkpointing = true; // draws a layer's masks once more, in backward
     if (workers > 1) {
       options.reducer(std::make_shared<ThreadReducer>(meeting, rank));
     }
@@ -124,14 +122,14 @@ TrainerOptions options(int64_t grad_accum) {
       .epochs(2)
       .grad_accum(grad_accum)
       .eval_every(3)
-      .batches(BatchOptions().batch_size(2).seed(5));  // 11 batches an epoch: the last step has less than the others
+      .batches(BatchOptions().batch_size(2).seed(5)); // 11 batches an epoch: the last step has less than the others
 }
 
 TEST(ThreadReducer, TwoWorkersAreOneThatTakesTwiceAsManyBatchesAStep) {
   const auto two = train(2, options(1));
   const auto one = train(1, options(2));
   EXPECT_TRUE(at::equal(two[0].values, two[1].values));
-  EXPECT_TRUE(at::equal(two[0].values, one[0].values));  // a sum of two is the same in either order
+  EXPECT_TRUE(at::equal(two[0].values, one[0].values)); // a sum of two is the same in either order
   ASSERT_EQ(two[0].metrics.size(), one[0].metrics.size());
   for (size_t i = 0; i < one[0].metrics.size(); ++i) {
     for (const Result& worker : two) {
@@ -181,14 +179,13 @@ TEST(ThreadReducer, WorkersThatBeginUnlikeAreRefused) {
   std::vector<DecoderForCausalLM> models;
   for (uint64_t rank = 0; rank < 2; ++rank) {
     models.push_back(testing::tiny_llama());
-    at::manual_seed(rank);  // another A
+    at::manual_seed(rank); // another A
     attach_adapters(*models.back(), AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8)));
   }
   for (int64_t rank = 0; rank < 2; ++rank) {
     threads.emplace_back([&, rank] {
       Trainer trainer(
-          models[static_cast<size_t>(rank)],
-          counting(22),
+          models[static_cast<size_t>(rank)], counting(22),
           options(1).reducer(std::make_shared<ThreadReducer>(meeting, rank)));
       EXPECT_THROW(trainer.train(), c10::ValueError);
     });
@@ -198,5 +195,5 @@ TEST(ThreadReducer, WorkersThatBeginUnlikeAreRefused) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -127,7 +127,7 @@ struct Arguments {
   at::Device device;
   at::ScalarType dtype;
   std::string rows, init;
-  std::string graph;  ///< `repeated` does what is captured again without a graph, on any device
+  std::string graph; ///< `repeated` does what is captured again without a graph, on any device
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
   bool frozen, checkpointing, no_waits, deterministic;
@@ -183,7 +183,7 @@ void fill_weights(rora::CausalLM& model) {
 
 rora::CausalLM make_model(const Arguments& arguments) {
   torch::manual_seed(static_cast<uint64_t>(arguments.seed));
-  const bool on_device = arguments.init == "device";  // for large models: random numbers would take a CPU minutes
+  const bool on_device = arguments.init == "device"; // for large models: random numbers would take a CPU minutes
   if (on_device) {
     torch::set_default_dtype(c10::scalarTypeToTypeMeta(arguments.dtype));
   }
@@ -246,7 +246,7 @@ std::unique_ptr<rora::StepGraphs> make_graphs(
 
 /// The step of that number, of one batch.
 rora::StepBatches step_of(const Arguments& arguments, const rora::Batch& batch, int64_t number) {
-  const auto seed = static_cast<uint64_t>(arguments.seed * 104729 + number);  // of dropout
+  const auto seed = static_cast<uint64_t>(arguments.seed * 104729 + number); // of dropout
   rora::StepBatches step;
   step.number = number;
   step.batches.push_back({batch, 0, seed});
@@ -293,8 +293,8 @@ class NoWaiting {
 
 struct Run {
   std::vector<double> losses;
-  std::vector<double> seconds;  ///< without the warm-up's
-  int64_t tokens = 0;           ///< of a step
+  std::vector<double> seconds; ///< without the warm-up's
+  int64_t tokens = 0; ///< of a step
   int64_t trained = 0;
   uint64_t digest = 0;
 };
@@ -321,7 +321,7 @@ Run train(const Arguments& arguments) {
     synchronize(arguments);
     const auto begin = std::chrono::steady_clock::now();
     std::optional<NoWaiting> no_waiting;
-    if (arguments.no_waits && step > 0) {  // the first loads libraries
+    if (arguments.no_waits && step > 0) { // the first loads libraries
       no_waiting.emplace();
     }
     double value = 0.0;
@@ -393,13 +393,12 @@ int run(const Arguments& arguments) {
     std::printf("\"peak_bytes\": %lld, ", static_cast<long long>(stats.allocated_bytes[0].peak));
   }
   std::printf(
-      "\"tokens\": %lld, \"trained\": %lld}\n",
-      static_cast<long long>(last.tokens),
+      "\"tokens\": %lld, \"trained\": %lld}\n", static_cast<long long>(last.tokens),
       static_cast<long long>(last.trained));
   return 0;
 }
 
-}  // namespace
+} // namespace
 
 int main(int count, char** words) {
   try {

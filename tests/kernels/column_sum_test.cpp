@@ -35,8 +35,7 @@ void expect_the_sums(int64_t rows, int64_t columns, int64_t apart, at::ScalarTyp
 
   const at::Tensor of_cpu = at::empty({columns});
   p.sums = of_cpu.data_ptr();
-  kernels::kernels().column_sum(
-      p, 0, (columns + ColumnSumParameters::kColumns - 1) / ColumnSumParameters::kColumns);
+  kernels::kernels().column_sum(p, 0, (columns + ColumnSumParameters::kColumns - 1) / ColumnSumParameters::kColumns);
   EXPECT_TRUE(((sums - of_cpu).abs() <= 2 * bound).all().item<bool>()) << rows << " rows of " << columns;
 }
 

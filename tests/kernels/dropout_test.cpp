@@ -47,8 +47,7 @@ TEST_P(DropoutKernel, GivesTheCpusBits) {
         const at::Tensor x = at::randn({first + count}).to(GetParam()).narrow(0, first, count);
         const at::Tensor y = at::full({first + count}, 7, GetParam()).narrow(0, first, count), expected = y.clone();
         const uint64_t seed = 0x9876543210FEDCBAu + static_cast<uint64_t>(count);
-        kernels::kernels().dropout(
-            parameters_of(x, expected, probability, seed), 0, (count + kBlock - 1) / kBlock);
+        kernels::kernels().dropout(parameters_of(x, expected, probability, seed), 0, (count + kBlock - 1) / kBlock);
         run(parameters_of(x, y, probability, seed), y);
         EXPECT_TRUE(same_bits(y, expected)) << count << " elements, p = " << probability;
       }

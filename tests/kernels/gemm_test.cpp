@@ -294,8 +294,8 @@ TEST(SumByGemms, KnowsFloatAndBFloat16) {
   EXPECT_FALSE(takes(at::kFloat, at::kFloat, at::kBFloat16));
   EXPECT_FALSE(takes(at::kDouble, at::kDouble, at::kDouble));
   EXPECT_FALSE(takes(at::kHalf, at::kHalf, at::kHalf));
-  EXPECT_FALSE(ops::detail::has_gemm(
-      {at::ones({2, 2})}, {at::ones({2, 2}, at::TensorOptions(at::kMeta))}, at::ones({2, 2})));
+  EXPECT_FALSE(
+      ops::detail::has_gemm({at::ones({2, 2})}, {at::ones({2, 2}, at::TensorOptions(at::kMeta))}, at::ones({2, 2})));
 }
 
 } // namespace

@@ -206,7 +206,8 @@ TEST(SumByKAppend, IsTheSumRoundedOnce) {
               [](const KAppendParameters& p) { return p.tile == KAppendTile::k128x256 && host_kappend(p); }));
           EXPECT_GT(y._version(), version);
           EXPECT_LT(
-              error(y, 0.5 * sum + (accumulate ? start.to(at::kDouble) : at::zeros_like(sum))), tolerance(at::kBFloat16))
+              error(y, 0.5 * sum + (accumulate ? start.to(at::kDouble) : at::zeros_like(sum))),
+              tolerance(at::kBFloat16))
               << depth << " " << rank << " " << i << right.strides();
         }
       }

@@ -39,15 +39,16 @@ struct Case {
 TEST(LowRankProductsOnAGpu, AreTheReferences) {
   at::manual_seed(1);
   constexpr int64_t kIn = 600;
-  for (const Case& c : {Case{at::kFloat, at::kFloat, 70, 5, 4},
-                        {at::kBFloat16, at::kFloat, 3, 8, 4},
-                        {at::kBFloat16, at::kBFloat16, 20, 16, 4},
-                        {at::kBFloat16, at::kFloat, 1, 70, 4}, // dS by the reference
-                        {at::kFloat, at::kFloat, 2, 130, 0},
-                        {at::kDouble, at::kDouble, 6, 4, 0},
-                        {at::kHalf, at::kHalf, 6, 8, 0}, // whole by the reference
-                        {at::kHalf, at::kFloat, 6, 8, 0},
-                        {at::kFloat, at::kBFloat16, 6, 4, 1}}) { // only dA, which reads neither
+  for (const Case& c :
+       {Case{at::kFloat, at::kFloat, 70, 5, 4},
+        {at::kBFloat16, at::kFloat, 3, 8, 4},
+        {at::kBFloat16, at::kBFloat16, 20, 16, 4},
+        {at::kBFloat16, at::kFloat, 1, 70, 4}, // dS by the reference
+        {at::kFloat, at::kFloat, 2, 130, 0},
+        {at::kDouble, at::kDouble, 6, 4, 0},
+        {at::kHalf, at::kHalf, 6, 8, 0}, // whole by the reference
+        {at::kHalf, at::kFloat, 6, 8, 0},
+        {at::kFloat, at::kBFloat16, 6, 4, 1}}) { // only dA, which reads neither
     const at::Tensor x = at::randn({c.rows, kIn}).to(c.activations), dx = at::randn({c.rows, kIn}).to(c.activations);
     const at::Tensor thin = at::randn({c.rows, c.rank + 3}).to(c.activations).narrow(1, 3, c.rank);
     const at::Tensor a = at::randn({c.rank, kIn}).to(c.masters), b = at::randn({kIn, c.rank}).to(c.masters);

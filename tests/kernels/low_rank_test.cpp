@@ -134,8 +134,16 @@ class LowRankKernels : public ::testing::TestWithParam<std::tuple<at::ScalarType
 
 TEST_P(LowRankKernels, ShrinkAsEagerDoesAtAnySize) {
   at::manual_seed(1);
-  for (const Shape& shape : some({{1, 8, 1, 0}, {300, 72, 8, 0}, {127, 100, 8, 8}, {65, 330, 13, 0}, {66, 576, 16, 8},
-                                  {5, 77, 5, 3}, {3, 71, 40, 1}, {70, 144, 64, 8}, {33, 96, 96, 0}})) {
+  for (const Shape& shape : some(
+           {{1, 8, 1, 0},
+            {300, 72, 8, 0},
+            {127, 100, 8, 8},
+            {65, 330, 13, 0},
+            {66, 576, 16, 8},
+            {5, 77, 5, 3},
+            {3, 71, 40, 1},
+            {70, 144, 64, 8},
+            {33, 96, 96, 0}})) {
     const at::Tensor x = random(shape.rows, shape.columns, shape.before, dtype);
     const at::Tensor a = random(shape.rank, shape.columns, shape.before, master);
     const at::Tensor truth = kScale * x.to(at::kDouble).mm(a.to(dtype).to(at::kDouble).t());
@@ -148,8 +156,15 @@ TEST_P(LowRankKernels, ShrinkAsEagerDoesAtAnySize) {
 
 TEST_P(LowRankKernels, GiveTheGradientsOfBAndOfWhatIsShrunkInOnePass) {
   at::manual_seed(2);
-  for (const Shape& shape : some({{1, 8, 1, 0}, {300, 40, 8, 0}, {127, 100, 8, 8}, {37, 530, 13, 0}, {50, 300, 32, 8},
-                                  {20, 71, 40, 0}, {18, 77, 5, 3}, {36, 264, 64, 8}})) {
+  for (const Shape& shape : some(
+           {{1, 8, 1, 0},
+            {300, 40, 8, 0},
+            {127, 100, 8, 8},
+            {37, 530, 13, 0},
+            {50, 300, 32, 8},
+            {20, 71, 40, 0},
+            {18, 77, 5, 3},
+            {36, 264, 64, 8}})) {
     const at::Tensor dy = random(shape.rows, shape.columns, shape.before, dtype);
     const at::Tensor shrunk = random(shape.rows, shape.rank, shape.before, dtype);
     const at::Tensor b = random(shape.columns, shape.rank, shape.before, master);
@@ -169,8 +184,8 @@ TEST_P(LowRankKernels, GiveTheGradientsOfBAndOfWhatIsShrunkInOnePass) {
 
 TEST_P(LowRankKernels, GiveTheGradientOfA) {
   at::manual_seed(3);
-  for (const Shape& shape : some(
-           {{1, 8, 1, 0}, {127, 100, 16, 8}, {18, 530, 40, 8}, {35, 136, 96, 0}, {17, 30, 5, 3}})) {
+  for (const Shape& shape :
+       some({{1, 8, 1, 0}, {127, 100, 16, 8}, {18, 530, 40, 8}, {35, 136, 96, 0}, {17, 30, 5, 3}})) {
     const at::Tensor x = random(shape.rows, shape.columns, shape.before, dtype);
     const at::Tensor dshrunk = random(shape.rows, shape.rank, shape.before, dtype);
     const at::Tensor truth = dshrunk.to(at::kDouble).t().mm(x.to(at::kDouble));
@@ -183,8 +198,8 @@ TEST_P(LowRankKernels, GiveTheGradientOfA) {
 
 TEST_P(LowRankKernels, AddTheDroppedGradientOfX) {
   at::manual_seed(4);
-  for (const Shape& shape : some(
-           {{1, 8, 1, 0}, {127, 100, 8, 8}, {65, 270, 13, 0}, {3, 71, 40, 1}, {34, 136, 96, 8}})) {
+  for (const Shape& shape :
+       some({{1, 8, 1, 0}, {127, 100, 8, 8}, {65, 270, 13, 0}, {3, 71, 40, 1}, {34, 136, 96, 8}})) {
     const at::Tensor dx = random(shape.rows, shape.columns, shape.before, dtype);
     const at::Tensor dshrunk = random(shape.rows, shape.rank, shape.before, dtype);
     const at::Tensor a = random(shape.rank, shape.columns, shape.before, master);
@@ -225,8 +240,7 @@ TEST_P(LowRankKernels, DoNotDependOnTheOrderOfThreads) {
   for (const auto order : {host::Order::kAscending, host::Order::kDescending, host::Order::kShuffled}) {
     order_of_threads() = order;
     const auto [dshrunk, db] = gradients(x, thin, b, kScale, {0.2, 5}, 1);
-    const std::vector<at::Tensor> all{
-        shrink(x, a, kScale, {0.2, 5}, 1), dshrunk, db, gradient_x(x, thin, a, {0.2, 5})};
+    const std::vector<at::Tensor> all{shrink(x, a, kScale, {0.2, 5}, 1), dshrunk, db, gradient_x(x, thin, a, {0.2, 5})};
     if (first.empty()) {
       first = all;
     }

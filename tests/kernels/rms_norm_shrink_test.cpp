@@ -38,9 +38,13 @@ void run_tiles(const RMSNormShrinkParameters& p, int64_t blocks, const std::vect
 /// Inputs and outputs of one call; outputs are NaNs at first.
 struct Call {
   explicit Call(const Shape& shape, bool with_added)
-      : x(random(shape.rows, shape)), added(random(shape.rows, shape)), a(random(shape.rank, shape) / 8),
-        weight(at::rand({shape.size}).to(at::kBFloat16) + 0.5), sum(empty(shape.rows, shape)),
-        y(empty(shape.rows, shape)), rstd(at::full({shape.rows}, NAN)),
+      : x(random(shape.rows, shape)),
+        added(random(shape.rows, shape)),
+        a(random(shape.rank, shape) / 8),
+        weight(at::rand({shape.size}).to(at::kBFloat16) + 0.5),
+        sum(empty(shape.rows, shape)),
+        y(empty(shape.rows, shape)),
+        rstd(at::full({shape.rows}, NAN)),
         shrunk(at::full({shape.rows, shape.rank}, NAN, at::kBFloat16)) {
     p.norm.type = kernels::Type::kBFloat16;
     p.norm.size = shape.size;
@@ -77,8 +81,14 @@ struct Call {
 
 TEST(RMSNormShrinkKernel, IsTheNormAndTheShrinkOfWhatTheNormWrites) {
   at::manual_seed(1);
-  for (const Shape& shape : {Shape{1, 8, 1}, {5, 264, 16, 8}, {50, 576, 13}, {130, 40, 48}, {33, 1032, 33, 16},
-                             {49, 256, 64}, {24, 520, 24}}) {
+  for (const Shape& shape :
+       {Shape{1, 8, 1},
+        {5, 264, 16, 8},
+        {50, 576, 13},
+        {130, 40, 48},
+        {33, 1032, 33, 16},
+        {49, 256, 64},
+        {24, 520, 24}}) {
     for (const bool with_added : {false, true}) {
       for (const int64_t groups : {2, 3}) {
         const std::string what = std::to_string(shape.rows) + "x" + std::to_string(shape.size) + ", rank " +
@@ -201,13 +211,14 @@ TEST(RMSNormShrinkOnAGpu, IsTheReferenceByTheKernelWhereThatFits) {
     int launches;
   };
   constexpr int64_t kTokens = 2100;
-  for (const Case& c : {Case{at::kBFloat16, at::kFloat, kTokens, 16, 0, 1},
-                        {at::kBFloat16, at::kBFloat16, kTokens, 16, 8, 1},
-                        {at::kBFloat16, at::kFloat, kTokens, 16, 1, 0}, // rows that are no whole packets
-                        {at::kBFloat16, at::kFloat, kTokens, 18, 0, 0},
-                        {at::kBFloat16, at::kFloat, 100, 16, 0, 0},
-                        {at::kBFloat16, at::kFloat, 0, 16, 0, 0},
-                        {at::kFloat, at::kFloat, kTokens, 16, 0, 0}}) {
+  for (const Case& c :
+       {Case{at::kBFloat16, at::kFloat, kTokens, 16, 0, 1},
+        {at::kBFloat16, at::kBFloat16, kTokens, 16, 8, 1},
+        {at::kBFloat16, at::kFloat, kTokens, 16, 1, 0}, // rows that are no whole packets
+        {at::kBFloat16, at::kFloat, kTokens, 18, 0, 0},
+        {at::kBFloat16, at::kFloat, 100, 16, 0, 0},
+        {at::kBFloat16, at::kFloat, 0, 16, 0, 0},
+        {at::kFloat, at::kFloat, kTokens, 16, 0, 0}}) {
     const at::Tensor x = at::randn({c.tokens, c.size + c.beside}).to(c.dtype).narrow(1, 0, c.size);
     const at::Tensor given = at::randn({c.tokens, c.size}).to(c.dtype);
     const at::Tensor weight = at::rand({c.size}).to(c.dtype), a = at::randn({5, c.size}).to(c.of_a);

@@ -36,7 +36,8 @@ void run_kernel(const Kernel& kernel, const std::vector<at::Tensor>& written) {
         first.push_back(written[i].clone());
       } else {
         const at::Tensor same = (written[i] == first[i]).logical_or(written[i].isnan().logical_and(first[i].isnan()));
-        EXPECT_TRUE(same.all().item<bool>()) << "output " << i << " depends on the order of the threads: a barrier lacks";
+        EXPECT_TRUE(same.all().item<bool>())
+            << "output " << i << " depends on the order of the threads: a barrier lacks";
       }
     }
   }

@@ -11,8 +11,8 @@ class ZeroMagnitudeKernel : public ::testing::TestWithParam<at::ScalarType> {};
 TEST_P(ZeroMagnitudeKernel, FillsInTheGradientsOfZeroMagnitudesAlone) {
   const auto dtype = GetParam();
   at::manual_seed(2);
-  for (const auto& [rows, columns, depth, rank] : std::vector<std::array<int64_t, 4>>{
-           {1, 1, 1, 1}, {7, 33, 300, 4}, {40, 64, 17, 16}, {0, 5, 8, 2}}) {
+  for (const auto& [rows, columns, depth, rank] :
+       std::vector<std::array<int64_t, 4>>{{1, 1, 1, 1}, {7, 33, 300, 4}, {40, 64, 17, 16}, {0, 5, 8, 2}}) {
     const at::Tensor dy = at::randn({rows, columns + 3}).to(dtype).narrow(1, 0, columns);
     const at::Tensor x = at::randn({rows, depth}).to(dtype), weight = at::randn({columns, depth}).to(dtype);
     const at::Tensor shrunk = at::randn({rows, 2 * rank}).to(dtype).narrow(1, rank, rank);

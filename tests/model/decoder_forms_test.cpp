@@ -52,11 +52,12 @@ std::vector<Form> forms() {
       {"tied", with([](DecoderOptions& options) { options.tie_word_embeddings(true); })},
       {"window", with([](DecoderOptions& options) { options.sliding_window(3); })},
       {"window_of_two", with([](DecoderOptions& options) { options.sliding_window(2); })},
-      {"window_of_a_layer",
-       with([](DecoderOptions& options) {
+      {"window_of_a_layer", with([](DecoderOptions& options) {
          options.sliding_window(4).layer_types({LayerType::kFullAttention, LayerType::kSlidingAttention});
        })},
-      {"no_rope_layer", with([](DecoderOptions& options) { options.no_rope_layers({1, 0}); })},
+      {"no_rope_layer", with([](DecoderOptions& options) {
+         options.no_rope_layers({1, 0});
+       })},
       {"embedding_multiplier", with([](DecoderOptions& options) { options.embedding_multiplier(12.0); })},
       {"residual_multiplier", with([](DecoderOptions& options) { options.residual_multiplier(0.22); })},
       {"attention_multiplier", with([](DecoderOptions& options) { options.attention_multiplier(0.0078125); })},
@@ -136,8 +137,8 @@ TEST_P(DecoderForms, HaveTheGradientsOfTheirFormula) {
   };
   const auto found = gradients(model->loss({ids, mask, {}}, labels).sum);
   const at::Tensor logits = PlainDecoder(model).logits(model->embed(ids), mask).slice(1, 0, -1).flatten(0, 1);
-  const auto expected = gradients(
-      at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum, kIgnoreIndex));
+  const auto expected =
+      gradients(at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum, kIgnoreIndex));
   const auto names = model->named_parameters().keys();
   for (size_t i = 0; i < names.size(); ++i) {
     EXPECT_GT(expected[i].abs().max().item<double>(), 0.0) << names[i];

@@ -37,8 +37,7 @@ void expect_answers(const std::filesystem::path& folder, const std::filesystem::
   CausalLM model = load_model(folder);
   const SafetensorsFile answers(path);
   const ModelInput input{
-      answers.tensor("input_ids"),
-      optional_tensor(answers, "attention_mask"),
+      answers.tensor("input_ids"), optional_tensor(answers, "attention_mask"),
       optional_tensor(answers, "position_ids")};
   at::Tensor found = forward(model, input);
   at::Tensor stored = answers.tensor("logits");
@@ -62,22 +61,11 @@ TEST_P(LlamaForm, AnswersAsTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    ,
-    LlamaForm,
+    , LlamaForm,
     ::testing::Values(
-        "untied",
-        "rope_theta",
-        "rope_linear",
-        "rope_linear_oldest_spelling",
-        "rope_dynamic_long",
-        "rope_dynamic_short",
-        "rope_llama3",
-        "rope_llama3_old_spelling",
-        "rope_llama3_length_outside",
-        "biases",
-        "one_key_value_head",
-        "tied_with_only_the_head",
-        "tied_with_both_keys"),
+        "untied", "rope_theta", "rope_linear", "rope_linear_oldest_spelling", "rope_dynamic_long", "rope_dynamic_short",
+        "rope_llama3", "rope_llama3_old_spelling", "rope_llama3_length_outside", "biases", "one_key_value_head",
+        "tied_with_only_the_head", "tied_with_both_keys"),
     [](const auto& info) { return info.param; });
 
 TEST(LlamaForms, TheOriginalLengthIsTheWholeWhereTheConfigNamesNone) {
@@ -98,9 +86,7 @@ TEST_P(LlamaInputs, AreReadAsByTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    ,
-    LlamaInputs,
-    ::testing::Values("padded_on_the_right", "padded_on_the_left", "padded_amid", "positions_that_jump"),
+    , LlamaInputs, ::testing::Values("padded_on_the_right", "padded_on_the_left", "padded_amid", "positions_that_jump"),
     [](const auto& info) { return info.param; });
 
 class Llama : public ::testing::Test {
@@ -171,9 +157,7 @@ TEST_F(Llama, LossOfFewLabelsIsThatOfAllLogits) {
     const at::Tensor logits = model->forward(each).slice(1, 0, -1).flatten(0, 1);
     return at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum);
   };
-  const auto of_states = [&](const ModelInput& each) {
-    return model->loss(each, labels).sum;
-  };
+  const auto of_states = [&](const ModelInput& each) { return model->loss(each, labels).sum; };
   const auto layers = testing::decoder_of(model)->layers;
   auto* last = layers->ptr<DecoderLayerImpl>(layers->size() - 1).get();
   Attention attention = last->self_attn;
@@ -201,9 +185,7 @@ TEST_F(Llama, PrepackedWeightsGiveTheSameBits) {
       continue;
     }
     const ModelInput input{ids, {}, {}};
-    const auto loss = [&](const ModelInput& each) {
-      return model->loss(each, ids).sum;
-    };
+    const auto loss = [&](const ModelInput& each) { return model->loss(each, ids).sum; };
     const at::Tensor before = input_gradient(model, input, loss);
     EXPECT_GT(prepack_weights(model), 0);
     EXPECT_GT(testing::decoder_of(model)->layers->ptr<DecoderLayerImpl>(0)->mlp->up_proj->base().prepacked_bytes(), 0);

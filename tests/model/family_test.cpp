@@ -35,8 +35,8 @@ class Renamed : public ModelFamily {
     return write_shared_config(*this, options, torch_dtype);
   }
   std::vector<std::pair<std::string, std::string>> renamed_parts() const override {
-    return {{"model.layers", "h"}, {"self_attn.q_proj", "attn.query"}, {"self_attn", "attn"}, {"model", "top"},
-            {"up_proj", "down_proj"}, {"down_proj", "up_proj"}};
+    return {{"model.layers", "h"}, {"self_attn.q_proj", "attn.query"}, {"self_attn", "attn"},
+            {"model", "top"},      {"up_proj", "down_proj"},           {"down_proj", "up_proj"}};
   }
 };
 

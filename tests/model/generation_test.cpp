@@ -162,9 +162,8 @@ TEST(Generation, ReportsTokensAsTheyAreChosen) {
   const int64_t stop = greedy_without_cache(model, prompts[1], 3).back();
   std::vector<Ids> reported(2);
   const auto result = generate(
-      model, prompts, GenerationOptions().max_new_tokens(8).stop_token_ids({stop}), [&](int64_t row, int64_t id) {
-        reported.at(row).push_back(id);
-      });
+      model, prompts, GenerationOptions().max_new_tokens(8).stop_token_ids({stop}),
+      [&](int64_t row, int64_t id) { reported.at(row).push_back(id); });
   EXPECT_EQ(reported, result);
 }
 
@@ -186,16 +185,10 @@ TEST(Generation, RefusesWhatItCannotDo) {
   EXPECT_THROW(generate(model, {{1, 32}}), c10::ValueError);
   EXPECT_THROW(generate(model, {{-1}}), c10::ValueError);
   for (const auto& options :
-       {GenerationOptions().max_new_tokens(-1),
-        GenerationOptions().temperature(-0.1),
-        GenerationOptions().temperature(nan),
-        GenerationOptions().top_k(-1),
-        GenerationOptions().top_p(0.0),
-        GenerationOptions().top_p(1.1),
-        GenerationOptions().top_p(nan),
-        GenerationOptions().num_beams(0),
-        GenerationOptions().num_beams(2).temperature(1.0),
-        GenerationOptions().length_penalty(nan)}) {
+       {GenerationOptions().max_new_tokens(-1), GenerationOptions().temperature(-0.1),
+        GenerationOptions().temperature(nan), GenerationOptions().top_k(-1), GenerationOptions().top_p(0.0),
+        GenerationOptions().top_p(1.1), GenerationOptions().top_p(nan), GenerationOptions().num_beams(0),
+        GenerationOptions().num_beams(2).temperature(1.0), GenerationOptions().length_penalty(nan)}) {
     EXPECT_THROW(generate(model, {{1}}, options), c10::ValueError);
   }
 }
@@ -250,8 +243,7 @@ TEST(Sampling, DrawsByTheSoftmaxOfTheLogits) {
   for (const double temperature : {0.5, 1.0, 3.0}) {
     expect_drawn_by(
         probabilities(model, prompt, temperature),
-        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(temperature).seed(3)),
-        kDraws);
+        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(temperature).seed(3)), kDraws);
   }
 }
 
@@ -278,8 +270,7 @@ TEST(Sampling, FromTheTopKDrawsNothingElse) {
     }
     expect_drawn_by(
         renormalised(all, kept),
-        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(1.0).top_k(top_k).seed(5)),
-        kDraws);
+        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(1.0).top_k(top_k).seed(5)), kDraws);
   }
 }
 
@@ -305,8 +296,7 @@ TEST(Sampling, FromTheNucleusKeepsTheFewestTokensThatReachTopP) {
     const double top_p = before + 0.5 * all[order[fewest - 1]];
     expect_drawn_by(
         renormalised(all, kept),
-        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(1.0).top_p(top_p).seed(11)),
-        kDraws);
+        drawn_shares(model, prompt, kDraws, GenerationOptions().temperature(1.0).top_p(top_p).seed(11)), kDraws);
   }
 }
 

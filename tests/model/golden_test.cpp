@@ -214,9 +214,7 @@ TEST_P(PeftGolden, MergedWeightsAgreeAndOthersKeepTheirBytes) {
   }
 }
 
-const auto kName = [](const auto& info) {
-  return info.param.name;
-};
+const auto kName = [](const auto& info) { return info.param.name; };
 INSTANTIATE_TEST_SUITE_P(, TransformersGolden, ::testing::ValuesIn(testing::goldens()), kName);
 INSTANTIATE_TEST_SUITE_P(, PeftGolden, ::testing::ValuesIn(testing::golden_adapters()), kName);
 

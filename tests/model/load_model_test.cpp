@@ -22,12 +22,12 @@
 namespace rora {
 namespace {
 
+using nlohmann::json;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
-using ::testing::StartsWith;
-using nlohmann::json;
 using testing::message_of;
 using testing::relative_error;
+using ::testing::StartsWith;
 using testing::TemporaryFolder;
 using testing::test_data;
 
@@ -184,11 +184,26 @@ TEST_F(LoadLlama, NamesTheFieldThatContradictsTheTensors) {
 
 TEST_F(LoadLlama, NamesTheFieldThatContradictsAnotherOrIsNotSupported) {
   const std::vector<std::pair<std::string, json>> bad{
-      {"hidden_size", 0}, {"hidden_size", "32"}, {"hidden_size", nullptr}, {"vocab_size", -1}, {"intermediate_size", 0},
-      {"num_attention_heads", 3}, {"num_attention_heads", 0}, {"num_key_value_heads", -2}, {"head_dim", 11},
-      {"rms_norm_eps", 0}, {"rms_norm_eps", "1e-5"}, {"tie_word_embeddings", 1}, {"eos_token_id", "</s>"},
-      {"model_type", "mistral"}, {"hidden_act", "gelu"}, {"attention_dropout", 0.1}, {"sliding_window", 4096},
-      {"partial_rotary_factor", 0.5}, {"quantization_config", {{"quant_method", "gptq"}}}, {"rope_parameters", 5},
+      {"hidden_size", 0},
+      {"hidden_size", "32"},
+      {"hidden_size", nullptr},
+      {"vocab_size", -1},
+      {"intermediate_size", 0},
+      {"num_attention_heads", 3},
+      {"num_attention_heads", 0},
+      {"num_key_value_heads", -2},
+      {"head_dim", 11},
+      {"rms_norm_eps", 0},
+      {"rms_norm_eps", "1e-5"},
+      {"tie_word_embeddings", 1},
+      {"eos_token_id", "</s>"},
+      {"model_type", "mistral"},
+      {"hidden_act", "gelu"},
+      {"attention_dropout", 0.1},
+      {"sliding_window", 4096},
+      {"partial_rotary_factor", 0.5},
+      {"quantization_config", {{"quant_method", "gptq"}}},
+      {"rope_parameters", 5},
       {"rope_scaling", json::array()}};
   for (const auto& [field, value] : bad) {
     const std::string message = failure_with(field, value);
@@ -209,7 +224,10 @@ TEST_F(LoadLlama, NamesTheRotaryFieldThatIsNotSupported) {
       {"factor", {{"rope_type", "linear"}, {"factor", 0}}},
       {"rope_parameters.low_freq_factor", {{"rope_type", "llama3"}, {"factor", 8}}},
       {"rope_parameters.high_freq_factor",
-       {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4},
+       {{"rope_type", "llama3"},
+        {"factor", 8},
+        {"low_freq_factor", 4},
+        {"high_freq_factor", 4},
         {"original_max_position_embeddings", 64}}},
       {"rope_parameters.partial_rotary_factor", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}},
       {"rope_parameters.full_attention", {{"full_attention", {{"rope_type", "default"}}}}}};

@@ -26,11 +26,13 @@ DecoderOptions read_changed(const std::string& name, const std::function<void(js
 
 TEST(ReadLlamaConfig, TakesTheOlderSpellingOfTheRotaryFieldsFirst) {
   const auto with_scaling = [](const json& rope_scaling) {
-    return read_changed("golden/model", [&](json& config) {
-             config["rope_theta"] = 70.0;
-             config["rope_scaling"] = rope_scaling;
-             config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 50.0}};
-           })
+    return read_changed(
+               "golden/model",
+               [&](json& config) {
+                 config["rope_theta"] = 70.0;
+                 config["rope_scaling"] = rope_scaling;
+                 config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 50.0}};
+               })
         .rope();
   };
   for (const json& nothing : {json(), json::object()}) {

@@ -197,10 +197,11 @@ TEST_F(ModuleAdapters, AreTrainedAsParametersOfTheModel) {
     }
   }
   EXPECT_THAT(
-      trained, ElementsAre(
-                   "model.layers.0.self_attn.soft.keys", "model.layers.0.self_attn.soft.values",
-                   "model.layers.1.self_attn.soft.keys", "model.layers.1.self_attn.soft.values",
-                   "model.layers.1.mlp.beside.down", "model.layers.1.mlp.beside.up"));
+      trained,
+      ElementsAre(
+          "model.layers.0.self_attn.soft.keys", "model.layers.0.self_attn.soft.values",
+          "model.layers.1.self_attn.soft.keys", "model.layers.1.self_attn.soft.values",
+          "model.layers.1.mlp.beside.down", "model.layers.1.mlp.beside.up"));
   layer(model, 0).self_attn->activate("");
   EXPECT_FALSE(prefixes[0]->keys.requires_grad());
 }
@@ -215,8 +216,8 @@ TEST_F(ModuleAdapters, HaveTheGradientsOfTheirFormulaKeptOrRecomputed) {
   }
   layer(model, 0).mlp->attach("beside", parallel);
   model->train();
-  const std::vector<at::Tensor> parameters{
-      prefixes[0]->keys, prefixes[0]->values, prefixes[1]->keys, prefixes[1]->values, parallel->down, parallel->up};
+  const std::vector<at::Tensor> parameters{prefixes[0]->keys,   prefixes[0]->values, prefixes[1]->keys,
+                                           prefixes[1]->values, parallel->down,      parallel->up};
   const auto gradients = [&](const at::Tensor& loss) {
     model->zero_grad();
     loss.backward();
@@ -231,8 +232,8 @@ TEST_F(ModuleAdapters, HaveTheGradientsOfTheirFormulaKeptOrRecomputed) {
   plain.prefixes = {{0, {parameters[0], parameters[1]}}, {1, {parameters[2], parameters[3]}}};
   plain.beside_mlp[0] = [&](const at::Tensor& x) { return parallel->beside(x); };
   const at::Tensor logits = plain.logits(model->embed(ids), left).slice(1, 0, -1).flatten(0, 1);
-  const auto expected = gradients(
-      at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum, kIgnoreIndex));
+  const auto expected =
+      gradients(at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum, kIgnoreIndex));
   for (const bool recompute : {false, true}) {
     model->activation_checkpointing = recompute;
     const auto found = gradients(model->loss({ids, left, {}}, labels).sum);

@@ -15,7 +15,8 @@ constexpr int64_t kIn = 12;
 struct Layer {
   explicit Layer(bool dora)
       : first(RoRALinearOptions(kIn, 10).rank(4).alpha(8).dora(dora)),
-        second(RoRALinearOptions(kIn, 6).rank(4).alpha(8).dora(dora)), norm(kIn, 1e-5) {
+        second(RoRALinearOptions(kIn, 6).rank(4).alpha(8).dora(dora)),
+        norm(kIn, 1e-5) {
     at::NoGradGuard no_grad;
     norm->weight.uniform_(0.5, 1.5);
     first->low_rank()->lora_B.normal_(0.0, 0.3);

@@ -56,12 +56,9 @@ TEST_P(ActivationRecomputation, ChangesNeitherLossNorGradientsNorTheRandomStream
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Modes,
-    ActivationRecomputation,
+    Modes, ActivationRecomputation,
     ::testing::Values(
-        LowRankOptions().rank(3),
-        LowRankOptions().rank(3).dropout(0.3),
-        LowRankOptions().rank(3).dora(true),
+        LowRankOptions().rank(3), LowRankOptions().rank(3).dropout(0.3), LowRankOptions().rank(3).dora(true),
         LowRankOptions().rank(3).dora(true).dropout(0.3)));
 
 TEST(ActivationRecomputationDropout, IsDrawn) {

@@ -20,8 +20,8 @@ namespace rora {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::StartsWith;
 using testing::message_of;
+using ::testing::StartsWith;
 using testing::TemporaryFolder;
 using testing::test_data;
 
@@ -46,17 +46,10 @@ TEST_P(SaveLlama, ThenLoadThenSaveIsByteEqualAndComputesTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    ,
-    SaveLlama,
+    , SaveLlama,
     ::testing::Values(
-        "model",
-        "forms/untied",
-        "forms/biases",
-        "forms/one_key_value_head",
-        "forms/rope_linear",
-        "forms/rope_dynamic_long",
-        "forms/rope_llama3_length_outside",
-        "forms/tied_with_only_the_head",
+        "model", "forms/untied", "forms/biases", "forms/one_key_value_head", "forms/rope_linear",
+        "forms/rope_dynamic_long", "forms/rope_llama3_length_outside", "forms/tied_with_only_the_head",
         "forms/tied_with_both_keys"),
     [](const auto& info) {
       const size_t slash = info.param.find('/');

@@ -46,8 +46,9 @@ TEST_F(TokenCrossEntropyTest, IgnoredTargetsCountForNothing) {
     std::vector<at::Tensor> results;
     for (const bool without : {false, true}) {
       const at::Tensor x = hidden.clone().set_requires_grad(true), w = weight.clone().set_requires_grad(true);
-      const at::Tensor loss = without ? token_cross_entropy(x.index_select(0, counted), w, targets.index_select(0, counted), chunk)
-                                      : token_cross_entropy(x, w, targets, chunk);
+      const at::Tensor loss = without
+          ? token_cross_entropy(x.index_select(0, counted), w, targets.index_select(0, counted), chunk)
+          : token_cross_entropy(x, w, targets, chunk);
       loss.backward();
       results.insert(results.end(), {loss.detach(), x.grad(), w.grad()});
     }

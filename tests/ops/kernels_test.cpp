@@ -1,4 +1,5 @@
-// The kernels of the processor against the same equations in double. ctest runs all of these once for each instruction set.
+// The kernels of the processor against the same equations in double. ctest runs all of these once for each instruction
+// set.
 
 #include "support/gradcheck.h"
 
@@ -33,7 +34,8 @@ Tensors value_and_gradients(const Function& function, const Tensors& inputs, at:
     own.push_back(each.detach().to(dtype).set_requires_grad(true));
   }
   const at::Tensor y = function(own);
-  const at::Tensor weights = (at::arange(1, y.numel() + 1, at::kDouble) / y.numel()).view(y.sizes()).to(y.scalar_type());
+  const at::Tensor weights =
+      (at::arange(1, y.numel() + 1, at::kDouble) / y.numel()).view(y.sizes()).to(y.scalar_type());
   y.backward(weights);
   Tensors all{y};
   for (const at::Tensor& each : own) {
@@ -42,13 +44,14 @@ Tensors value_and_gradients(const Function& function, const Tensors& inputs, at:
   return all;
 }
 
-/// `op` in float is right to rounding, and in bfloat16 no more than 1.5 times as far from the truth as `equation` is when
-/// each of its operations rounds.
+/// `op` in float is right to rounding, and in bfloat16 no more than 1.5 times as far from the truth as `equation` is
+/// when each of its operations rounds.
 void expect_right(const Function& op, const Function& equation, const Tensors& inputs, const std::string& what) {
   const Tensors in_float = value_and_gradients(op, inputs, at::kFloat);
   const Tensors exact = value_and_gradients(equation, inputs, at::kDouble);
   for (size_t i = 0; i < exact.size(); ++i) {
-    EXPECT_LT(distance(in_float[i], exact[i]), 3e-6 * (exact[i].norm().item<double>() + 1e-3)) << what << ", float, " << i;
+    EXPECT_LT(distance(in_float[i], exact[i]), 3e-6 * (exact[i].norm().item<double>() + 1e-3))
+        << what << ", float, " << i;
   }
   Tensors rounded;
   for (const at::Tensor& each : inputs) {
@@ -109,7 +112,8 @@ TEST(Kernels, SwiGLUOfLargeNumbersStaysFinite) {
 TEST(Kernels, NotANumberStaysOne) {
   const at::Tensor nan = at::full({20}, std::numeric_limits<float>::quiet_NaN());
   EXPECT_TRUE(swiglu(nan, at::ones({20})).isnan().all().item<bool>());
-  EXPECT_TRUE(token_cross_entropy(nan.view({1, 20}), at::ones({3, 20}), at::zeros({1}, at::kLong)).isnan().item<bool>());
+  EXPECT_TRUE(
+      token_cross_entropy(nan.view({1, 20}), at::ones({3, 20}), at::zeros({1}, at::kLong)).isnan().item<bool>());
 }
 
 TEST(Kernels, RotaryEmbeddingIsItsEquationAtAnySize) {
@@ -146,11 +150,13 @@ TEST(Kernels, AttentionIsItsEquationAtAnySize) {
   struct Size {
     int64_t heads, kv_heads, queries, keys, head_dim;
   };
-  for (const Size s : {Size{3, 1, 7, 7, 64}, Size{2, 2, 64, 64, 16}, Size{4, 2, 65, 65, 80}, Size{1, 1, 130, 130, 6},
-                       Size{2, 1, 200, 200, 128}, Size{2, 1, 3, 70, 32}, Size{2, 2, 66, 129, 34}}) {
+  for (const Size s :
+       {Size{3, 1, 7, 7, 64}, Size{2, 2, 64, 64, 16}, Size{4, 2, 65, 65, 80}, Size{1, 1, 130, 130, 6},
+        Size{2, 1, 200, 200, 128}, Size{2, 1, 3, 70, 32}, Size{2, 2, 66, 129, 34}}) {
     const std::string what = std::to_string(s.queries) + " queries of " + std::to_string(s.head_dim);
-    const Tensors inputs{random({2, s.heads, s.queries, s.head_dim}), random({2, s.kv_heads, s.keys, s.head_dim}),
-                         random({2, s.kv_heads, s.keys, s.head_dim})};
+    const Tensors inputs{
+        random({2, s.heads, s.queries, s.head_dim}), random({2, s.kv_heads, s.keys, s.head_dim}),
+        random({2, s.kv_heads, s.keys, s.head_dim})};
     const at::Tensor visible = visible_keys({}, s.queries, s.keys, at::kCPU);
     expect_right(
         [](const Tensors& in) { return attention(in[0], in[1], in[2]); },

@@ -12,13 +12,34 @@ namespace {
 TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const char* name :
-       {"rms_norm", "rms_norm_forward", "rms_norm_backward", "add_rms_norm", "add_rms_norm_forward", "swiglu", "swiglu_forward", "swiglu_backward",
-        "rotary_embedding", "rotary_embedding_forward", "attention", "varlen_attention", "attention_forward",
+       {"rms_norm",
+        "rms_norm_forward",
+        "rms_norm_backward",
+        "add_rms_norm",
+        "add_rms_norm_forward",
+        "swiglu",
+        "swiglu_forward",
+        "swiglu_backward",
+        "rotary_embedding",
+        "rotary_embedding_forward",
+        "attention",
+        "varlen_attention",
+        "attention_forward",
         "attention_backward",
-        "token_cross_entropy", "token_cross_entropy_forward", "cross_entropy_rows_", "low_rank_linear",
-        "low_rank_shrink", "rms_norm_shrink_forward",
-        "sum_of_products", "sum_of_products_", "low_rank_gradient_b", "low_rank_gradient_a",
-        "low_rank_gradient_x_", "magnitude_gradient", "dora_norm_rows", "zero_magnitude_gradient_",
+        "token_cross_entropy",
+        "token_cross_entropy_forward",
+        "cross_entropy_rows_",
+        "low_rank_linear",
+        "low_rank_shrink",
+        "rms_norm_shrink_forward",
+        "sum_of_products",
+        "sum_of_products_",
+        "low_rank_gradient_b",
+        "low_rank_gradient_a",
+        "low_rank_gradient_x_",
+        "magnitude_gradient",
+        "dora_norm_rows",
+        "zero_magnitude_gradient_",
         "dropout"}) {
     const auto schema = dispatcher.findSchema({std::string("rora::") + name, ""});
     ASSERT_TRUE(schema.has_value()) << name;
@@ -71,7 +92,8 @@ TEST(Library, LowRankProductsDropTheirInputThemselves) {
   const Dropout dropped{0.4, 21};
   EXPECT_TRUE(at::equal(low_rank_shrink(x, a, 0.5, dropped), low_rank_shrink(dropout(x, dropped), a, 0.5)));
   EXPECT_TRUE(at::equal(
-      low_rank_gradient_a(dshrunk, x, at::kFloat, dropped), low_rank_gradient_a(dshrunk, dropout(x, dropped), at::kFloat)));
+      low_rank_gradient_a(dshrunk, x, at::kFloat, dropped),
+      low_rank_gradient_a(dshrunk, dropout(x, dropped), at::kFloat)));
   EXPECT_FALSE(at::equal(low_rank_shrink(x, a, 0.5, dropped), low_rank_shrink(x, a, 0.5)));
 }
 

@@ -52,10 +52,7 @@ std::vector<at::Tensor> inputs() {
 
 /// sum and what the terms make of y, with Ŝ from the norm or not.
 std::vector<at::Tensor> normed_and_projected(
-    const std::vector<at::Tensor>& in,
-    size_t terms,
-    bool with_added,
-    bool from_norm,
+    const std::vector<at::Tensor>& in, size_t terms, bool with_added, bool from_norm,
     const detail::LowRankForm& form = {}) {
   const at::Tensor added = with_added ? in[1] : at::Tensor();
   std::vector<LowRankTerm> own = terms_of(in, 3, terms);
@@ -134,8 +131,8 @@ TEST_P(RMSNormShrink, PassesGradcheckInDouble) {
   EXPECT_LT(gradient_error(function, in), 1e-7);
 }
 
-INSTANTIATE_TEST_SUITE_P(, RMSNormShrink, ::testing::Combine(::testing::Values(1, 2), ::testing::Bool()),
-    [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(
+    , RMSNormShrink, ::testing::Combine(::testing::Values(1, 2), ::testing::Bool()), [](const auto& info) {
       return std::to_string(std::get<0>(info.param)) + (std::get<1>(info.param) ? "TermsOfASum" : "TermsOfX");
     });
 

@@ -90,8 +90,7 @@ std::vector<Case> cases() {
            .low_rank(LowRankOptions(rora).initializer(principal))
            .rank_pattern({{"down_proj", 3}})
            .alpha_pattern({{"q_proj", 5.0}})},
-      {"rewritten_rora_portable",
-       AdapterOptions().low_rank(LowRankOptions(rora).initializer(principal)),
+      {"rewritten_rora_portable", AdapterOptions().low_rank(LowRankOptions(rora).initializer(principal)),
        /*portable=*/true},
       {"rewritten_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(principal))},
       {"bfloat16_base", AdapterOptions().low_rank(rora), /*portable=*/false, at::kBFloat16},
@@ -154,7 +153,7 @@ void write_all(const std::filesystem::path& fixtures, const std::filesystem::pat
   }
 }
 
-}  // namespace
+} // namespace
 
 int main(int argc, char** argv) {
   if (argc != 3) {

@@ -1,7 +1,7 @@
-# Runs what each line of RUNS names and compares its digest with the one that stands there; with -DRECORD=FILE writes the
-# lines anew instead. A line is program|instruction set|flags|digest: of `gpu_step` the digest of the trained values, of
-# `finetune` SHA-256 of its adapter_model.safetensors and adapter_config.json. One thread, and LibTorch and MKL without the
-# processor's own instructions, so that another processor gives the same bits.
+# Runs what each line of RUNS names and compares its digest with the one that stands there; with -DRECORD=FILE writes
+# the lines anew instead. A line is program|instruction set|flags|digest: of `gpu_step` the digest of the trained
+# values, of `finetune` SHA-256 of its adapter_model.safetensors and adapter_config.json. One thread, and LibTorch and
+# MKL without the processor's own instructions, so that another processor gives the same bits.
 set(ENV{MKL_CBWR} COMPATIBLE)
 set(ENV{ATEN_CPU_CAPABILITY} default)
 file(STRINGS "${RUNS}" lines)

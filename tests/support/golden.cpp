@@ -14,7 +14,8 @@ namespace rora::testing {
 namespace {
 
 std::string identifier(std::string name) {
-  std::replace_if(name.begin(), name.end(), [](unsigned char letter) { return !std::isalnum(letter); }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char letter) { return !std::isalnum(letter); }, '_');
   return name;
 }
 

@@ -7,8 +7,8 @@
 
 namespace rora::testing {
 
-/// The largest difference between autograd's gradient of Σ(f ⊙ w), w fixed and random, and the central difference, over all
-/// elements of the double `inputs`, as a share of the largest gradient: about 1e-8 for a right backward.
+/// The largest difference between autograd's gradient of Σ(f ⊙ w), w fixed and random, and the central difference, over
+/// all elements of the double `inputs`, as a share of the largest gradient: about 1e-8 for a right backward.
 double gradient_error(
     const std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>& function,
     std::vector<at::Tensor> inputs);

@@ -8,7 +8,6 @@
 
 #include <c10/util/Exception.h>
 
-
 namespace rora {
 namespace {
 
@@ -73,7 +72,7 @@ TEST(ChatTemplate, RendersPrefixesUpToTheAssistant) {
 TEST(ChatTemplate, GivesOneBosWithATokenizerThatAddsIt) {
   const auto tokenizer = load_tokenizer(rora::testing::test_data("text/sentencepiece"));
   const std::vector<int64_t> ids = tokenizer->encode(render_chat(ChatTemplate::kLlama2, kChat, false));
-  EXPECT_EQ(std::count(ids.begin(), ids.end(), 1), 2);  // one for each exchange
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 1), 2); // one for each exchange
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 2), 2);
   EXPECT_EQ(ids[0], 1);
   EXPECT_NE(ids[1], 1);
@@ -103,5 +102,5 @@ TEST(ChatTemplate, RefusesAnOrderThatLlama2Lacks) {
   refuse({{"user", "a"}, {"assistant", "b"}}, true);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -47,9 +47,9 @@ TEST(JsonTokenizer, DecodesWhatItEncoded) {
     for (const auto& row : read_test_json(test_data("text/byte_level/golden.json"))) {
       const auto text = row["text"].get<std::string>();
       const bool has_own_rules = text.find("<|call|>") != std::string::npos || text.find("▁") != std::string::npos ||
-                                 text.find("<0x") != std::string::npos || text.find("s>") != std::string::npos ||
-                                 text.find("<unk>") != std::string::npos;
-      if (!has_own_rules) {  // tokens that take spaces with them, and what the byte-fallback decoder reads otherwise
+          text.find("<0x") != std::string::npos || text.find("s>") != std::string::npos ||
+          text.find("<unk>") != std::string::npos;
+      if (!has_own_rules) { // tokens that take spaces with them, and what the byte-fallback decoder reads otherwise
         EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false)), text) << name;
       }
     }
@@ -75,9 +75,9 @@ TEST(JsonTokenizer, ReadsIllFormedUtf8AsReplacementCharacters) {
   expect_same("\xE6\x97", "\uFFFD");
   expect_same("\xE6\x97z", "\uFFFDz");
   expect_same("\xF0\x9F\x98\xF0\x9F\x98\x80", "\uFFFD😀");
-  expect_same("\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD");            // a surrogate
-  expect_same("\xC0\xAF", "\uFFFD\uFFFD");                      // an overlong slash
-  expect_same("\xF4\x90\x80\x80", "\uFFFD\uFFFD\uFFFD\uFFFD");  // beyond U+10FFFF
+  expect_same("\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD"); // a surrogate
+  expect_same("\xC0\xAF", "\uFFFD\uFFFD"); // an overlong slash
+  expect_same("\xF4\x90\x80\x80", "\uFFFD\uFFFD\uFFFD\uFFFD"); // beyond U+10FFFF
 }
 
 TEST(JsonTokenizer, DecodesHalfACharacterAsReplacementCharacter) {
@@ -203,5 +203,5 @@ TEST(LoadTokenizer, EncodesGivenFoldersAsTheReference) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

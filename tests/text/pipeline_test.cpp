@@ -35,5 +35,5 @@ TEST(JsonTokenizer, RunsEveryComponentAsTheReference) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -41,5 +41,5 @@ TEST(Prompt, OfAChatBeginsWithOneBos) {
   EXPECT_THAT(encode_chat_prompt(ByteTokenizer(false), ChatTemplate::kChatML, "p"), ElementsAre('p'));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -177,5 +177,5 @@ TEST(RefusedTokenizerJson, NamesExpressionsThatPcre2WouldReadOtherwise) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

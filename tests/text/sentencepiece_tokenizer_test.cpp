@@ -9,7 +9,6 @@
 
 #include <c10/util/Exception.h>
 
-
 namespace rora {
 namespace {
 
@@ -123,5 +122,5 @@ TEST(SentencePieceTokenizer, RefusesWhatIsNoWholeModel) {
   EXPECT_THAT(refusal_of(model.substr(0, model.size() - 1)), HasSubstr("sentencepiece model"));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

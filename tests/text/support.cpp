@@ -44,4 +44,4 @@ std::string refusal(const std::filesystem::path& folder, TokenizerKind kind) {
   return "";
 }
 
-}  // namespace rora::testing
+} // namespace rora::testing

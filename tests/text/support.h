@@ -22,4 +22,4 @@ void expect_rows(const Tokenizer& tokenizer, const nlohmann::ordered_json& rows)
 /// The line that loading `folder` throws as a `FormatError`, without the folder's path; "" where it throws nothing.
 std::string refusal(const std::filesystem::path& folder, TokenizerKind kind = TokenizerKind::kAuto);
 
-}  // namespace rora::testing
+} // namespace rora::testing

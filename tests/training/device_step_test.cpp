@@ -97,7 +97,7 @@ std::vector<Form> forms() {
   add("packed", [](Form& form) { form.rows = {{0, 1, 2}, {3, 4}}; });
   add("bfloat16", [](Form& form) { form.dtype = at::kBFloat16; });
   add("dora", [](Form& form) { form.adapter.dora(true); });
-  add("float16", [](Form& form) {  // by LibTorch's operations alone
+  add("float16", [](Form& form) { // by LibTorch's operations alone
     form.dtype = at::kHalf;
     form.adapter.dora(true).dropout(0.1);
   });
@@ -291,7 +291,7 @@ TEST_P(DeviceStep, WaitsForNoGpu) {
     (loss.sum / static_cast<double>(loss.tokens)).backward();
     optimizer.step(1e-3, parameters.clip_gradients(1.0).isfinite().logical_not().to(at::kFloat));
   };
-  step();  // libraries are loaded
+  step(); // libraries are loaded
   const testing::NoWaiting no_waiting;
   EXPECT_THROW(parameters.values()[0].item(), c10::Error);
   EXPECT_NO_THROW(step());
@@ -332,7 +332,7 @@ TEST_P(DeviceStep, OfATrainerWaitsForTheGpuOnce) {
   trainer.set_callback([&](const StepMetrics&) { counts.push_back(waits.count()); });
   trainer.train();
   ASSERT_EQ(counts.size(), kSteps);
-  for (size_t step = 2; step < counts.size(); ++step) {  // the first load libraries
+  for (size_t step = 2; step < counts.size(); ++step) { // the first load libraries
     EXPECT_EQ(counts[step] - counts[step - 1], 1) << "step " << step + 1;
   }
 }
@@ -392,5 +392,5 @@ TEST(DeviceModel, AdaptersBeginAlikeOnEveryDevice) {
   EXPECT_TRUE(at::equal(next(at::kMeta), next(at::kCPU)));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -16,8 +16,7 @@ using rora::testing::relative_error;
 /// Writes down when it is called.
 class Recorder : public TrainingHook {
  public:
-  Recorder(std::string name, std::vector<std::string>& calls) : name_(std::move(name)), calls_(calls) {
-  }
+  Recorder(std::string name, std::vector<std::string>& calls) : name_(std::move(name)), calls_(calls) {}
 
   std::string name() const override {
     return name_;
@@ -41,7 +40,7 @@ class Recorder : public TrainingHook {
   }
 
   std::function<at::Tensor()> extra;
-  at::Tensor gradients;  ///< of the last step, before clipping
+  at::Tensor gradients; ///< of the last step, before clipping
 
  private:
   void add(const std::string& call, const StepContext& context) {
@@ -112,5 +111,5 @@ TEST(Trainer, AHookThatMakesTheLossInfiniteHarmsNoParameter) {
   EXPECT_TRUE(at::equal(trainer.parameters().values(), before));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -28,5 +28,5 @@ TEST(LearningRate, NamesItsSchedules) {
   EXPECT_THROW(schedule_from_name("cosin"), c10::ValueError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -78,5 +78,5 @@ TEST(LoraPlus, RefusesARatioThatIsNone) {
   EXPECT_THROW(lora_plus(std::numeric_limits<double>::infinity()), c10::ValueError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -42,15 +42,15 @@ struct Case {
 DecoderForCausalLM make_model(const Case& each) {
   torch::manual_seed(0);
   DecoderForCausalLM model(DecoderOptions()
-                             .vocab_size(1000)
-                             .hidden_size(192)
-                             .intermediate_size(512)
-                             .num_hidden_layers(6)
-                             .num_attention_heads(6)
-                             .num_key_value_heads(2)
-                             .tie_word_embeddings(true)
-                             .qk_norm(each.other_form)
-                             .hidden_act(each.other_form ? Activation::kGELUTanh : Activation::kSiLU));
+                               .vocab_size(1000)
+                               .hidden_size(192)
+                               .intermediate_size(512)
+                               .num_hidden_layers(6)
+                               .num_attention_heads(6)
+                               .num_key_value_heads(2)
+                               .tie_word_embeddings(true)
+                               .qk_norm(each.other_form)
+                               .hidden_act(each.other_form ? Activation::kGELUTanh : Activation::kSiLU));
   {
     at::NoGradGuard no_grad;
     for (at::Tensor& parameter : model->parameters()) {
@@ -92,7 +92,7 @@ TEST_P(MemoryEstimates, ComesCloseToWhatAStepAllocates) {
     optimizer.step(1e-3);
     parameters.zero_grad();
   };
-  step();  // DoRA's norms of the frozen weights are made once
+  step(); // DoRA's norms of the frozen weights are made once
   {
     c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counted);
     step();
@@ -118,16 +118,11 @@ TEST_P(MemoryEstimates, ComesCloseToWhatAStepAllocates) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Cases,
-    MemoryEstimates,
+    Cases, MemoryEstimates,
     ::testing::Values(
-        Case{"lora"},
-        Case{"lora_bfloat16", at::kBFloat16},
-        Case{"lora_dropout", at::kFloat, false, 0.1},
-        Case{"dora", at::kFloat, true},
-        Case{"dora_dropout", at::kFloat, true, 0.1},
-        Case{"checkpointing", at::kFloat, false, 0.0, true},
-        Case{"pretraining", at::kFloat, false, 0.0, false, true},
+        Case{"lora"}, Case{"lora_bfloat16", at::kBFloat16}, Case{"lora_dropout", at::kFloat, false, 0.1},
+        Case{"dora", at::kFloat, true}, Case{"dora_dropout", at::kFloat, true, 0.1},
+        Case{"checkpointing", at::kFloat, false, 0.0, true}, Case{"pretraining", at::kFloat, false, 0.0, false, true},
         Case{"qk_norm_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
         Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}),
@@ -196,8 +191,8 @@ TEST(LargestBatch, TakesPaddingIntoAccount) {
   const BatchShape largest = largest_batch(examples, options);
   EXPECT_EQ(largest.rows, 2);
   EXPECT_EQ(largest.seq, 9);
-  EXPECT_EQ(largest.labelled_tokens, 2 + 8);  // the first token of a row is no target
+  EXPECT_EQ(largest.labelled_tokens, 2 + 8); // the first token of a row is no target
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -88,5 +88,5 @@ TEST(PaddedCounts, OfBoundariesLeaveAttentionAsItIs) {
   EXPECT_TRUE((padded.input.chosen.slice(0, 3) == 0).all().item<bool>());
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -15,8 +15,7 @@ namespace {
 std::vector<at::Tensor> parameters(at::ScalarType dtype = at::kDouble) {
   at::manual_seed(21);
   return {
-      at::randn({3, 4}, dtype).set_requires_grad(true),
-      at::randn({5}, dtype).set_requires_grad(true),
+      at::randn({3, 4}, dtype).set_requires_grad(true), at::randn({5}, dtype).set_requires_grad(true),
       at::randn({2, 2}, dtype).set_requires_grad(true)};
 }
 
@@ -63,7 +62,7 @@ TEST(ParameterTable, GatherGradientsFromWhereverTheyLie) {
   EXPECT_TRUE(at::equal(
       flat.gradients(),
       at::cat({at::zeros({5}, at::kDouble), at::ones({4}, at::kDouble), at::full({12}, 2.0, at::kDouble)})));
-  own[0].sum().backward();  // is added to what is there
+  own[0].sum().backward(); // is added to what is there
   EXPECT_TRUE(at::equal(flat.gradients().narrow(0, 9, 12), at::full({12}, 3.0, at::kDouble)));
 }
 
@@ -71,13 +70,13 @@ TEST(ParameterTable, HaveAdaptersGradientsInPlaceFromTheSecondPassOn) {
   const at::Tensor x = at::randn({9, 6}), w = at::randn({5, 6});
   std::vector<at::Tensor> own{at::randn({2, 6}).set_requires_grad(true), at::randn({5, 2}).set_requires_grad(true)};
   const at::Tensor other = own[0].detach().clone().set_requires_grad(true);
-  own.push_back(other);  // from a node that knows of no buffer
+  own.push_back(other); // from a node that knows of no buffer
   ParameterTable flat(named(own));
   ops::LowRankTerm term;
   term.weight = std::make_shared<ops::DenseWeight>(w);
   term.a = own[0];
   term.b = own[1];
-  term.a_gradient = flat.entries()[1].gradient_buffer;  // its rows are the longer ones
+  term.a_gradient = flat.entries()[1].gradient_buffer; // its rows are the longer ones
   term.b_gradient = flat.entries()[0].gradient_buffer;
   at::Tensor first;
   for (int pass = 0; pass < 3; ++pass) {
@@ -191,7 +190,7 @@ TEST(ParameterTable, GivesAdaptersTheBuffersOfTheirGradientsWhileItLives) {
     EXPECT_EQ(place, ParameterTable::slice(entry, table.gradients()).const_data_ptr());
   }
   adapter.lora_A.mutable_grad().reset();
-  model->loss(x).backward();  // nothing offers a buffer any more
+  model->loss(x).backward(); // nothing offers a buffer any more
   ops::LowRankTerm term;
   adapter.low_rank_term(*model->projections[0], term);
   EXPECT_EQ(term.a_gradient, nullptr);
@@ -225,12 +224,8 @@ TEST(ParameterTable, GroupsLieTogetherAndOneGroupChangesNothing) {
   EXPECT_EQ(
       names(table),
       (std::vector<std::string>{
-          "first.default.lora_magnitude_vector",
-          "other",
-          "first.default.lora_A",
-          "second.default.lora_A",
-          "first.default.lora_B",
-          "second.default.lora_B"}));
+          "first.default.lora_magnitude_vector", "other", "first.default.lora_A", "second.default.lora_A",
+          "first.default.lora_B", "second.default.lora_B"}));
   ASSERT_EQ(table.groups().size(), 2u);
   EXPECT_EQ(table.groups()[0].size + table.groups()[1].size, table.values().numel());
   EXPECT_EQ(table.groups()[1].begin, table.groups()[0].size);
@@ -360,5 +355,5 @@ TEST(AdamW, AChangedParameterHasANewVersion) {
   EXPECT_NE(own[1]._version(), before);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

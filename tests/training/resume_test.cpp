@@ -191,5 +191,5 @@ TEST_F(ResumeTest, ARatioOfOneHasTheBitsOfPlainAdamW) {
   EXPECT_TRUE(at::equal(run(options().groups(lora_plus(1.0))), run(options())));
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

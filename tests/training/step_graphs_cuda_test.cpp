@@ -32,7 +32,7 @@ using rora::testing::Repeats;
 class Deterministic {
  public:
   Deterministic() {
-    ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/1);  // else LibTorch refuses its own products
+    ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/1); // else LibTorch refuses its own products
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   }
@@ -124,5 +124,5 @@ TEST(StepGraphs, OfATrainerOnAGpuLearnAsWithout) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

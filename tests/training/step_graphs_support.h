@@ -30,7 +30,7 @@ struct Form {
   std::string name;
   LowRankOptions adapter = LowRankOptions().rank(4).alpha(8);
   at::ScalarType dtype = at::kFloat;
-  int64_t sequences = 1;  ///< of a row
+  int64_t sequences = 1; ///< of a row
   bool ragged = false;
   bool head = false;
   bool pretraining = false;
@@ -87,7 +87,7 @@ inline DecoderForCausalLM make(const Form& form, at::Device device = at::kCPU) {
     attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
     at::NoGradGuard no_grad;
     for (at::Tensor parameter : adapter_parameters(*model)) {
-      parameter.add_(at::randn(parameter.sizes()).mul_(0.1).to(parameter.options()));  // B begins at 0
+      parameter.add_(at::randn(parameter.sizes()).mul_(0.1).to(parameter.options())); // B begins at 0
     }
   }
   model->train();
@@ -134,8 +134,7 @@ inline std::vector<double> losses_of_run(at::Device device, bool cuda_graph, boo
   BatchOptions batches;
   batches.batch_size(4);
   Trainer trainer(
-      model,
-      examples,
+      model, examples,
       TrainerOptions().lr(1e-2).max_steps(12).grad_accum(2).batches(batches).eval_every(4).cuda_graph(cuda_graph));
   trainer.set_validation({examples[0], examples[5]});
   std::vector<double> losses;
@@ -144,4 +143,4 @@ inline std::vector<double> losses_of_run(at::Device device, bool cuda_graph, boo
   return losses;
 }
 
-}  // namespace rora::testing
+} // namespace rora::testing

@@ -120,7 +120,7 @@ TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
     }
   }
   EXPECT_EQ(graphs.captures(), kMost);
-  take(1);  // now the second is the one that was used longest ago
+  take(1); // now the second is the one that was used longest ago
   take(kMost + 1);
   EXPECT_EQ(graphs.shapes(), StepGraphs::kMostShapes);
   take(1);
@@ -136,8 +136,7 @@ TEST(StepGraphs, KeepTheShapesThatWereUsedLast) {
 /// DoRA's norms that are formed meanwhile.
 class CountsNorms : public GraphRunner {
  public:
-  explicit CountsNorms(ParameterTable& parameters) : parameters_(parameters) {
-  }
+  explicit CountsNorms(ParameterTable& parameters) : parameters_(parameters) {}
 
   static int count(const std::function<void()>& work) {
     int found = 0;
@@ -197,5 +196,5 @@ TEST(StepGraphs, AreRefusedByATrainerOnTheCpu) {
   EXPECT_THROW(losses_of_run(at::kCPU, true, false), c10::ValueError);
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

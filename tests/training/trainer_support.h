@@ -52,4 +52,4 @@ inline at::Tensor flat(const CausalLM& model) {
   return at::cat(parts).clone();
 }
 
-}  // namespace rora::testing
+} // namespace rora::testing

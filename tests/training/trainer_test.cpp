@@ -141,8 +141,7 @@ TEST(Trainer, KeepsTheBestValidationsParametersAndStopsEarly) {
   auto model = adapted();
   // A rate far too high: the loss gets worse after the first steps.
   Trainer trainer(
-      model,
-      counting(20),
+      model, counting(20),
       options().lr(0.5).schedule(Schedule::kConstant).max_steps(60).eval_every(1).early_stopping_patience(5));
   trainer.set_validation(counting(5, 20));
   std::vector<double> losses;
@@ -214,5 +213,5 @@ TEST(Trainer, RefusesAModelInFloat16) {
   }
 }
 
-}  // namespace
-}  // namespace rora
+} // namespace
+} // namespace rora

@@ -17,7 +17,7 @@ struct AdapterOptions;
 
 /// A tensor that an adapter will have.
 struct AdapterTensor {
-  std::string name;  ///< the key in `Adapter::saved_tensors`: "lora_A"
+  std::string name; ///< the key in `Adapter::saved_tensors`: "lora_A"
   std::vector<int64_t> shape;
 };
 
@@ -40,14 +40,12 @@ class AdapterKind : public std::enable_shared_from_this<AdapterKind> {
   virtual std::string peft_type() const = 0;
 
   /// Throws `c10::ValueError` for options that no adapter of `module` can have.
-  virtual void validate(const std::string& module, const ProjectionImpl& projection) const {
-  }
+  virtual void validate(const std::string& module, const ProjectionImpl& projection) const {}
 
   /// Throws `c10::ValueError` where `make` would read statistics that are not there or are of another weight. Asked for
   /// before anything is attached; not asked for by `load_adapter`, whose adapters are filled from a file.
   virtual void check_statistics(
-      const std::string& module, const ProjectionImpl& projection, const WeightStatistics& statistics) const {
-  }
+      const std::string& module, const ProjectionImpl& projection, const WeightStatistics& statistics) const {}
 
   /// A fresh adapter of `module`, on its device.
   virtual std::shared_ptr<Adapter> make(
@@ -95,4 +93,4 @@ struct AdapterKindEntry {
 /// known.
 void register_adapter_kind(AdapterKindEntry entry);
 
-}  // namespace rora
+} // namespace rora

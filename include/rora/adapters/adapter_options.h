@@ -24,8 +24,7 @@ struct ModuleSelection {
   bool all_linear = false;
 
   ModuleSelection() = default;
-  ModuleSelection(std::vector<std::string> names) : names(std::move(names)) {
-  }
+  ModuleSelection(std::vector<std::string> names) : names(std::move(names)) {}
   static ModuleSelection matching(std::string regex) {
     ModuleSelection selection;
     selection.regex = std::move(regex);
@@ -43,8 +42,8 @@ struct ModuleSelection {
 };
 
 /// The attention and MLP projections of a LLaMA: what is adapted unless something else is asked for.
-inline const std::vector<std::string> kDefaultTargetModules{
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+inline const std::vector<std::string> kDefaultTargetModules{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                            "gate_proj", "up_proj", "down_proj"};
 
 /// Values for some modules, by a key that PEFT matches as `(.*\.)?(KEY)$` against the module's name; the first key
 /// wins.
@@ -74,4 +73,4 @@ struct AdapterOptions {
   std::shared_ptr<const AdapterKind> resolved_kind() const;
 };
 
-}  // namespace rora
+} // namespace rora

@@ -29,9 +29,7 @@ std::vector<std::string> target_modules(const torch::nn::Module& model, const Ad
 /// Throws `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with
 /// merged adapters, and for statistics that the initializer needs and that are not there.
 std::vector<std::string> attach_adapters(
-    torch::nn::Module& model,
-    const AdapterOptions& options,
-    const std::string& name = kDefaultAdapter,
+    torch::nn::Module& model, const AdapterOptions& options, const std::string& name = kDefaultAdapter,
     const std::map<std::string, WeightStatistics>& statistics = {});
 
 /// Removes the adapters of that name everywhere. Throws `c10::ValueError`, before any is removed, where there are
@@ -58,7 +56,7 @@ std::vector<at::Tensor> adapter_parameters(const torch::nn::Module& model, const
 
 struct ParameterCounts {
   int64_t trainable = 0;
-  int64_t total = 0;  ///< trainable ones included
+  int64_t total = 0; ///< trainable ones included
   /// In percent: 100·trainable/total.
   double share() const {
     return total == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(total);
@@ -68,4 +66,4 @@ struct ParameterCounts {
 /// Counts each parameter once, as those that require gradients and all.
 ParameterCounts count_parameters(const torch::nn::Module& model);
 
-}  // namespace rora
+} // namespace rora

@@ -30,9 +30,7 @@ namespace rora {
 /// Throws `c10::ValueError` for a name that is no projection's, a merged projection, a weight that is not dense, fewer
 /// than one batch, and a weight that no batch gave a gradient.
 std::map<std::string, WeightStatistics> capture_gradients(
-    torch::nn::Module& model,
-    const std::vector<std::string>& modules,
-    int64_t batches,
+    torch::nn::Module& model, const std::vector<std::string>& modules, int64_t batches,
     const std::function<void(int64_t batch)>& run);
 
-}  // namespace rora
+} // namespace rora

@@ -52,4 +52,4 @@ AdapterOptions load_adapter(
 AdapterOptions load_adapter(
     torch::nn::Module& model, const std::filesystem::path& folder, const std::string& name = kDefaultAdapter);
 
-}  // namespace rora
+} // namespace rora

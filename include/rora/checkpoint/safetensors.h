@@ -50,8 +50,7 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// folder, full disk) leaving nothing behind, and `c10::ValueError` for a name given twice, text that is not
 /// UTF-8, or a tensor without dense data or with a dtype that `SafetensorsFile` does not read.
 void save_safetensors(
-    const std::filesystem::path& path,
-    const NamedTensors& tensors,
+    const std::filesystem::path& path, const NamedTensors& tensors,
     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 } // namespace rora

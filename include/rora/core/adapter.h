@@ -50,8 +50,8 @@ class AdapterConfig {
 
 /// What a projection's slot holds: a small trained change of a frozen linear map.
 ///
-/// An adapter is either a low-rank term, which runs together with those of other projections of the same input, or computes
-/// by `forward`. What else the library asks of an adapter has an answer here that is safe for any kind.
+/// An adapter is either a low-rank term, which runs together with those of other projections of the same input, or
+/// computes by `forward`. What else the library asks of an adapter has an answer here that is safe for any kind.
 class Adapter : public torch::nn::Module {
  public:
   using torch::nn::Module::Module;
@@ -89,8 +89,8 @@ class Adapter : public torch::nn::Module {
   /// What a folder stores: tensors that do the same on the base as it was loaded. By default the parameters.
   virtual std::vector<std::pair<std::string, at::Tensor>> saved_tensors() const;
 
-  /// Where the gradient of the parameter of that name may be written at once; null: nowhere. Nothing by default: autograd
-  /// then makes the gradient, and it is copied.
+  /// Where the gradient of the parameter of that name may be written at once; null: nowhere. Nothing by default:
+  /// autograd then makes the gradient, and it is copied.
   virtual void set_gradient_buffer(const std::string& parameter, std::shared_ptr<ops::GradientBuffer> buffer);
 
   /// An adapter of the same kind and sizes, whose tensors `clone` then fills. Throws for a kind that has none.

@@ -10,8 +10,8 @@
 
 namespace rora {
 
-/// Adapters by name in one place of a model, at most one of them active: that one's parameters require gradients, those of
-/// the others do not. A is a `torch::nn::Module`.
+/// Adapters by name in one place of a model, at most one of them active: that one's parameters require gradients, those
+/// of the others do not. A is a `torch::nn::Module`.
 template <class A>
 class AdapterSlot {
  public:
@@ -19,8 +19,8 @@ class AdapterSlot {
   void add(const std::string& name, std::shared_ptr<A> adapter) {
     TORCH_CHECK_VALUE(adapter != nullptr, "there is no adapter to attach as '", name, "'");
     TORCH_CHECK_VALUE(
-        !name.empty() && name.find('.') == std::string::npos, "an adapter's name is neither empty nor has a dot: '", name,
-        "'");
+        !name.empty() && name.find('.') == std::string::npos, "an adapter's name is neither empty nor has a dot: '",
+        name, "'");
     TORCH_CHECK_VALUE(!adapters_.count(name), "an adapter named '", name, "' is attached already");
     adapters_[name] = std::move(adapter);
   }

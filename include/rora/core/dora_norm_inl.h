@@ -11,34 +11,25 @@ namespace rora::ops {
 namespace reference {
 
 RORA_INLINE at::Tensor dora_norm_rows(
-    const at::Tensor& weight_norm_squared,
-    const at::Tensor& product,
-    const at::Tensor& b,
-    const at::Tensor& gram,
+    const at::Tensor& weight_norm_squared, const at::Tensor& product, const at::Tensor& b, const at::Tensor& gram,
     double scale) {
   const at::Tensor wide_b = b.to(weight_norm_squared.scalar_type());
-  const at::Tensor squared = weight_norm_squared + 2.0 * scale * (wide_b * product).sum(1) +
-      scale * scale * (wide_b.mm(gram) * wide_b).sum(1);
+  const at::Tensor squared =
+      weight_norm_squared + 2.0 * scale * (wide_b * product).sum(1) + scale * scale * (wide_b.mm(gram) * wide_b).sum(1);
   return squared.clamp_min(0.0).sqrt();
 }
 
 } // namespace reference
 
 RORA_INLINE at::Tensor dora_norm_rows(
-    const at::Tensor& weight_norm_squared,
-    const at::Tensor& product,
-    const at::Tensor& b,
-    const at::Tensor& gram,
+    const at::Tensor& weight_norm_squared, const at::Tensor& product, const at::Tensor& b, const at::Tensor& gram,
     double scale) {
   return detail::call_operation<reference::dora_norm_rows>(
       "rora::dora_norm_rows", weight_norm_squared, product, b, gram, scale);
 }
 
 RORA_INLINE at::Tensor dora_norm(
-    const LinearWeight& weight,
-    const at::Tensor& weight_norm_squared,
-    const at::Tensor& a,
-    const at::Tensor& b,
+    const LinearWeight& weight, const at::Tensor& weight_norm_squared, const at::Tensor& a, const at::Tensor& b,
     double scale) {
   at::NoGradGuard no_grad;
   const at::Tensor wide_a = a.to(weight_norm_squared.scalar_type());

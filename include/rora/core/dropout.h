@@ -29,8 +29,8 @@ struct Dropout {
 /// Where this thread draws its seeds instead of LibTorch's default CPU generator; undefined for most threads.
 at::Generator& thread_generator();
 
-/// While it lives, the thread that made it draws its seeds from a generator of its own: models that are trained side by side
-/// in threads then do not take each other's. It must end on that thread.
+/// While it lives, the thread that made it draws its seeds from a generator of its own: models that are trained side by
+/// side in threads then do not take each other's. It must end on that thread.
 class ThreadGenerator {
  public:
   /// Gives the seeds that the default generator would give after `torch::manual_seed(seed)`.
@@ -44,7 +44,8 @@ class ThreadGenerator {
   at::Generator earlier_;
 };
 
-/// A seed from LibTorch's default CPU generator, so that `torch::manual_seed` decides every mask, or from the thread's own.
+/// A seed from LibTorch's default CPU generator, so that `torch::manual_seed` decides every mask, or from the thread's
+/// own.
 uint64_t draw_seed();
 
 } // namespace rora::ops

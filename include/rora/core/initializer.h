@@ -36,7 +36,8 @@ class Initializer {
   virtual bool needs_gradient() const;
   virtual bool needs_input_moment() const;
 
-  /// Whether W − s·B·A, with the factors as they begin, takes W's place, so that the adapted layer begins as the frozen one.
+  /// Whether W − s·B·A, with the factors as they begin, takes W's place, so that the adapted layer begins as the frozen
+  /// one.
   virtual bool rewrites_base() const;
 
   /// Fills A and B for `projection`. W is `projection.original_weight()`: its `weight` may be another adapter's.

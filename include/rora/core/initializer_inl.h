@@ -25,8 +25,8 @@ RORA_INLINE bool Initializer::rewrites_base() const {
 
 namespace detail {
 
-/// A drawn at random, B zero: the adapted layer begins as the frozen one. Numbers come from LibTorch's default generator of
-/// the CPU whatever the tensors' device: a seed gives the same adapter everywhere.
+/// A drawn at random, B zero: the adapted layer begins as the frozen one. Numbers come from LibTorch's default
+/// generator of the CPU whatever the tensors' device: a seed gives the same adapter everywhere.
 class RandomInitializer : public Initializer {
  public:
   void initialize(const ProjectionImpl&, const WeightStatistics&, InitialFactors factors) const override {

@@ -14,8 +14,8 @@ namespace rora::ops {
 /// The frozen weight W `[out_features, in_features]` of a linear map, however it is stored: dense, reordered for the
 /// processor, or quantised. A projection never assumes a dense tensor.
 ///
-/// A weight that is not dense owns its tensors as named buffers (`register_buffer`), which a projection's state then holds
-/// below its key `weight`. `.to(device)` moves them; `.to(dtype)` leaves them as they are.
+/// A weight that is not dense owns its tensors as named buffers (`register_buffer`), which a projection's state then
+/// holds below its key `weight`. `.to(device)` moves them; `.to(dtype)` leaves them as they are.
 class LinearWeight : public torch::nn::Module {
  public:
   virtual int64_t in_features() const = 0;
@@ -49,8 +49,8 @@ class LinearWeight : public torch::nn::Module {
   virtual at::Tensor backward(const at::Tensor& dy) const = 0;
 
   /// x·Wᵀ in x's dtype, which may be wider than the weight's: for norms, which bf16 products would blur. The CPU's
-  /// products take the two dtypes as they are; elsewhere, where W in fp32 would be a copy, x in fp32 beside a W in bf16 is
-  /// taken to 16 bits, which changes a norm by less than fp32 rounds it.
+  /// products take the two dtypes as they are; elsewhere, where W in fp32 would be a copy, x in fp32 beside a W in bf16
+  /// is taken to 16 bits, which changes a norm by less than fp32 rounds it.
   virtual at::Tensor forward_wide(const at::Tensor& x) const;
 
   /// W as a dense tensor; dequantised where it is quantised.

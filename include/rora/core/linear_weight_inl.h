@@ -13,9 +13,9 @@ namespace rora::ops {
 
 namespace detail {
 
-/// x·w `[rows, out]` of x in fp32 and w in bf16, in fp32, where products of one dtype alone are fast: x is the sum of two
-/// of bf16, of which the second holds what the first leaves, to 16 bits in all. Each element of x is off by 2⁻¹⁷ of itself
-/// at most. Both stand in one product, so that w is read once and never copied.
+/// x·w `[rows, out]` of x in fp32 and w in bf16, in fp32, where products of one dtype alone are fast: x is the sum of
+/// two of bf16, of which the second holds what the first leaves, to 16 bits in all. Each element of x is off by 2⁻¹⁷ of
+/// itself at most. Both stand in one product, so that w is read once and never copied.
 inline at::Tensor product_of_halves(const at::Tensor& x, const at::Tensor& w) {
   const at::Tensor high = x.to(at::kBFloat16);
   const at::Tensor low = (x - high).to(at::kBFloat16); // the difference is exact

@@ -18,13 +18,13 @@ namespace rora {
 
 /// LoRA, RoRA and DoRA: W + s·B·A, with s = α/r or α/√r, and with DoRA's magnitude or without.
 ///
-/// A, B and the magnitude are fp32 (fp64 beside an fp64 base), whatever the base's dtype; products run in the dtype of x.
-/// Where the initializer rewrites the base, A and B as they began are kept as buffers, `initial_A` and `initial_B`: while the
-/// adapter is active, W − s·initial_B·initial_A stands in W's place.
+/// A, B and the magnitude are fp32 (fp64 beside an fp64 base), whatever the base's dtype; products run in the dtype of
+/// x. Where the initializer rewrites the base, A and B as they began are kept as buffers, `initial_A` and `initial_B`:
+/// while the adapter is active, W − s·initial_B·initial_A stands in W's place.
 class LowRankAdapter : public Adapter {
  public:
-  /// An adapter for `projection`, on its device. Throws for options out of range, also for rank 0, and for statistics that
-  /// the initializer needs and that are not there.
+  /// An adapter for `projection`, on its device. Throws for options out of range, also for rank 0, and for statistics
+  /// that the initializer needs and that are not there.
   LowRankAdapter(
       const ProjectionImpl& projection, const LowRankOptions& options, const WeightStatistics& statistics = {});
 
@@ -55,8 +55,8 @@ class LowRankAdapter : public Adapter {
 
   ParameterRole role(const std::string& parameter) const override;
 
-  /// A, B and the magnitude; over a rewritten base [A; initial_A] and [B, −initial_B], of rank 2r at the same s, which do the
-  /// same on W.
+  /// A, B and the magnitude; over a rewritten base [A; initial_A] and [B, −initial_B], of rank 2r at the same s, which
+  /// do the same on W.
   std::vector<std::pair<std::string, at::Tensor>> saved_tensors() const override;
 
   void set_gradient_buffer(const std::string& parameter, std::shared_ptr<ops::GradientBuffer> buffer) override;
@@ -75,8 +75,8 @@ class LowRankAdapter : public Adapter {
   at::Tensor initial_B; ///< B as it began, the same
 
  private:
-  /// Tells whether a tensor is still what a norm was computed from: `torch::load` and `to` give it other memory, and all
-  /// that writes into it another version.
+  /// Tells whether a tensor is still what a norm was computed from: `torch::load` and `to` give it other memory, and
+  /// all that writes into it another version.
   struct TensorVersion {
     const void* data = nullptr;
     int64_t values = 0;

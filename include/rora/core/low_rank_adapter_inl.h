@@ -43,8 +43,8 @@ RORA_INLINE void LowRankAdapter::reset_parameters(
       !initializer->needs_gradient() || statistics.gradient.defined(), "the initializer '", initializer->name(),
       "' reads the weight's gradient, and none was captured");
   TORCH_CHECK_VALUE(
-      !initializer->needs_input_moment() || statistics.input_moment.defined(), "the initializer '",
-      initializer->name(), "' reads the moments of the weight's input, and none were captured");
+      !initializer->needs_input_moment() || statistics.input_moment.defined(), "the initializer '", initializer->name(),
+      "' reads the moments of the weight's input, and none were captured");
   at::NoGradGuard no_grad;
   initializer->initialize(projection, statistics, {lora_A, lora_B, scale_});
   if (initializer->rewrites_base()) {
@@ -129,10 +129,10 @@ RORA_INLINE std::vector<LowRankPair> LowRankAdapter::pairs() const {
 }
 
 RORA_INLINE ParameterRole LowRankAdapter::role(const std::string& parameter) const {
-  return parameter == "lora_A"  ? ParameterRole::kA
-      : parameter == "lora_B"   ? ParameterRole::kB
-      : options.dora()          ? ParameterRole::kMagnitude
-                                : ParameterRole::kOther;
+  return parameter == "lora_A" ? ParameterRole::kA
+      : parameter == "lora_B"  ? ParameterRole::kB
+      : options.dora()         ? ParameterRole::kMagnitude
+                               : ParameterRole::kOther;
 }
 
 RORA_INLINE std::vector<std::pair<std::string, at::Tensor>> LowRankAdapter::saved_tensors() const {

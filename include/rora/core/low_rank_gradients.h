@@ -60,9 +60,7 @@ struct SavedTerm {
 
 /// (W·x + B·Ŝ)⊙column_scale.
 inline at::Tensor adapted_product(
-    const LowRankTerm& term,
-    const at::Tensor& x,
-    const at::Tensor& shrunk,
+    const LowRankTerm& term, const at::Tensor& x, const at::Tensor& shrunk,
     const std::optional<at::Tensor>& column_scale) {
   if (const at::Tensor w = term.weight->forward_matrix(); w.defined()) {
     return sum_of_products({x, shrunk}, {w, term.b.t()}, 1.0, column_scale);
@@ -72,7 +70,8 @@ inline at::Tensor adapted_product(
   return column_scale ? y.mul_(column_scale->to(y.scalar_type())) : y;
 }
 
-/// y `[tokens, out]` of a term from x `[tokens, in]`; leaves Ŝ and what n multiplies in `saved`. Ŝ may be there already.
+/// y `[tokens, out]` of a term from x `[tokens, in]`; leaves Ŝ and what n multiplies in `saved`. Ŝ may be there
+/// already.
 inline at::Tensor low_rank_forward(const LowRankTerm& term, const at::Tensor& x, SavedTerm& saved) {
   const auto dtype = x.scalar_type();
   at::Tensor y;
@@ -107,8 +106,7 @@ inline at::Tensor direction_gradient(
     }
     at::Tensor gradient = sum / term.magnitude;
     if (!on_cpu) {
-      zero_magnitude_gradient_(
-          gradient, dy, x, term.weight->dense(), saved.shrunk, term.b, term.magnitude, term.norm);
+      zero_magnitude_gradient_(gradient, dy, x, term.weight->dense(), saved.shrunk, term.b, term.magnitude, term.norm);
     }
     return gradient;
   }
@@ -172,18 +170,12 @@ class InputGradient {
   at::Tensor whole_;
 };
 
-/// Adds a term's share to `input` and returns its gradients, those that `needs` asks for. dy `[tokens, out]`; x `[tokens,
-/// in]`. Where `shared` is given, s·dz·B is written into that tensor, or made where it is undefined, and what comes of it
-/// (dA, a share of dx) left to the caller.
+/// Adds a term's share to `input` and returns its gradients, those that `needs` asks for. dy `[tokens, out]`; x
+/// `[tokens, in]`. Where `shared` is given, s·dz·B is written into that tensor, or made where it is undefined, and what
+/// comes of it (dA, a share of dx) left to the caller.
 inline ByParameter<at::Tensor> low_rank_backward(
-    const LowRankTerm& term,
-    const LowRankForm& form,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const SavedTerm& saved,
-    const ByParameter<bool>& needs,
-    InputGradient& input,
-    at::Tensor* shared) {
+    const LowRankTerm& term, const LowRankForm& form, const at::Tensor& dy, const at::Tensor& x, const SavedTerm& saved,
+    const ByParameter<bool>& needs, InputGradient& input, at::Tensor* shared) {
   ByParameter<at::Tensor> gradients;
   if (needs.bias) {
     gradients.bias = dy.sum(0);

@@ -26,12 +26,13 @@ std::vector<at::Tensor> low_rank_linear_in(
 
 } // namespace detail
 
-/// Applies every term to the same x `[..., in]`, in x's dtype; the i-th result is `[..., out_i]`. Gradients come back in
-/// each tensor's own dtype.
+/// Applies every term to the same x `[..., in]`, in x's dtype; the i-th result is `[..., out_i]`. Gradients come back
+/// in each tensor's own dtype.
 ///
-/// `shrunk` `[tokens, Σ rank]` is s·x·Aᵀ of all terms side by side, as `detail::side_by_side` has their A, where the caller
-/// has it already, as rounded as x. It is no input of the graph: x's and A's gradients are the same with it as without.
-/// Throws where the terms do not share one Ŝ of x itself, or where it has another size or dtype or needs a gradient.
+/// `shrunk` `[tokens, Σ rank]` is s·x·Aᵀ of all terms side by side, as `detail::side_by_side` has their A, where the
+/// caller has it already, as rounded as x. It is no input of the graph: x's and A's gradients are the same with it as
+/// without. Throws where the terms do not share one Ŝ of x itself, or where it has another size or dtype or needs a
+/// gradient.
 std::vector<at::Tensor> low_rank_linear(
     const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {});
 

@@ -22,8 +22,8 @@ RORA_INLINE at::Tensor LowRankTerm::direction_scale() const {
 
 namespace detail {
 
-/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale and dtype, and
-/// reads x itself.
+/// Whether the terms' A may stand side by side, as one product with x: each is low-rank, of the same scale and dtype,
+/// and reads x itself.
 inline bool shares_shrink(const std::vector<LowRankTerm>& terms) {
   for (const LowRankTerm& term : terms) {
     if (!term.low_rank() || term.dropout.active() || term.scale != terms[0].scale ||
@@ -54,7 +54,8 @@ inline std::vector<int64_t> ranks_of(const std::vector<LowRankTerm>& terms) {
   return ranks;
 }
 
-/// The buffers that wait for the gradients of all terms' A, as the one matrix that these are; undefined where they are not.
+/// The buffers that wait for the gradients of all terms' A, as the one matrix that these are; undefined where they are
+/// not.
 inline at::Tensor take_buffers_of_a(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
   std::vector<at::Tensor> all;
   bool whole = true;
@@ -131,12 +132,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
  public:
   /// `parameters` are the defined ones of all terms, in order: autograd finds its inputs there, and takes no others.
   static torch::autograd::variable_list forward(
-      torch::autograd::AutogradContext* ctx,
-      const at::Tensor& x,
-      at::TensorList parameters,
-      const std::vector<LowRankTerm>& terms,
-      const LowRankForm& form,
-      const std::optional<at::Tensor>& shrunk) {
+      torch::autograd::AutogradContext* ctx, const at::Tensor& x, at::TensorList parameters,
+      const std::vector<LowRankTerm>& terms, const LowRankForm& form, const std::optional<at::Tensor>& shrunk) {
     ctx->set_materialize_grads(false);
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     std::vector<LowRankTerm> own = with_b_for_products(terms, form);
@@ -171,8 +168,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
   }
 
   static torch::autograd::variable_list backward(
-      torch::autograd::AutogradContext* ctx,
-      const torch::autograd::variable_list& output_gradients) {
+      torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& output_gradients) {
     refuse_second_derivative("rora::low_rank_linear");
     const auto node = c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule());
     const LowRankForm& form = node->form;
@@ -183,7 +179,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     const std::vector<ByParameter<bool>> needs = put_back_parameters(ctx, saved, terms);
     const bool needs_a = std::any_of(needs.begin(), needs.end(), [](const auto& each) { return each.a; });
     const bool shares = shares_shrink(terms) && (needs_a || input.wanted()) &&
-        std::all_of(output_gradients.begin(), output_gradients.end(), [](const at::Tensor& dy) { return dy.defined(); });
+        std::all_of(output_gradients.begin(), output_gradients.end(),
+                    [](const at::Tensor& dy) { return dy.defined(); });
     std::vector<at::Tensor> shared;
     if (shares) {
       const at::Tensor& dy = output_gradients[0];
@@ -193,8 +190,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     for (size_t i = 0; i < terms.size(); ++i) {
       if (output_gradients[i].defined()) {
         const at::Tensor dy = output_gradients[i].reshape({-1, output_gradients[i].size(-1)});
-        found[i] = low_rank_backward(
-            terms[i], form, dy, x, saved.terms[i], needs[i], input, shares ? &shared[i] : nullptr);
+        found[i] =
+            low_rank_backward(terms[i], form, dy, x, saved.terms[i], needs[i], input, shares ? &shared[i] : nullptr);
       }
     }
     if (shares) {
@@ -259,13 +256,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
 
   /// What all terms' dS `[tokens, Σ padded rank]` gives together: a share of dx, and dA of each.
   static void add_shared(
-      const std::vector<LowRankTerm>& terms,
-      const LowRankForm& form,
-      const at::Tensor& dshrunk,
-      const at::Tensor& x,
-      bool needs_a,
-      InputGradient& input,
-      std::vector<ByParameter<at::Tensor>>& found) {
+      const std::vector<LowRankTerm>& terms, const LowRankForm& form, const at::Tensor& dshrunk, const at::Tensor& x,
+      bool needs_a, InputGradient& input, std::vector<ByParameter<at::Tensor>>& found) {
     if (input.wanted()) {
       input.add(dshrunk, side_by_side(terms, form));
     }

@@ -9,8 +9,8 @@
 
 namespace rora::ops::detail {
 
-/// How a device's products take A and B. A GPU's are fast where each matrix and each of its rows begins at a multiple of 16
-/// bytes: there, A and B are cast to x's dtype and every rank is padded with zeros to a multiple of 8.
+/// How a device's products take A and B. A GPU's are fast where each matrix and each of its rows begins at a multiple
+/// of 16 bytes: there, A and B are cast to x's dtype and every rank is padded with zeros to a multiple of 8.
 struct LowRankForm {
   std::optional<at::ScalarType> dtype; ///< none: each matrix in its own
   int64_t rank_multiple = 1;
@@ -39,11 +39,12 @@ inline bool are_vstacked(const std::vector<at::Tensor>& matrices) {
   return true;
 }
 
-/// The `matrices` `[rank, in]` stacked by rows, `[Σ padded rank, in]`, in the form's dtype; each is padded with rows of zeros.
+/// The `matrices` `[rank, in]` stacked by rows, `[Σ padded rank, in]`, in the form's dtype; each is padded with rows of
+/// zeros.
 ///
-/// It copies only where it must. One matrix that needs no padding is returned as it is, in its own dtype: products cast it
-/// themselves. Several that need neither padding nor a cast and follow each other in memory (`ParameterTable` keeps the A of
-/// q, k and v so) are returned as one view. Anything else is one copy.
+/// It copies only where it must. One matrix that needs no padding is returned as it is, in its own dtype: products cast
+/// it themselves. Several that need neither padding nor a cast and follow each other in memory (`ParameterTable` keeps
+/// the A of q, k and v so) are returned as one view. Anything else is one copy.
 inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankForm& form) {
   int64_t rows = 0;
   bool needs_zeros = false;
@@ -74,8 +75,8 @@ inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankF
   return all;
 }
 
-/// Each of the `matrices` `[out, rank]` in the form's dtype with columns of zeros up to the padded rank, `[out, padded rank]`.
-/// A matrix that has both already is returned as it is; all others are filled by one copy.
+/// Each of the `matrices` `[out, rank]` in the form's dtype with columns of zeros up to the padded rank, `[out, padded
+/// rank]`. A matrix that has both already is returned as it is; all others are filled by one copy.
 inline std::vector<at::Tensor> padded_columns(std::vector<at::Tensor> matrices, const LowRankForm& form) {
   std::vector<at::Tensor> places, from;
   for (at::Tensor& each : matrices) {
@@ -94,8 +95,8 @@ inline std::vector<at::Tensor> padded_columns(std::vector<at::Tensor> matrices, 
   return matrices;
 }
 
-/// Whether the `parts` `[tokens, rank]` are the columns of one dense matrix, in order and all of them: then that matrix is
-/// what `hstack` gives.
+/// Whether the `parts` `[tokens, rank]` are the columns of one dense matrix, in order and all of them: then that matrix
+/// is what `hstack` gives.
 inline bool are_hstacked(const std::vector<at::Tensor>& parts) {
   const at::Tensor& first = parts[0];
   int64_t column = 0;
@@ -110,8 +111,8 @@ inline bool are_hstacked(const std::vector<at::Tensor>& parts) {
   return first.stride(0) == column;
 }
 
-/// Tensors `[tokens, rank]` to write parts into, so that `hstack` then has nothing to copy. A form that pads ranks gives
-/// undefined ones: there `hstack` copies in any case.
+/// Tensors `[tokens, rank]` to write parts into, so that `hstack` then has nothing to copy. A form that pads ranks
+/// gives undefined ones: there `hstack` copies in any case.
 inline std::vector<at::Tensor> empty_hstacked(
     int64_t tokens, const std::vector<int64_t>& ranks, const LowRankForm& form, const at::TensorOptions& options) {
   std::vector<at::Tensor> parts(ranks.size());
@@ -126,8 +127,8 @@ inline std::vector<at::Tensor> empty_hstacked(
   return parts;
 }
 
-/// The `parts` `[tokens, rank]` side by side, `[tokens, Σ padded rank]`, each padded with columns of zeros. Not copied: one
-/// part that needs no padding, and parts that `are_hstacked` in a form that pads none.
+/// The `parts` `[tokens, rank]` side by side, `[tokens, Σ padded rank]`, each padded with columns of zeros. Not copied:
+/// one part that needs no padding, and parts that `are_hstacked` in a form that pads none.
 inline at::Tensor hstack(const std::vector<at::Tensor>& parts, const LowRankForm& form) {
   if (form.rank_multiple == 1 && parts.size() > 1 && are_hstacked(parts)) {
     return parts[0].as_strided({parts[0].size(0), parts[0].stride(0)}, {parts[0].stride(0), 1});

@@ -26,13 +26,8 @@ at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scal
 
 /// Into the tensors that are defined; the others are made.
 void low_rank_gradient_b_into(
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
-    std::array<bool, 2> mask,
-    at::Tensor& dshrunk,
-    at::Tensor& db);
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
+    at::Tensor& dshrunk, at::Tensor& db);
 
 std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask);
@@ -46,14 +41,8 @@ at::Tensor& low_rank_gradient_x_(
 at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
 at::Tensor& zero_magnitude_gradient_(
-    at::Tensor& gradient,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    const at::Tensor& magnitude,
-    const at::Tensor& norm);
+    at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
+    const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm);
 
 } // namespace reference
 
@@ -63,17 +52,13 @@ at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scal
 /// (s·dy·B `[tokens, rank]` in dy's dtype, dyᵀ·Ŝ `[out, rank]` in b's), each where `mask` asks for it; written into
 /// `dshrunk` and `db` where these are given. Ŝ is only read for the second, and may else be undefined.
 std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
-    std::array<bool, 2> mask,
-    at::Tensor dshrunk = {},
-    at::Tensor db = {});
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
+    at::Tensor dshrunk = {}, at::Tensor db = {});
 
 /// dSᵀ·drop(x) `[rank, in]` in `dtype`; written into `da` where that is given.
 at::Tensor low_rank_gradient_a(
-    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {}, at::Tensor da = {});
+    const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, const Dropout& dropout = {},
+    at::Tensor da = {});
 
 /// dx + drop(dS·A), in dx `[tokens, in]`.
 void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout);
@@ -84,14 +69,8 @@ at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 /// Puts colsum(dy⊙z)/norm, z = x·Wᵀ + Ŝ·Bᵀ, into the elements of the magnitude's gradient `[out]` whose magnitude is 0,
 /// and 0 where the norm is, too. Whether there are any is found out on the device; nothing waits for the answer.
 void zero_magnitude_gradient_(
-    at::Tensor& gradient,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    const at::Tensor& magnitude,
-    const at::Tensor& norm);
+    at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
+    const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm);
 
 } // namespace rora::ops
 

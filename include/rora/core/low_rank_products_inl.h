@@ -19,9 +19,9 @@ RORA_INLINE at::Tensor dropout(const at::Tensor& x, double p, int64_t seed) {
 } // namespace reference
 
 RORA_INLINE at::Tensor dropout(const at::Tensor& x, const Dropout& dropout) {
-  return dropout.active() ? detail::call_operation<reference::dropout>(
-                                "rora::dropout", x, dropout.p, static_cast<int64_t>(dropout.seed))
-                          : x;
+  return dropout.active()
+      ? detail::call_operation<reference::dropout>("rora::dropout", x, dropout.p, static_cast<int64_t>(dropout.seed))
+      : x;
 }
 
 namespace reference {
@@ -31,13 +31,8 @@ RORA_INLINE at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a,
 }
 
 RORA_INLINE void low_rank_gradient_b_into(
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
-    std::array<bool, 2> mask,
-    at::Tensor& dshrunk,
-    at::Tensor& db) {
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
+    at::Tensor& dshrunk, at::Tensor& db) {
   if (mask[0] && dshrunk.defined()) {
     ops::sum_of_products_(dshrunk, {dy}, {b}, scale, /*accumulate=*/false);
   } else if (mask[0]) {
@@ -79,14 +74,8 @@ RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor
 }
 
 RORA_INLINE at::Tensor& zero_magnitude_gradient_(
-    at::Tensor& gradient,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    const at::Tensor& magnitude,
-    const at::Tensor& norm) {
+    at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
+    const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm) {
   const at::Tensor z = ops::sum_of_products({x, shrunk}, {weight.t(), b.t()});
   const at::Tensor anew = at::where(norm > 0, magnitude_gradient(dy, z) / norm, 0.0);
   return gradient.copy_(at::where(magnitude == 0, anew, gradient));
@@ -94,25 +83,20 @@ RORA_INLINE at::Tensor& zero_magnitude_gradient_(
 
 } // namespace reference
 
-RORA_INLINE at::Tensor low_rank_shrink(
-    const at::Tensor& x, const at::Tensor& a, double scale, const Dropout& dropout) {
+RORA_INLINE at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, const Dropout& dropout) {
   return detail::call_operation<reference::low_rank_shrink>(
       "rora::low_rank_shrink", x, a, scale, dropout.p, static_cast<int64_t>(dropout.seed));
 }
 
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
-    std::array<bool, 2> mask,
-    at::Tensor dshrunk,
-    at::Tensor db) {
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
+    at::Tensor dshrunk, at::Tensor db) {
   if ((mask[0] && dshrunk.defined()) || (mask[1] && db.defined())) {
     reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
     return {std::move(dshrunk), std::move(db)};
   }
-  return detail::call_operation<reference::low_rank_gradient_b>("rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
+  return detail::call_operation<reference::low_rank_gradient_b>(
+      "rora::low_rank_gradient_b", dy, shrunk, b, scale, mask);
 }
 
 RORA_INLINE at::Tensor low_rank_gradient_a(
@@ -125,7 +109,8 @@ RORA_INLINE at::Tensor low_rank_gradient_a(
       "rora::low_rank_gradient_a", dshrunk, x, dtype, dropout.p, static_cast<int64_t>(dropout.seed));
 }
 
-RORA_INLINE void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout) {
+RORA_INLINE void low_rank_gradient_x_(
+    at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, const Dropout& dropout) {
   detail::call_operation<reference::low_rank_gradient_x_>(
       "rora::low_rank_gradient_x_", dx, dshrunk, a, dropout.p, static_cast<int64_t>(dropout.seed));
 }
@@ -135,14 +120,8 @@ RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor
 }
 
 RORA_INLINE void zero_magnitude_gradient_(
-    at::Tensor& gradient,
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    const at::Tensor& magnitude,
-    const at::Tensor& norm) {
+    at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
+    const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm) {
   detail::call_operation<reference::zero_magnitude_gradient_>(
       "rora::zero_magnitude_gradient_", gradient, dy, x, weight, shrunk, b, magnitude, norm);
 }

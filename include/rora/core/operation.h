@@ -9,13 +9,14 @@
 
 namespace rora::ops::detail {
 
-/// For a node's backward: throws where a graph of it is asked for (`create_graph`), as it would lack the node's own part.
+/// For a node's backward: throws where a graph of it is asked for (`create_graph`), as it would lack the node's own
+/// part.
 inline void refuse_second_derivative(const char* name) {
   TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), name, " has no second derivative");
 }
 
-/// Calls the dispatcher's operator of `name` where the compiled library has declared it, and `reference` where the headers
-/// are used alone. Only a find is remembered: the library may be loaded later.
+/// Calls the dispatcher's operator of `name` where the compiled library has declared it, and `reference` where the
+/// headers are used alone. Only a find is remembered: the library may be loaded later.
 template <auto reference, class... Arguments>
 decltype(auto) call_operation(const char* name, Arguments&&... arguments) {
   using Signature = std::remove_pointer_t<decltype(reference)>;

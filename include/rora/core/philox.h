@@ -10,8 +10,8 @@
 
 namespace rora::ops {
 
-/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): 128 random bits from a counter
-/// and a key, the same on a CPU and a GPU, so that a dropout mask need never be stored.
+/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): 128 random bits from a
+/// counter and a key, the same on a CPU and a GPU, so that a dropout mask need never be stored.
 struct Philox {
   uint32_t word[4];
 

@@ -21,18 +21,19 @@ namespace rora {
 
 /// A linear map y = W·x + bias with a frozen weight and a slot for adapters (`AdapterSlot`).
 ///
-/// Without an active adapter the projection is its frozen layer and costs what that costs. `weight` `[out, in]` and `bias`
-/// `[out]` carry Hugging Face's keys; they do not require gradients until asked to (pre-training). `weight` is undefined
-/// where W is not dense: the buffers of its storage (`LinearWeight`) then stand below the key `weight`.
+/// Without an active adapter the projection is its frozen layer and costs what that costs. `weight` `[out, in]` and
+/// `bias` `[out]` carry Hugging Face's keys; they do not require gradients until asked to (pre-training). `weight` is
+/// undefined where W is not dense: the buffers of its storage (`LinearWeight`) then stand below the key `weight`.
 ///
 /// As a module:
-/// - `clone()` copies weight, storage and adapters with their state, merged or not; a weight that is stored dense and in
-///   another layout beside it is copied without that layout.
+/// - `clone()` copies weight, storage and adapters with their state, merged or not; a weight that is stored dense and
+///   in another layout beside it is copied without that layout.
 /// - `to(dtype)` brings a dense weight and the bias to that dtype and leaves adapters in fp32 (fp64 for fp64).
 /// - `torch::save` writes W as it was loaded and the adapters' tensors. It throws while an adapter is merged, as
 ///   `torch::load` does, for which the module must have the same adapters attached.
 /// - `merge()` writes the active adapter into `weight`, and `unmerge()` puts the base back, bit for bit.
-/// - A `weight` of the same sizes that is assigned anew is the base from then on, and a parameter in the old one's place.
+/// - A `weight` of the same sizes that is assigned anew is the base from then on, and a parameter in the old one's
+///   place.
 class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
  public:
   /// A weight of the given sizes, uninitialised: to be loaded or `torch::nn::init`-ed.
@@ -45,15 +46,15 @@ class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
   void reset() override;
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = std::nullopt) const override;
 
-  /// W and bias uniform in ±1/√in, as `torch::nn::Linear`'s. Throws for a weight that is not dense, and while an adapter is
-  /// merged.
+  /// W and bias uniform in ±1/√in, as `torch::nn::Linear`'s. Throws for a weight that is not dense, and while an
+  /// adapter is merged.
   virtual void reset_parameters();
 
   int64_t in_features() const;
   int64_t out_features() const;
 
-  /// x `[..., in]` → `[..., out]`. Throws c10::TypeError for an x that is not of floating point, and ValueError for one of
-  /// another size.
+  /// x `[..., in]` → `[..., out]`. Throws c10::TypeError for an x that is not of floating point, and ValueError for one
+  /// of another size.
   at::Tensor forward(const at::Tensor& x);
 
   /// The projection without its adapter, for `low_rank_linear`.
@@ -70,15 +71,15 @@ class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
   std::shared_ptr<const ops::LinearWeight> original_base() const;
   at::Tensor original_weight() const;
 
-  /// Stores W another way from now on (reordered, quantised); the storage before is given up. The sizes stay. Throws while an
-  /// adapter is merged or has rewritten the weight.
+  /// Stores W another way from now on (reordered, quantised); the storage before is given up. The sizes stay. Throws
+  /// while an adapter is merged or has rewritten the weight.
   void set_base(std::shared_ptr<ops::LinearWeight> base);
 
   /// How often W was stored another way: what follows from W's values alone is made anew when this changes.
   uint64_t base_version() const;
 
-  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use, and for one that is no
-  /// module's or the weight's.
+  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use, and for one that
+  /// is no module's or the weight's.
   void attach(const std::string& name, std::shared_ptr<Adapter> adapter);
 
   /// Takes the adapter of that name out of the slot; none is active afterwards if it was. Throws for an unknown name.

@@ -129,7 +129,8 @@ RORA_INLINE at::Tensor ProjectionImpl::original_weight() const {
 RORA_INLINE void ProjectionImpl::set_base(std::shared_ptr<ops::LinearWeight> base) {
   check_not_merged("storing the weight another way");
   TORCH_CHECK_VALUE(
-      !original_, "the adapter '", active_name(), "' has rewritten the weight: detach it before storing that another way");
+      !original_, "the adapter '", active_name(),
+      "' has rewritten the weight: detach it before storing that another way");
   TORCH_CHECK_VALUE(
       base != nullptr && base->in_features() == in_features() && base->out_features() == out_features(),
       "a base weight for [", out_features(), ", ", in_features(), "] is not ", base == nullptr ? "null" : "[",
@@ -144,14 +145,16 @@ RORA_INLINE uint64_t ProjectionImpl::base_version() const {
 
 RORA_INLINE void ProjectionImpl::attach(const std::string& name, std::shared_ptr<Adapter> adapter) {
   check_not_merged("attaching another");
-  TORCH_CHECK_VALUE(name != "weight" && name != "bias", "an adapter cannot be named '", name, "' as the projection's own");
+  TORCH_CHECK_VALUE(
+      name != "weight" && name != "bias", "an adapter cannot be named '", name, "' as the projection's own");
   slot_.add(name, adapter);
   register_module(name, std::move(adapter));
   set_active(name);
 }
 
 RORA_INLINE std::shared_ptr<Adapter> ProjectionImpl::detach(const std::string& name) {
-  TORCH_CHECK_VALUE(merged_name_.empty() || merged_name_ != name, "unmerge the adapter '", name, "' before detaching it");
+  TORCH_CHECK_VALUE(
+      merged_name_.empty() || merged_name_ != name, "unmerge the adapter '", name, "' before detaching it");
   std::shared_ptr<Adapter> adapter = slot_.remove(name);
   unregister_module(name);
   if (!merged()) {
@@ -281,8 +284,8 @@ RORA_INLINE void ProjectionImpl::pretty_print(std::ostream& stream) const {
 RORA_INLINE void ProjectionImpl::check_input(const at::Tensor& x) const {
   TORCH_CHECK_TYPE(x.is_floating_point(), "a projection's input is of floating point, not ", x.scalar_type());
   TORCH_CHECK_VALUE(
-      x.dim() >= 1 && x.size(-1) == in_features(), "a projection's input is [..., in_features], in_features = ",
-      in_features(), ", not ", x.sizes());
+      x.dim() >= 1 && x.size(-1) == in_features(),
+      "a projection's input is [..., in_features], in_features = ", in_features(), ", not ", x.sizes());
 }
 
 RORA_INLINE void ProjectionImpl::check_not_merged(const char* before) const {

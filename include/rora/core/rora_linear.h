@@ -18,8 +18,8 @@ namespace rora {
 ///   y = W·x + (α/√r)·B·A·x + bias,  x `[..., in]`, W `[out, in]`, A `[r, in]`, B `[out, r]`
 ///
 /// B begins at zero, so that the layer begins as its frozen base. `parameters()` holds W too, which does not require
-/// gradients; `adapter_parameters()` holds what is trained. Rank 0 is the frozen layer. What `clone`, `to`, `torch::save` and
-/// `merge` do, `Projection` says.
+/// gradients; `adapter_parameters()` holds what is trained. Rank 0 is the frozen layer. What `clone`, `to`,
+/// `torch::save` and `merge` do, `Projection` says.
 class RoRALinearImpl : public ProjectionImpl {
  public:
   static constexpr const char* kAdapterName = "default";

@@ -15,7 +15,8 @@ inline const RoRALinearOptions& validated(const RoRALinearOptions& options) {
 } // namespace detail
 
 RORA_INLINE RoRALinearImpl::RoRALinearImpl(const RoRALinearOptions& options)
-    : ProjectionImpl(detail::validated(options).in_features(), options.out_features(), options.bias()), options(options) {
+    : ProjectionImpl(detail::validated(options).in_features(), options.out_features(), options.bias()),
+      options(options) {
   ProjectionImpl::reset_parameters();
   attach_low_rank();
 }
@@ -58,8 +59,8 @@ RORA_INLINE void RoRALinearImpl::pretty_print(std::ostream& stream) const {
   const auto adapter = low_rank();
   const LowRankOptions& shown = adapter ? adapter->options : options.low_rank();
   stream << "rora::RoRALinear(in_features=" << in_features() << ", out_features=" << out_features()
-         << ", bias=" << std::boolalpha << bias.defined() << ", rank=" << shown.rank()
-         << ", alpha=" << shown.alpha() << ")";
+         << ", bias=" << std::boolalpha << bias.defined() << ", rank=" << shown.rank() << ", alpha=" << shown.alpha()
+         << ")";
 }
 
 RORA_INLINE void RoRALinearImpl::attach_low_rank() {

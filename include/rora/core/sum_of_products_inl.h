@@ -11,8 +11,7 @@ namespace rora::ops {
 
 namespace detail {
 
-RORA_INLINE void check_products(
-    at::TensorList a, at::TensorList b, const std::optional<at::Tensor>& column_scale) {
+RORA_INLINE void check_products(at::TensorList a, at::TensorList b, const std::optional<at::Tensor>& column_scale) {
   TORCH_CHECK_VALUE(
       !a.empty() && a.size() == b.size(), a.size(), " left and ", b.size(), " right matrices are no pairs");
   for (size_t i = 0; i < a.size(); ++i) {
@@ -42,7 +41,8 @@ RORA_INLINE void check_result(const at::Tensor& y, at::TensorList a, at::TensorL
 
 namespace reference {
 
-RORA_INLINE at::Tensor& sum_of_products_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
+RORA_INLINE at::Tensor& sum_of_products_(
+    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   detail::check_products(a, b);
   detail::check_result(y, a, b);
   const bool in_place = y.scalar_type() == a[0].scalar_type();

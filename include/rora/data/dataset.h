@@ -23,19 +23,18 @@ struct Example {
 };
 
 struct DatasetOptions {
-  TORCH_ARG(int64_t, max_length) = 0;                     // longer examples are cut at the end; 0 is no limit
-  TORCH_ARG(bool, train_on_inputs) = false;               // labels on the prompt as well
-  TORCH_ARG(std::optional<ChatTemplate>, chat_template);  // for chats; `default_chat_template` where absent
-  TORCH_ARG(int64_t, vocab_size) =
-      0;  // the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
+  TORCH_ARG(int64_t, max_length) = 0; // longer examples are cut at the end; 0 is no limit
+  TORCH_ARG(bool, train_on_inputs) = false; // labels on the prompt as well
+  TORCH_ARG(std::optional<ChatTemplate>, chat_template); // for chats; `default_chat_template` where absent
+  TORCH_ARG(int64_t, vocab_size) = 0; // the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
 };
 
 /// Examples and what happened on the way to them. Each record is an example, unanswered or skipped.
 struct Dataset {
   std::vector<Example> examples;
-  int64_t truncated = 0;   ///< of the examples, those cut to `max_length`
-  int64_t unanswered = 0;  ///< records cut to `max_length` that have no label past the first position left
-  int64_t skipped = 0;     ///< other records without text or ids, or without a label past the first position
+  int64_t truncated = 0; ///< of the examples, those cut to `max_length`
+  int64_t unanswered = 0; ///< records cut to `max_length` that have no label past the first position left
+  int64_t skipped = 0; ///< other records without text or ids, or without a label past the first position
   int64_t size() const {
     return static_cast<int64_t>(examples.size());
   }
@@ -69,11 +68,10 @@ Dataset load_dataset(
 /// The same, with a tokenizer that is asked for when the first record comes that needs one, and never for data that is
 /// tokenised already: loading one may take a second.
 Dataset load_dataset(
-    const std::vector<std::filesystem::path>& files,
-    const std::function<const Tokenizer*()>& tokenizer,
+    const std::vector<std::filesystem::path>& files, const std::function<const Tokenizer*()>& tokenizer,
     const DatasetOptions& options = {});
 
 /// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2.
 ChatTemplate default_chat_template(const Tokenizer& tokenizer);
 
-}  // namespace rora
+} // namespace rora

@@ -11,23 +11,23 @@
 namespace rora {
 
 enum class RecordKind {
-  kCompletion,  ///< `instruction`, `input` (may be absent), `output` (alpaca), or `prompt`, `completion`
-  kChat,        ///< `messages`: objects of `role` ("system", "user", "assistant") and `content`
-  kText,        ///< `text`
-  kTokenized,   ///< `input_ids`, `labels` (may be absent: the ids)
+  kCompletion, ///< `instruction`, `input` (may be absent), `output` (alpaca), or `prompt`, `completion`
+  kChat, ///< `messages`: objects of `role` ("system", "user", "assistant") and `content`
+  kText, ///< `text`
+  kTokenized, ///< `input_ids`, `labels` (may be absent: the ids)
 };
 
 /// One record of a data file, before tokenisation.
 struct Record {
   RecordKind kind = RecordKind::kText;
-  std::string prompt;                 ///< kCompletion: all before the answer, for alpaca records by `alpaca_prompt`
-  std::string completion;             ///< kCompletion: the answer; kText: the text
-  std::vector<ChatMessage> messages;  ///< kChat
-  std::vector<int64_t> input_ids;     ///< kTokenized
-  std::vector<int64_t> labels;        ///< kTokenized: as long as `input_ids`
-  std::optional<std::string> answer;  ///< the key `answer`, a string or a number: what evaluation compares with
-  int64_t number = 0;                 ///< in its file, from 1
-  int64_t line = 0;                   ///< in a JSONL file, from 1; 0 in a JSON array
+  std::string prompt; ///< kCompletion: all before the answer, for alpaca records by `alpaca_prompt`
+  std::string completion; ///< kCompletion: the answer; kText: the text
+  std::vector<ChatMessage> messages; ///< kChat
+  std::vector<int64_t> input_ids; ///< kTokenized
+  std::vector<int64_t> labels; ///< kTokenized: as long as `input_ids`
+  std::optional<std::string> answer; ///< the key `answer`, a string or a number: what evaluation compares with
+  int64_t number = 0; ///< in its file, from 1
+  int64_t line = 0; ///< in a JSONL file, from 1; 0 in a JSON array
 
   /// "record 3", in a JSONL file "record 3 (line 4)": for messages.
   std::string place() const;
@@ -46,4 +46,4 @@ std::vector<Record> read_records(const std::filesystem::path& file);
 /// "### Instruction:\n{instruction}\n\n[### Input:\n{input}\n\n]### Response:\n".
 std::string alpaca_prompt(const std::string& instruction, const std::string& input);
 
-}  // namespace rora
+} // namespace rora

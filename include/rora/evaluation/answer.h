@@ -13,12 +13,12 @@ namespace rora {
 /// How an answer is read off generated text. All but the first are the commonsense recipe's: case-sensitive, the first
 /// match anywhere in the text, inside a word too.
 enum class AnswerRule {
-  kLastNumber,  ///< the last match of -?[0-9]+\.?[0-9]* once commas are removed
-  kTrueFalse,   ///< true|false
-  kSolution,    ///< solution[12]
-  kAnswer,      ///< answer[1-5]
-  kEnding,      ///< ending[1-4]
-  kOption,      ///< option[12]
+  kLastNumber, ///< the last match of -?[0-9]+\.?[0-9]* once commas are removed
+  kTrueFalse, ///< true|false
+  kSolution, ///< solution[12]
+  kAnswer, ///< answer[1-5]
+  kEnding, ///< ending[1-4]
+  kOption, ///< option[12]
 };
 
 /// What `rule` finds in `text`, or nothing: an answer that cannot be parsed.
@@ -46,20 +46,20 @@ std::optional<GoldAnswer> gold_answer(const Record& record);
 struct AnswerScore {
   int64_t count = 0;
   int64_t correct = 0;
-  int64_t unparsed = 0;  ///< texts without an answer: these are wrong
+  int64_t unparsed = 0; ///< texts without an answer: these are wrong
 
   /// Counts one generated text.
   void add(const GoldAnswer& gold, std::string_view generated);
 
-  double accuracy() const;        ///< p = correct / count
-  double standard_error() const;  ///< √(p(1 − p) / count)
-  double unparsed_share() const;  ///< unparsed / count
+  double accuracy() const; ///< p = correct / count
+  double standard_error() const; ///< √(p(1 − p) / count)
+  double unparsed_share() const; ///< unparsed / count
 };
 
 /// What a model answered to one record.
 struct Prediction {
-  std::string text;                   ///< as generated; by likelihood the chosen candidate
-  std::optional<std::string> answer;  ///< read off the text
+  std::string text; ///< as generated; by likelihood the chosen candidate
+  std::optional<std::string> answer; ///< read off the text
   std::optional<GoldAnswer> gold;
   bool correct = false;
 };
@@ -67,10 +67,10 @@ struct Prediction {
 /// A model's answers to records.
 struct AnswerEvaluation {
   AnswerScore score;
-  std::vector<Prediction> predictions;  ///< in the records' order
+  std::vector<Prediction> predictions; ///< in the records' order
 
   /// Appends what was generated for a record and counts it.
   void add(const GoldAnswer& gold, std::string text);
 };
 
-}  // namespace rora
+} // namespace rora

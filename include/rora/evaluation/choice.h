@@ -23,10 +23,7 @@ std::vector<std::string> answer_candidates(const Record& record);
 /// Throws `c10::ValueError` that names the record for one that is not a prompt and its answer, where no record
 /// can be read, and for a batch size below 1.
 AnswerEvaluation evaluate_choice(
-    CausalLM model,
-    const Tokenizer& tokenizer,
-    const std::vector<Record>& records,
-    int64_t batch_size = 16,
+    CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records, int64_t batch_size = 16,
     const std::function<void(int64_t)>& on_progress = nullptr);
 
-}  // namespace rora
+} // namespace rora

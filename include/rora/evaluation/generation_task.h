@@ -23,10 +23,7 @@ struct GenerationTaskOptions {
 /// Throws `c10::ValueError` that names the record for one that is not a prompt and its answer, or has no gold
 /// answer to compare with, and for options out of range.
 AnswerEvaluation evaluate_generation(
-    CausalLM model,
-    const Tokenizer& tokenizer,
-    const std::vector<Record>& records,
-    const GenerationTaskOptions& options = {},
-    const std::function<void(int64_t)>& on_progress = nullptr);
+    CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records,
+    const GenerationTaskOptions& options = {}, const std::function<void(int64_t)>& on_progress = nullptr);
 
-}  // namespace rora
+} // namespace rora

@@ -20,4 +20,4 @@ struct PromptContinuations {
 std::vector<std::vector<double>> log_likelihoods(
     CausalLM model, const std::vector<PromptContinuations>& prompts, int64_t batch_size = 16);
 
-}  // namespace rora
+} // namespace rora

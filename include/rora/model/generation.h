@@ -27,9 +27,7 @@ struct GenerationOptions {
 /// Beam search is that of transformers with `early_stopping=False`: a prompt is done once as many beams have ended as
 /// run and none that runs scores better than the worst of them.
 std::vector<std::vector<int64_t>> generate(
-    CausalLM model,
-    const std::vector<std::vector<int64_t>>& prompts,
-    const GenerationOptions& options = {},
+    CausalLM model, const std::vector<std::vector<int64_t>>& prompts, const GenerationOptions& options = {},
     const std::function<void(int64_t, int64_t)>& on_token = nullptr);
 
 /// The tokens that end a text of this model: `eos_token_id` of generation_config.json or, where that names none, of

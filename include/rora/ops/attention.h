@@ -9,10 +9,10 @@ namespace rora::ops {
 
 /// softmax(q·kᵀ/√head_dim)·v, where a query sees the keys of its own sequence up to its own place.
 ///
-/// q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, keys, head_dim]`, heads a multiple of kv_heads: head h
-/// reads k and v of head h·kv_heads/heads. The queries stand at the last of the keys' places. `sequence` is int64
-/// `[batch, keys]`: 0 on padding, k ≥ 1 on the tokens of a row's k-th sequence; undefined, every row is one sequence. A
-/// padding query sees itself, as a softmax over nothing is NaN.
+/// q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, keys, head_dim]`, heads a multiple of kv_heads:
+/// head h reads k and v of head h·kv_heads/heads. The queries stand at the last of the keys' places. `sequence` is
+/// int64 `[batch, keys]`: 0 on padding, k ≥ 1 on the tokens of a row's k-th sequence; undefined, every row is one
+/// sequence. A padding query sees itself, as a softmax over nothing is NaN.
 at::Tensor attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& sequence = {});
 
@@ -29,8 +29,8 @@ struct Sequences {
 /// or behind padding.
 Sequences find_sequences(const at::Tensor& mask);
 
-/// The sequences of `mask` for tokens on `device`, with boundaries for a GPU if there are any. Those are found, and stay, on
-/// the CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
+/// The sequences of `mask` for tokens on `device`, with boundaries for a GPU if there are any. Those are found, and
+/// stay, on the CPU: a mask that lies elsewhere is fetched, which waits for the GPU.
 Sequences read_sequences(const at::Tensor& mask, at::Device device);
 
 /// `attention` of the sequences. Where they have boundaries, LibTorch's flash kernels run over bfloat16 on a GPU

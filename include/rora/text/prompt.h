@@ -17,4 +17,4 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
 /// adds one or the template has one (llama2, llama3).
 std::vector<int64_t> encode_chat_prompt(const Tokenizer& tokenizer, ChatTemplate format, std::string_view text);
 
-}  // namespace rora
+} // namespace rora

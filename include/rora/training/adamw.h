@@ -11,7 +11,7 @@ struct AdamWOptions {
   TORCH_ARG(double, beta1) = 0.9;
   TORCH_ARG(double, beta2) = 0.999;
   TORCH_ARG(double, eps) = 1e-8;
-  TORCH_ARG(double, weight_decay) = 0.0;  // adapters are not decayed by default, as in PEFT
+  TORCH_ARG(double, weight_decay) = 0.0; // adapters are not decayed by default, as in PEFT
 
  public:
   /// Throws `c10::ValueError` naming the option that is out of range.
@@ -45,4 +45,4 @@ class AdamW : public Optimizer {
   AdamWOptions options_;
 };
 
-}  // namespace rora
+} // namespace rora

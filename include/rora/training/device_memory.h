@@ -13,4 +13,4 @@ int64_t peak_rss_mib();
 /// The most memory of a GPU that this process's tensors have had at once, in MiB; nothing for a device that is none.
 std::optional<int64_t> peak_cuda_mib(const at::Device& device);
 
-}  // namespace rora
+} // namespace rora

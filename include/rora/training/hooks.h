@@ -19,10 +19,10 @@ struct StepContext {
   CausalLM model;
   ParameterTable& parameters;
   Optimizer& optimizer;
-  int64_t step = 0;            ///< from 0
-  int64_t total_steps = 0;     ///< of the run; 0 outside of one
-  double learning_rate = 0.0;  ///< of this step
-  uint64_t seed = 0;           ///< of this step, the same on every worker: what a hook draws follows from it
+  int64_t step = 0; ///< from 0
+  int64_t total_steps = 0; ///< of the run; 0 outside of one
+  double learning_rate = 0.0; ///< of this step
+  uint64_t seed = 0; ///< of this step, the same on every worker: what a hook draws follows from it
 };
 
 /// What a method does at a step besides the loss, its gradient and the update: draws a rank, adds a loss, masks,
@@ -40,12 +40,10 @@ class TrainingHook {
   virtual std::string name() const = 0;
 
   /// Once, before the first step and before `state` is restored: makes what the hook keeps.
-  virtual void begin(const StepContext& context) {
-  }
+  virtual void begin(const StepContext& context) {}
 
   /// Before the first batch of a step.
-  virtual void before_forward(const StepContext& context) {
-  }
+  virtual void before_forward(const StepContext& context) {}
 
   /// A scalar that is added to the step's loss, or an undefined tensor. Asked for behind the forward of each batch, and
   /// weighted by the batch's share of the step's labelled tokens: the shares add up to 1. Not where CUDA graphs run
@@ -55,13 +53,11 @@ class TrainingHook {
   }
 
   /// Once the step's gradients are whole, before they are clipped.
-  virtual void after_backward(const StepContext& context) {
-  }
+  virtual void after_backward(const StepContext& context) {}
 
   /// After the update, which `context.parameters` has; its gradients are still those that the update was made from. Not
   /// called for an update that was left out. What it changes of the values is seen by the next forward.
-  virtual void after_step(const StepContext& context) {
-  }
+  virtual void after_step(const StepContext& context) {}
 
   /// All tensors that the next step depends on, by name, in their sizes from `begin` on. A resumed run writes into
   /// them.
@@ -75,4 +71,4 @@ class TrainingHook {
   }
 };
 
-}  // namespace rora
+} // namespace rora

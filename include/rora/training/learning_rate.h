@@ -9,8 +9,8 @@ namespace rora {
 /// How the learning rate goes after its warm-up.
 enum class Schedule {
   kConstant,
-  kLinear,  ///< to 0 at the last step
-  kCosine,  ///< half a cosine, to 0 at the last step
+  kLinear, ///< to 0 at the last step
+  kCosine, ///< half a cosine, to 0 at the last step
 };
 
 /// The learning rate of a step (from 0), by transformers' formulas: linear from 0 over `warmup_steps`, then by the
@@ -21,4 +21,4 @@ double learning_rate(Schedule schedule, double peak, int64_t step, int64_t warmu
 Schedule schedule_from_name(std::string_view name);
 std::string schedule_name(Schedule schedule);
 
-}  // namespace rora
+} // namespace rora

@@ -12,7 +12,7 @@ namespace rora {
 /// The largest batch that a run meets.
 struct BatchShape {
   int64_t rows = 0;
-  int64_t seq = 0;  ///< with padding
+  int64_t seq = 0; ///< with padding
   int64_t labelled_tokens = 0;
 };
 
@@ -28,14 +28,14 @@ struct KeptForBackward {
 /// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, some
 /// 370 MiB, and pages that the C library's allocator does not give back, most where batches have many lengths.
 struct MemoryEstimate {
-  int64_t weights = 0;      ///< frozen, mapped from the file or not
-  int64_t packed = 0;       ///< frozen weights once more, as the CPU's products read them
-  int64_t trained = 0;      ///< trained parameters
-  int64_t gradients = 0;    ///< as large, and the largest trained weight's once more while it is formed
-  int64_t optimizer = 0;    ///< the optimiser's state: AdamW's two moments
-  int64_t best = 0;         ///< the copy of the best parameters, where there is validation
-  int64_t activations = 0;  ///< what forward keeps for backward: mostly `kept`
-  std::vector<KeptForBackward> kept;  ///< by kind; without those that are made again in backward
+  int64_t weights = 0; ///< frozen, mapped from the file or not
+  int64_t packed = 0; ///< frozen weights once more, as the CPU's products read them
+  int64_t trained = 0; ///< trained parameters
+  int64_t gradients = 0; ///< as large, and the largest trained weight's once more while it is formed
+  int64_t optimizer = 0; ///< the optimiser's state: AdamW's two moments
+  int64_t best = 0; ///< the copy of the best parameters, where there is validation
+  int64_t activations = 0; ///< what forward keeps for backward: mostly `kept`
+  std::vector<KeptForBackward> kept; ///< by kind; without those that are made again in backward
   /// What stands beside them for a while: logits of a chunk of labelled tokens or, if more, a layer's gradients.
   int64_t temporaries = 0;
 
@@ -49,9 +49,7 @@ struct MemoryEstimate {
 /// That follows from what the layers say of themselves (`CausalLMImpl::layer_memory`). `validation`: whether the best
 /// parameters are kept. `optimizer_bytes`: the optimiser's state (`Optimizer::state_bytes`); by default two moments.
 MemoryEstimate estimate_memory(
-    const CausalLM& model,
-    const BatchShape& batch,
-    bool validation = false,
+    const CausalLM& model, const BatchShape& batch, bool validation = false,
     std::optional<int64_t> optimizer_bytes = std::nullopt);
 
-}  // namespace rora
+} // namespace rora

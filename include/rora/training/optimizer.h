@@ -19,8 +19,7 @@ namespace rora {
 class Optimizer {
  public:
   /// `parameters` must outlive it.
-  explicit Optimizer(ParameterTable& parameters) : parameters_(parameters) {
-  }
+  explicit Optimizer(ParameterTable& parameters) : parameters_(parameters) {}
   virtual ~Optimizer() = default;
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
@@ -31,7 +30,7 @@ class Optimizer {
   /// One update from the gradients in the table, each group's by its factor of `learning_rate` and its decay. Where
   /// `left_out`, an fp32 scalar on the parameters' device, is 1, neither parameters nor state change.
   void step(double learning_rate, const at::Tensor& left_out = {}) {
-    ++steps;  // also of one that is left out: only the device knows, and whoever reads it there takes it back
+    ++steps; // also of one that is left out: only the device knows, and whoever reads it there takes it back
     update(learning_rate, left_out);
     parameters_.mark_changed();
   }
@@ -69,4 +68,4 @@ class Optimizer {
 /// Makes the optimiser of a run.
 using OptimizerFactory = std::function<std::unique_ptr<Optimizer>(ParameterTable&)>;
 
-}  // namespace rora
+} // namespace rora

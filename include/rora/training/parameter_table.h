@@ -19,20 +19,20 @@ namespace rora {
 
 /// Parameters that an optimiser treats alike.
 struct ParameterGroup {
-  double lr_factor = 1.0;              ///< of the step's learning rate
-  std::optional<double> weight_decay;  ///< instead of the optimiser's own
+  double lr_factor = 1.0; ///< of the step's learning rate
+  std::optional<double> weight_decay; ///< instead of the optimiser's own
   bool operator==(const ParameterGroup&) const = default;
 };
 
 /// A trained tensor: what it is, and where it lies in the flat buffers.
 struct ParameterEntry {
-  std::string name;  ///< its path in the model
+  std::string name; ///< its path in the model
   at::Tensor tensor;
   ParameterRole role = ParameterRole::kOther;
-  std::optional<size_t> pair{};  ///< of `ParameterTable::pairs`, for a factor of one
-  int64_t begin = 0;             ///< of `values` and `gradients`
+  std::optional<size_t> pair{}; ///< of `ParameterTable::pairs`, for a factor of one
+  int64_t begin = 0; ///< of `values` and `gradients`
   int64_t size = 0;
-  size_t group = 0;  ///< of `ParameterTable::groups`
+  size_t group = 0; ///< of `ParameterTable::groups`
   /// Where a node may write the tensor's gradient at once, from the second pass on; null on a GPU.
   std::shared_ptr<ops::GradientBuffer> gradient_buffer{};
 };
@@ -125,7 +125,7 @@ class ParameterTable {
   std::vector<ParameterRange> groups_;
   /// Those with a trained parameter; they may go before the table.
   std::vector<std::weak_ptr<torch::nn::Module>> adapters_;
-  std::vector<at::Tensor> gradient_views_;  ///< of the buffer, one of each entry
+  std::vector<at::Tensor> gradient_views_; ///< of the buffer, one of each entry
   at::Tensor values_;
   at::Tensor gradients_;
 };
@@ -134,4 +134,4 @@ class ParameterTable {
 /// fast, and biases are not decayed: the groups of PEFT's `create_loraplus_optimizer`.
 GroupOf lora_plus(double ratio_b);
 
-}  // namespace rora
+} // namespace rora

@@ -29,4 +29,4 @@ class Reducer {
   virtual void sum_figures(const at::Tensor& figures) = 0;
 };
 
-}  // namespace rora
+} // namespace rora

@@ -49,7 +49,7 @@ std::optional<std::string> why_not_captured(const CausalLM& model);
 /// that reads the parameters may be left from before.
 class StepGraphs {
  public:
-  static constexpr int kWarmUps = 2;  ///< batches of a shape before its graph
+  static constexpr int kWarmUps = 2; ///< batches of a shape before its graph
   static constexpr size_t kMostShapes = 16;
 
   /// `parameters` are those of the model that are trained; they must outlive it.
@@ -78,9 +78,9 @@ class StepGraphs {
 
   CausalLM model_;
   ParameterTable& parameters_;
-  std::unique_ptr<GraphRunner> runner_;  // ends after the graphs
-  std::list<Shape> shapes_;              // the one used last stands first
+  std::unique_ptr<GraphRunner> runner_; // ends after the graphs
+  std::list<Shape> shapes_; // the one used last stands first
   int64_t captures_ = 0;
 };
 
-}  // namespace rora
+} // namespace rora

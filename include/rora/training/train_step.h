@@ -26,18 +26,18 @@ struct PlacedBatch {
 
 /// What one optimiser step is made from.
 struct StepBatches {
-  int64_t number = 0;                ///< of the step, from 0
-  uint64_t seed = 0;                 ///< what hooks draw follows from it
-  std::vector<PlacedBatch> batches;  ///< this worker's
-  int64_t places = 0;                ///< batches of all workers
-  int64_t labelled_tokens = 0;       ///< of all workers
+  int64_t number = 0; ///< of the step, from 0
+  uint64_t seed = 0; ///< what hooks draw follows from it
+  std::vector<PlacedBatch> batches; ///< this worker's
+  int64_t places = 0; ///< batches of all workers
+  int64_t labelled_tokens = 0; ///< of all workers
 };
 
 /// What a step gave.
 struct StepFigures {
-  double loss = 0.0;        ///< the mean over the labelled tokens of all workers, before the update
-  double extra_loss = 0.0;  ///< what hooks added to it
-  double grad_norm = 0.0;   ///< before clipping
+  double loss = 0.0; ///< the mean over the labelled tokens of all workers, before the update
+  double extra_loss = 0.0; ///< what hooks added to it
+  double grad_norm = 0.0; ///< before clipping
 };
 
 /// The optimiser step of all that trains: gradients of the batches' mean loss → their sum over workers → hooks →
@@ -90,10 +90,10 @@ class TrainStep {
   std::vector<std::shared_ptr<TrainingHook>> hooks_;
   int64_t total_steps_ = 0;
 
-  at::Tensor figures_;  ///< of the queued step, fp64: losses by place, with hooks what they added by place, the norm
-  int64_t places_ = 0;  ///< of the queued step, as the next two
+  at::Tensor figures_; ///< of the queued step, fp64: losses by place, with hooks what they added by place, the norm
+  int64_t places_ = 0; ///< of the queued step, as the next two
   int64_t labelled_tokens_ = 0;
   std::optional<StepContext> context_;
 };
 
-}  // namespace rora
+} // namespace rora

@@ -21,25 +21,25 @@ namespace rora {
 
 /// What a step did.
 struct StepMetrics {
-  int64_t step = 0;  ///< from 1
+  int64_t step = 0; ///< from 1
   int64_t total_steps = 0;
-  int64_t epoch = 0;        ///< from 0
-  double loss = 0.0;        ///< the mean over the step's labelled tokens, before the update
-  double extra_loss = 0.0;  ///< what hooks added to it
+  int64_t epoch = 0; ///< from 0
+  double loss = 0.0; ///< the mean over the step's labelled tokens, before the update
+  double extra_loss = 0.0; ///< what hooks added to it
   double lr = 0.0;
-  double grad_norm = 0.0;  ///< before clipping
-  int64_t tokens = 0;      ///< of this step and all workers, without padding
+  double grad_norm = 0.0; ///< before clipping
+  int64_t tokens = 0; ///< of this step and all workers, without padding
   int64_t labelled_tokens = 0;
-  double tokens_per_s = 0.0;  ///< of this step
+  double tokens_per_s = 0.0; ///< of this step
   int64_t peak_rss_mib = 0;
-  std::optional<int64_t> peak_cuda_mib;  ///< where the model is on a GPU
-  std::optional<double> eval_loss;       ///< where the step was followed by a validation
+  std::optional<int64_t> peak_cuda_mib; ///< where the model is on a GPU
+  std::optional<double> eval_loss; ///< where the step was followed by a validation
 };
 
 struct TrainingResult {
   int64_t steps = 0;
-  bool interrupted = false;    ///< ended by `Trainer::request_stop`
-  bool stopped_early = false;  ///< ended by `early_stopping_patience`
+  bool interrupted = false; ///< ended by `Trainer::request_stop`
+  bool stopped_early = false; ///< ended by `early_stopping_patience`
   std::optional<double> best_eval_loss;
   int64_t best_step = 0;
 };
@@ -101,4 +101,4 @@ class Trainer {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace rora
+} // namespace rora

@@ -58,4 +58,4 @@ struct TrainerOptions {
   void validate() const;
 };
 
-}  // namespace rora
+} // namespace rora

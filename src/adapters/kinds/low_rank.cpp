@@ -13,8 +13,8 @@ namespace {
 
 /// Values of init_lora_weights, as JSON, that fill A and B alone, which the folder stores. The others (PiSSA, OLoRA,
 /// CorDA, LoftQ, LoRA-GA) change the base weights too, and PEFT changes them again as it loads.
-const std::set<std::string> kInitializations{
-    "null", "true", "false", "\"gaussian\"", "\"eva\"", "\"orthogonal\"", "\"mica\""};
+const std::set<std::string> kInitializations{"null",    "true",           "false",   "\"gaussian\"",
+                                             "\"eva\"", "\"orthogonal\"", "\"mica\""};
 
 template <typename T, typename Read>
 ModulePattern<T> read_pattern(const JsonObject& config, const std::string& field, Read read) {
@@ -35,7 +35,7 @@ ModulePattern<T> read_pattern(const JsonObject& config, const std::string& field
 }
 
 LowRankOptions read_options(const JsonObject& config) {
-  LowRankOptions low_rank;  // PEFT's own defaults for what is absent
+  LowRankOptions low_rank; // PEFT's own defaults for what is absent
   low_rank.rank(config.integer("r", 8));
   low_rank.alpha(config.number("lora_alpha", 8.0));
   low_rank.dropout(config.number("lora_dropout", 0.0));
@@ -103,8 +103,7 @@ JsonFields pattern_fields(const ModulePattern<double>& pattern) {
 std::shared_ptr<const LowRankAdapter> low_rank_adapter(const NamedAdapter& named) {
   auto adapter = std::dynamic_pointer_cast<const LowRankAdapter>(named.adapter);
   TORCH_CHECK_VALUE(
-      adapter != nullptr,
-      named.module,
+      adapter != nullptr, named.module,
       ": its adapter is not a low-rank one and was not attached as one: one folder cannot hold it beside low-rank "
       "ones");
   return adapter;
@@ -154,12 +153,13 @@ std::string pattern_key(const std::string& module, const std::vector<NamedAdapte
   return module;
 }
 
-}  // namespace
+} // namespace
 
 LowRankKind::LowRankKind(
     LowRankOptions low_rank, ModulePattern<int64_t> rank_pattern, ModulePattern<double> alpha_pattern)
-    : low_rank_(std::move(low_rank)), rank_pattern_(std::move(rank_pattern)), alpha_pattern_(std::move(alpha_pattern)) {
-}
+    : low_rank_(std::move(low_rank)),
+      rank_pattern_(std::move(rank_pattern)),
+      alpha_pattern_(std::move(alpha_pattern)) {}
 
 LowRankOptions LowRankKind::for_module(const std::string& module) const {
   LowRankOptions options = low_rank_;
@@ -188,21 +188,10 @@ void LowRankKind::check_statistics(
   const auto check = [&](const at::Tensor& tensor, const char* what, int64_t rows) {
     const std::vector<int64_t> shape{rows, projection.in_features()};
     TORCH_CHECK_VALUE(
-        tensor.defined(),
-        module,
-        ": the initializer '",
-        initializer->name(),
-        "' reads the ",
-        what,
+        tensor.defined(), module, ": the initializer '", initializer->name(), "' reads the ", what,
         ", which the statistics lack");
     TORCH_CHECK_VALUE(
-        tensor.sizes() == shape,
-        module,
-        ": the ",
-        what,
-        " must have shape ",
-        at::IntArrayRef(shape),
-        ", not ",
+        tensor.sizes() == shape, module, ": the ", what, " must have shape ", at::IntArrayRef(shape), ", not ",
         tensor.sizes());
   };
   if (initializer && initializer->needs_gradient()) {
@@ -277,7 +266,7 @@ std::shared_ptr<const AdapterKind> LowRankKind::as_saved(
   for (auto& [key, rank] : rank_pattern) {
     rank *= form_of_first.rewritten ? 2 : 1;
   }
-  ModulePattern<double> alpha_pattern;  // of α′ each module needs its own
+  ModulePattern<double> alpha_pattern; // of α′ each module needs its own
   if (low_rank.scaling() == first->options.scaling()) {
     alpha_pattern = alpha_pattern_;
     for (auto& [key, alpha] : alpha_pattern) {
@@ -302,7 +291,7 @@ std::shared_ptr<const AdapterKind> LowRankKind::as_saved(
       low_rank.initializer(nullptr);
     }
   }
-  rank_pattern.insert(rank_pattern.begin(), own_ranks.begin(), own_ranks.end());  // the first key that matches wins
+  rank_pattern.insert(rank_pattern.begin(), own_ranks.begin(), own_ranks.end()); // the first key that matches wins
   alpha_pattern.insert(alpha_pattern.begin(), own_alphas.begin(), own_alphas.end());
   return std::make_shared<LowRankKind>(low_rank, rank_pattern, alpha_pattern);
 }
@@ -318,23 +307,13 @@ std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapt
 AdapterKindEntry low_rank_entry() {
   return {
       "LORA",
-      {"r",
-       "lora_alpha",
-       "lora_dropout",
-       "use_rslora",
-       "use_dora",
-       "bias",
-       "rank_pattern",
-       "alpha_pattern",
+      {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "rank_pattern", "alpha_pattern",
        "init_lora_weights",
        // Fields that say nothing about what the adapter computes:
-       "megatron_core",      // the name of a module, used only with megatron_config
-       "qalora_group_size",  // used only with use_qalora
-       "loftq_config",
-       "eva_config",
-       "corda_config",
-       "lora_ga_config"},  // of initialisations, which are judged by name
+       "megatron_core", // the name of a module, used only with megatron_config
+       "qalora_group_size", // used only with use_qalora
+       "loftq_config", "eva_config", "corda_config", "lora_ga_config"}, // of initialisations, which are judged by name
       parse};
 }
 
-}  // namespace rora::detail
+} // namespace rora::detail

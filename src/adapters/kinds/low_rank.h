@@ -43,4 +43,4 @@ std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapt
 
 AdapterKindEntry low_rank_entry();
 
-}  // namespace rora::detail
+} // namespace rora::detail

@@ -24,7 +24,7 @@ Table& table() {
   return instance;
 }
 
-}  // namespace
+} // namespace
 
 namespace detail {
 
@@ -47,7 +47,7 @@ std::string known_adapter_kinds() {
   return names;
 }
 
-}  // namespace detail
+} // namespace detail
 
 void register_adapter_kind(AdapterKindEntry entry) {
   TORCH_CHECK_VALUE(entry.parse != nullptr, "a kind of adapter that is registered must be parsed by something");
@@ -62,4 +62,4 @@ void AdapterKind::put_into(AdapterOptions& options) const {
   options.kind(shared_from_this());
 }
 
-}  // namespace rora
+} // namespace rora

@@ -13,4 +13,4 @@ std::optional<AdapterKindEntry> find_adapter_kind(const std::string& peft_type);
 /// Their names, for messages: "LORA or TOY".
 std::string known_adapter_kinds();
 
-}  // namespace rora::detail
+} // namespace rora::detail

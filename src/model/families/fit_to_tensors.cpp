@@ -30,8 +30,7 @@ int64_t rows(const ParameterFolder& folder, const std::string& name) {
   }
   const auto shape = folder.shape(name);
   if (shape.size() != 2) {
-    throw FormatError(
-        folder.file(name), folder.key(name) + " must have two dimensions, not " + shape_text(shape));
+    throw FormatError(folder.file(name), folder.key(name) + " must have two dimensions, not " + shape_text(shape));
   }
   return shape[0];
 }
@@ -67,8 +66,7 @@ std::vector<LayerShape> layer_shapes(const ParameterFolder& folder, const Decode
     check_all_or_none(folder, prefix + "mlp.", {"gate_proj", "up_proj", "down_proj"});
     shapes.push_back(
         {heads(folder, prefix + "self_attn.q_proj.weight", head_dim),
-         heads(folder, prefix + "self_attn.k_proj.weight", head_dim),
-         rows(folder, prefix + "mlp.gate_proj.weight")});
+         heads(folder, prefix + "self_attn.k_proj.weight", head_dim), rows(folder, prefix + "mlp.gate_proj.weight")});
   }
   return shapes;
 }
@@ -99,8 +97,7 @@ bool is_tied(const ParameterFolder& folder, bool configured) {
   const bool embedding = folder.contains(kEmbedding);
   const bool head = folder.contains(kHead);
   if (!embedding && !head) {
-    throw FormatError(
-        folder.path(), "neither " + folder.key(kEmbedding) + " nor " + folder.key(kHead) + " is there");
+    throw FormatError(folder.path(), "neither " + folder.key(kEmbedding) + " nor " + folder.key(kHead) + " is there");
   }
   if (!configured && !embedding) {
     throw FormatError(folder.path(), folder.key(kEmbedding) + " is missing, and tie_word_embeddings is false");
@@ -119,8 +116,8 @@ void check_vocabulary(const ParameterFolder& folder, const DecoderOptions& optio
   if (shape != expected) {
     throw FormatError(
         folder.file(table),
-        folder.key(table) + " must be [vocab_size, hidden_size] " + shape_text(expected) +
-            " of config.json, not " + shape_text(shape));
+        folder.key(table) + " must be [vocab_size, hidden_size] " + shape_text(expected) + " of config.json, not " +
+            shape_text(shape));
   }
 }
 

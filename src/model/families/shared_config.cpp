@@ -2,7 +2,6 @@
 
 #include "../special_tokens.h"
 
-
 namespace rora {
 namespace {
 

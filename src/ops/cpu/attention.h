@@ -8,10 +8,10 @@
 namespace rora::kernels::RORA_CPU_CAPABILITY {
 
 // Queries lie along the lanes: scores are kept transposed, `[keys, queries]`, so that maxima and sums over keys need no
-// step across lanes, and each product's left side is either the tensor itself or packed once (after FlashAttention,
-// Dao et al., arXiv 2205.14135, and FlashAttention-2, arXiv 2307.08691). A block has one tile's columns of queries and as
-// many keys; blocks in which no query sees a key are left out, and of the others, registers of queries that stand before
-// the keys.
+// step across lanes, and each product's left side is either the tensor itself or packed once (after FlashAttention, Dao
+// et al., arXiv 2205.14135, and FlashAttention-2, arXiv 2307.08691). A block has one tile's columns of queries and as
+// many keys; blocks in which no query sees a key are left out, and of the others, registers of queries that stand
+// before the keys.
 
 template <class T>
 class AttentionHead {
@@ -107,7 +107,8 @@ class AttentionHead {
     return (count + kGroup - 1) / kGroup;
   }
 
-  /// All keys' or values' rows turned, as the left side of a product that sums over keys: `across_` `[dim, keys/kGroup]`.
+  /// All keys' or values' rows turned, as the left side of a product that sums over keys: `across_` `[dim,
+  /// keys/kGroup]`.
   void pack_across(const AttentionParameters::Tensor& t) {
     const int64_t ld = keys_ / kGroup;
     for (int64_t begin = 0; begin < keys_; begin += kBlock) {
@@ -117,8 +118,8 @@ class AttentionHead {
     }
   }
 
-  /// f(key, count, first) for the keys [key, key + count), or for strips of them that are a register long: `first` is the
-  /// first register of queries that sees any.
+  /// f(key, count, first) for the keys [key, key + count), or for strips of them that are a register long: `first` is
+  /// the first register of queries that sees any.
   template <class F>
   static void for_strips(const QueryBlock<W>& q, int64_t key, int64_t count, F&& f) {
     if (key + count - 1 <= q.first) {
@@ -135,11 +136,7 @@ class AttentionHead {
 
   /// `out` `[count, kBlock]` = rows [key, key + count) of `t` · `right`, where queries see keys.
   void product_with_rows(
-      const QueryBlock<W>& q,
-      const AttentionParameters::Tensor& t,
-      int64_t key,
-      int64_t count,
-      const Right* right,
+      const QueryBlock<W>& q, const AttentionParameters::Tensor& t, int64_t key, int64_t count, const Right* right,
       W* out) const {
     for_strips(q, key, count, [&](int64_t begin, int64_t size, int first) {
       const auto* left = reinterpret_cast<const Left*>(rows(t, kv_head_, begin, size).data);
@@ -150,8 +147,8 @@ class AttentionHead {
     });
   }
 
-  /// `sums_` `[dim, queries]` += (or =) `across_` of the keys [key, key + count) · `x` `[count, kBlock]`, where queries see
-  /// keys.
+  /// `sums_` `[dim, queries]` += (or =) `across_` of the keys [key, key + count) · `x` `[count, kBlock]`, where queries
+  /// see keys.
   template <bool Accumulate>
   void product_over_keys(const QueryBlock<W>& q, int64_t key, int64_t count, const W* x) {
     const Score* left = across_ + key / kGroup;
@@ -169,8 +166,8 @@ class AttentionHead {
     }
   }
 
-  /// f(key, count) for each block of keys that a query sees, with their scores `[count, kBlock]` in `scores_`: −∞ where a
-  /// query does not see a key. Registers of queries have scores of the keys that they reach.
+  /// f(key, count) for each block of keys that a query sees, with their scores `[count, kBlock]` in `scores_`: −∞ where
+  /// a query does not see a key. Registers of queries have scores of the keys that they reach.
   template <class F>
   void for_seen_keys(const QueryBlock<W>& q, F&& f) {
     for (int64_t key = 0; key < p_.keys; key += kBlock) {
@@ -291,7 +288,8 @@ class AttentionHead {
     V normaliser[kRegisters] = {}, delta[kRegisters];
     sum_rows(rows(p_.out, head, begin, q.count), douts, delta);
     const W* normalisers = static_cast<const W*>(p_.normaliser) + (batch_ * p_.heads + head) * p_.queries + begin;
-    for_registers<W>(q.count, [&](int64_t i, int64_t size) { normaliser[i / kLanes<W>] = load(normalisers + i, size); });
+    for_registers<W>(
+        q.count, [&](int64_t i, int64_t size) { normaliser[i / kLanes<W>] = load(normalisers + i, size); });
     bool is_first = true;
     for_seen_keys(q, [&](int64_t key, int64_t count) {
       product_with_rows(q, p_.v, key, count, douts_, gradients_);
@@ -308,10 +306,11 @@ class AttentionHead {
     write_turned(sums_, dim_, turned_, rows(p_.dq, head, begin, q.count));
   }
 
-  /// Keys [key, key + count), whose scores begin at row `row`: their weights and their gradients' `[count, kBlock]`, and
-  /// what these give dk and dv.
+  /// Keys [key, key + count), whose scores begin at row `row`: their weights and their gradients' `[count, kBlock]`,
+  /// and what these give dk and dv.
   void backward_strip(
-      int64_t key, int64_t row, int64_t count, int first, const V (&normaliser)[kRegisters], const V (&delta)[kRegisters]) {
+      int64_t key, int64_t row, int64_t count, int first, const V (&normaliser)[kRegisters],
+      const V (&delta)[kRegisters]) {
     const W scale = static_cast<W>(p_.scale);
     for (int64_t j = row; j < row + count; ++j) {
       for (int n = first; n < kRegisters; ++n) {

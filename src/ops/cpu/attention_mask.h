@@ -8,11 +8,11 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 /// A block of queries: where they stand among the keys, and in which sequences.
 template <class W>
 struct QueryBlock {
-  int64_t first = 0;  ///< of the block, as a place among the keys
+  int64_t first = 0; ///< of the block, as a place among the keys
   int64_t count = 0;
   Vector<W> place[kTileVectors];
   Vector<W> sequence[kTileVectors];
-  int64_t least = 0, most = 0;  ///< of the sequences
+  int64_t least = 0, most = 0; ///< of the sequences
 };
 
 /// How many of a block's pairs of query and key may look at each other.
@@ -22,11 +22,10 @@ enum class Sight { kNone, kSome, kAll };
 template <class W>
 class AttentionMask {
  public:
-  static constexpr int64_t kBlock = kTileColumns<W>;  ///< queries of a block, and keys
+  static constexpr int64_t kBlock = kTileColumns<W>; ///< queries of a block, and keys
 
   AttentionMask(const AttentionParameters& p, int64_t batch)
-      : queries_(p.queries), keys_(p.keys), sequence_(p.sequence == nullptr ? nullptr : p.sequence + batch * p.keys) {
-  }
+      : queries_(p.queries), keys_(p.keys), sequence_(p.sequence == nullptr ? nullptr : p.sequence + batch * p.keys) {}
 
   /// The queries [begin, begin + kBlock), as far as there are any; lanes behind them repeat the last.
   QueryBlock<W> queries(int64_t begin) const {

@@ -7,8 +7,8 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 
 // How attention's tensors are laid out for its products. A block is one tile's columns long.
 
-/// How a product's two sides are stored: plain numbers on the right side in the wide type, or pairs of bfloat16, neighbours
-/// along the sum, on both.
+/// How a product's two sides are stored: plain numbers on the right side in the wide type, or pairs of bfloat16,
+/// neighbours along the sum, on both.
 template <class T, bool Pairs>
 struct OperandAs {
   static constexpr bool kPairs = false;
@@ -96,8 +96,8 @@ void pack_tokens(const HeadRows<T>& rows, int64_t dim, typename Operand<T>::Righ
   }
 }
 
-/// The same rows turned, as the right side of a product that sums over head_dim: `y` `[dim/group, block]`. `scratch` holds
-/// a block of rows.
+/// The same rows turned, as the right side of a product that sums over head_dim: `y` `[dim/group, block]`. `scratch`
+/// holds a block of rows.
 template <class T>
 void pack_turned(const HeadRows<T>& rows, int64_t dim, wide_t<T>* scratch, typename Operand<T>::Right* y) {
   using W = wide_t<T>;
@@ -151,11 +151,10 @@ void pack_keys(const wide_t<T>* x, int64_t count, int first, int last, typename 
   }
 }
 
-/// Rows [begin, begin + count) of `x` `[…, block]` in the registers from `first` on, as the left side of a product that sums
-/// over queries; the row `begin` of it. `y` is room for all of `x`.
+/// Rows [begin, begin + count) of `x` `[…, block]` in the registers from `first` on, as the left side of a product that
+/// sums over queries; the row `begin` of it. `y` is room for all of `x`.
 template <class T>
-const typename Operand<T>::Score* pack_left(
-    const wide_t<T>* x, int64_t begin, int64_t count, int first, wide_t<T>* y) {
+const typename Operand<T>::Score* pack_left(const wide_t<T>* x, int64_t begin, int64_t count, int first, wide_t<T>* y) {
   using W = wide_t<T>;
   using Score = typename Operand<T>::Score;
   constexpr int64_t kBlock = kAttentionBlock<W>;
@@ -181,8 +180,8 @@ void write_turned(wide_t<T>* sums, int64_t dim, wide_t<T>* scratch, const HeadRo
     const int64_t half = round_up(dim / 2, kLanes<W>);
     for (int64_t d = 0; d < dim; d += 2) {
       for (int64_t i = 0; i < kBlock; i += kLanes<W>) {
-        const Words words = rounded_words(load(sums + d * kBlock + i)) |
-            (rounded_words(load(sums + (d + 1) * kBlock + i)) << 16);
+        const Words words =
+            rounded_words(load(sums + d * kBlock + i)) | (rounded_words(load(sums + (d + 1) * kBlock + i)) << 16);
         __builtin_memcpy(sums + d / 2 * kBlock + i, &words, sizeof(words));
       }
     }
@@ -193,9 +192,8 @@ void write_turned(wide_t<T>* sums, int64_t dim, wide_t<T>* scratch, const HeadRo
   } else {
     transpose(sums, kBlock, scratch, dim, dim, kBlock);
     for (int64_t i = 0; i < rows.count; ++i) {
-      for_registers<W>(rows.head_dim, [&](int64_t j, int64_t count) {
-        store(rows.row(i) + j, load(scratch + i * dim + j), count);
-      });
+      for_registers<W>(
+          rows.head_dim, [&](int64_t j, int64_t count) { store(rows.row(i) + j, load(scratch + i * dim + j), count); });
     }
   }
 }

@@ -11,16 +11,16 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 namespace {
 
 /// Calls `function<T>` for the parameters' type.
-#define RORA_BY_TYPE(name, Parameters)                              \
+#define RORA_BY_TYPE(name, Parameters)                                   \
   void name##_by_type(const Parameters& p, int64_t begin, int64_t end) { \
-    switch (p.type) {                                               \
-      case Type::kFloat:                                            \
-        return name<float>(p, begin, end);                          \
-      case Type::kDouble:                                           \
-        return name<double>(p, begin, end);                         \
-      case Type::kBFloat16:                                         \
-        return name<BFloat16>(p, begin, end);                       \
-    }                                                               \
+    switch (p.type) {                                                    \
+      case Type::kFloat:                                                 \
+        return name<float>(p, begin, end);                               \
+      case Type::kDouble:                                                \
+        return name<double>(p, begin, end);                              \
+      case Type::kBFloat16:                                              \
+        return name<BFloat16>(p, begin, end);                            \
+    }                                                                    \
   }
 
 RORA_BY_TYPE(rms_norm, RMSNormParameters)
@@ -50,23 +50,14 @@ int64_t panel_columns_by_type(Type type, int64_t columns) {
 } // namespace
 
 extern const Kernels table;
-const Kernels table{
-    .name = RORA_STRING(RORA_CPU_CAPABILITY),
-    .rms_norm = rms_norm_by_type,
-    .rms_norm_backward = rms_norm_backward_by_type,
-    .swiglu = swiglu_by_type,
-    .swiglu_backward = swiglu_backward_by_type,
-    .rotary = rotary_by_type,
-    .attention = attention_by_type,
-    .attention_backward = attention_backward_by_type,
-    .cross_entropy = cross_entropy_by_type,
-    .dropout = dropout_by_type,
-    .column_sum = column_sum_by_type,
+const Kernels table {
+  .name = RORA_STRING(RORA_CPU_CAPABILITY), .rms_norm = rms_norm_by_type,
+  .rms_norm_backward = rms_norm_backward_by_type, .swiglu = swiglu_by_type, .swiglu_backward = swiglu_backward_by_type,
+  .rotary = rotary_by_type, .attention = attention_by_type, .attention_backward = attention_backward_by_type,
+  .cross_entropy = cross_entropy_by_type, .dropout = dropout_by_type, .column_sum = column_sum_by_type,
 #if defined(__AVX512BF16__)
-    .product = product_by_type,
-    .pack_panels = pack_panels_by_type,
-    .panel_columns = panel_columns_by_type,
-    .tile_rows = kProductRows<1>,
+  .product = product_by_type, .pack_panels = pack_panels_by_type, .panel_columns = panel_columns_by_type,
+  .tile_rows = kProductRows<1>,
 #endif
 };
 

@@ -9,8 +9,8 @@
 
 namespace rora::kernels {
 
-/// Attention of heads that share keys; q, k, v, out and their gradients `[batch, heads, tokens, head_dim]` of any strides,
-/// the last dimension dense.
+/// Attention of heads that share keys; q, k, v, out and their gradients `[batch, heads, tokens, head_dim]` of any
+/// strides, the last dimension dense.
 struct AttentionParameters {
   Type type{};
   int64_t batch = 0, heads = 0, kv_heads = 0, queries = 0, keys = 0, head_dim = 0;
@@ -27,9 +27,9 @@ struct AttentionParameters {
   Tensor dq, dk, dv; ///< written by backward
 };
 
-/// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. bfloat16 is
-/// multiplied in twos, neighbours along the depth: depths are even there, and where rows of bfloat16 run along the depth
-/// they begin at multiples of 4 bytes.
+/// C = (scale·Σᵢ Aᵢ·Bᵢ)⊙column_scale, or C + that: Aᵢ `[rows, depthᵢ]`, Bᵢ `[depthᵢ, columns]`. bfloat16 is multiplied
+/// in twos, neighbours along the depth: depths are even there, and where rows of bfloat16 run along the depth they
+/// begin at multiples of 4 bytes.
 struct ProductParameters {
   static constexpr int64_t kMaxPairs = 16;
   static constexpr int64_t kDepthBytes = 8192; ///< of a column of B that is packed at once
@@ -56,8 +56,8 @@ struct ProductParameters {
   Matrix c; ///< written; of `type` or the wide one
 };
 
-/// The panels of a product's right side, packed once for many products: `depth` rows of each, panel after panel, as many
-/// elements as the columns rounded up to whole registers have.
+/// The panels of a product's right side, packed once for many products: `depth` rows of each, panel after panel, as
+/// many elements as the columns rounded up to whole registers have.
 struct PackParameters {
   Type type{}; ///< in which it will be multiplied
   int64_t depth = 0, columns = 0;
@@ -73,7 +73,8 @@ struct Kernels {
   void (*swiglu)(const SwiGLUParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows
   void (*swiglu_backward)(const SwiGLUParameters&, int64_t begin, int64_t end) = nullptr;
   void (*rotary)(const RotaryParameters&, int64_t begin, int64_t end) = nullptr; ///< items are pairs batch·seq
-  void (*attention)(const AttentionParameters&, int64_t begin, int64_t end) = nullptr; ///< items are pairs batch·kv_heads
+  void (*attention)(const AttentionParameters&, int64_t begin, int64_t end) =
+      nullptr; ///< items are pairs batch·kv_heads
   void (*attention_backward)(const AttentionParameters&, int64_t begin, int64_t end) = nullptr;
   void (*cross_entropy)(const CrossEntropyParameters&, int64_t begin, int64_t end) = nullptr; ///< items are rows
   void (*dropout)(const DropoutParameters&, int64_t begin, int64_t end) = nullptr; ///< items are kBlock elements
@@ -85,11 +86,12 @@ struct Kernels {
   int64_t tile_rows = 0; ///< rows that all of its tiles divide
 };
 
-/// Those of the best instruction set that both the build and this processor have. RORA_CPU_CAPABILITY=baseline|avx2|avx512
-/// in the environment asks for a lesser one.
+/// Those of the best instruction set that both the build and this processor have.
+/// RORA_CPU_CAPABILITY=baseline|avx2|avx512 in the environment asks for a lesser one.
 const Kernels& kernels();
 
-/// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to oneDNN.
+/// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to
+/// oneDNN.
 bool leads_products(Type type);
 
 /// All that can run here, the best first: for tests.

@@ -15,9 +15,9 @@ using Factor = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
 template <class T>
 constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
 
-/// Columns of a panel of a result that has `columns`: three registers, or four where there are few columns and four alone
-/// divide them into an even count of panels. Few panels that two threads cannot share by columns would cost most: each packs
-/// all of them for its half of the rows.
+/// Columns of a panel of a result that has `columns`: three registers, or four where there are few columns and four
+/// alone divide them into an even count of panels. Few panels that two threads cannot share by columns would cost most:
+/// each packs all of them for its half of the rows.
 template <class T>
 int64_t panel_columns(int64_t columns) {
   constexpr int64_t kRegister = kLanes<wide_t<T>>, kFew = 32 * kRegister;
@@ -25,8 +25,8 @@ int64_t panel_columns(int64_t columns) {
   return (four ? 4 : 3) * kRegister;
 }
 
-/// Columns [column, column + columns) of a matrix, packed as rows of registers: those of B under a tile, or A's rows where
-/// they are columns of its transpose.
+/// Columns [column, column + columns) of a matrix, packed as rows of registers: those of B under a tile, or A's rows
+/// where they are columns of its transpose.
 template <class T>
 struct Panel {
   int64_t column, columns;
@@ -127,8 +127,7 @@ void pack_columns(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel,
 
 /// Packs depth [k, k + depth) of a panel of `rows` `[depth, …]` or, where they run along the depth, `[…, depth]`.
 template <class T, class X>
-void pack_as(
-    const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
+void pack_as(const Rows& rows, bool along_depth, int64_t k, int64_t depth, const Panel<T>& panel, Factor<T>* scratch) {
   const X* data = static_cast<const X*>(rows.data);
   if (along_depth) {
     pack_columns<T>(data + panel.column * rows.stride + k, rows.stride, depth, panel, scratch);
@@ -154,8 +153,8 @@ void pack(
 template <class T>
 void pack_panels(const PackParameters& p, int64_t begin, int64_t end) {
   static thread_local Workspace workspace;
-  auto* scratch = reinterpret_cast<Factor<T>*>(
-      workspace.reserve(kLanes<wide_t<T>> * p.depth * static_cast<int64_t>(sizeof(T))));
+  auto* scratch =
+      reinterpret_cast<Factor<T>*>(workspace.reserve(kLanes<wide_t<T>> * p.depth * static_cast<int64_t>(sizeof(T))));
   const int64_t columns = panel_columns<T>(p.columns);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t column = item * columns;

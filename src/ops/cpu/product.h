@@ -48,8 +48,7 @@ struct TileTarget {
 };
 
 template <class T, class C>
-RORA_INLINE void store_as(
-    const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
+RORA_INLINE void store_as(const ProductParameters& p, int64_t row, int64_t column, int64_t count, Vector<wide_t<T>> v) {
   if (p.c.transposed) {
     C* c = static_cast<C*>(p.c.rows.data) + column * p.c.rows.stride + row;
     for (int64_t i = 0; i < count; ++i, c += p.c.rows.stride) {
@@ -90,8 +89,8 @@ RORA_INLINE void store_result(
   }
 }
 
-/// `Rows` registers of sums, one of each row, into a wide C that is stored as its transpose and holds nothing yet. Element by
-/// element, as `store_as` does it, that would take a twentieth of a product of 128 rows.
+/// `Rows` registers of sums, one of each row, into a wide C that is stored as its transpose and holds nothing yet.
+/// Element by element, as `store_as` does it, that would take a twentieth of a product of 128 rows.
 template <int Rows, class W>
 RORA_INLINE void store_columns(
     const ProductParameters& p, int64_t row, const PanelRegister<W>& at, Vector<W> (&sums)[Rows]) {
@@ -106,8 +105,8 @@ RORA_INLINE void store_columns(
   }
 }
 
-/// Asks for C's part under a tile, so that it has come when the sums are stored: stores that wait for memory, each in its
-/// turn, would stop the next tile.
+/// Asks for C's part under a tile, so that it has come when the sums are stored: stores that wait for memory, each in
+/// its turn, would stop the next tile.
 template <int Rows, class T>
 RORA_INLINE void fetch_target(const ProductParameters& p, int64_t row, const Panel<T>& panel) {
   const int64_t bytes = p.c.type == Type::kBFloat16 ? 2 : static_cast<int64_t>(sizeof(wide_t<T>));
@@ -221,7 +220,7 @@ struct ProductPlan {
     const int64_t column_bytes = block_depth * static_cast<int64_t>(sizeof(T));
     const int64_t columns = panel_columns<T>(p.columns);
     const int64_t b_bytes = columns * column_bytes;
-    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>) * column_bytes : 0;
+    const int64_t a_bytes = packs_a ? (p.row_block + kLanes<W>)*column_bytes : 0;
     const int64_t scratch_bytes = kLanes<W> * column_bytes;
     const int64_t row_bytes = columns * static_cast<int64_t>(sizeof(W));
     char* memory = workspace.reserve(b_bytes + a_bytes + scratch_bytes + (blocks > 1 ? p.row_block * row_bytes : 0));

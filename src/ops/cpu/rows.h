@@ -119,10 +119,7 @@ void rotary(const RotaryParameters& p, int64_t begin, int64_t end) {
         const Vector<W> first = load(x + j, count);
         const Vector<W> second = load(x + half + j, count);
         store(y + j, first * load(cos + j, count) - second * (sign * load(sin + j, count)), count);
-        store(
-            y + half + j,
-            second * load(cos + half + j, count) + first * (sign * load(sin + half + j, count)),
-            count);
+        store(y + half + j, second * load(cos + half + j, count) + first * (sign * load(sin + half + j, count)), count);
       });
     }
   }
@@ -136,9 +133,8 @@ void cross_entropy(const CrossEntropyParameters& p, int64_t begin, int64_t end) 
     const int64_t target = p.targets[i];
     if (target == CrossEntropyParameters::kIgnored) {
       static_cast<W*>(p.losses)[i] = 0;
-      for_registers<W>(p.gradient ? p.vocab : 0, [&](int64_t j, int64_t count) {
-        store(logits + j, Vector<W>{}, count);
-      });
+      for_registers<W>(
+          p.gradient ? p.vocab : 0, [&](int64_t j, int64_t count) { store(logits + j, Vector<W>{}, count); });
       continue;
     }
     Vector<W> most = broadcast(-static_cast<W>(__builtin_inf()));
@@ -183,14 +179,14 @@ void column_sum(const ColumnSumParameters& p, int64_t begin, int64_t end) {
   constexpr int64_t kRegisters = ColumnSumParameters::kColumns / kLanes<W>;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = item * ColumnSumParameters::kColumns;
-    const int64_t columns = p.columns - first < ColumnSumParameters::kColumns ? p.columns - first : ColumnSumParameters::kColumns;
+    const int64_t columns =
+        p.columns - first < ColumnSumParameters::kColumns ? p.columns - first : ColumnSumParameters::kColumns;
     Vector<W> sums[kRegisters] = {};
     for (int64_t i = 0; i < p.rows; ++i) {
       const T* a = row<T>(p.a, i) + first;
       const T* b = row<T>(p.b, i) + first;
-      for_registers<W>(columns, [&](int64_t j, int64_t count) {
-        sums[j / kLanes<W>] += load(a + j, count) * load(b + j, count);
-      });
+      for_registers<W>(
+          columns, [&](int64_t j, int64_t count) { sums[j / kLanes<W>] += load(a + j, count) * load(b + j, count); });
     }
     for_registers<W>(columns, [&](int64_t j, int64_t count) {
       store(static_cast<W*>(p.sums) + first + j, sums[j / kLanes<W>], count);

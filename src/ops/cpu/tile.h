@@ -17,7 +17,7 @@ constexpr int kTileVectors = 2; // 12 sums, 2 columns and a broadcast in 16 regi
 
 /// Columns of a tile.
 template <class W>
-constexpr int64_t kTileColumns = kTileVectors * kLanes<W>;
+constexpr int64_t kTileColumns = kTileVectors* kLanes<W>;
 
 /// Two neighbours of a sum in one word: what the processor multiplies and adds in one instruction.
 struct __attribute__((may_alias)) BFloat16Pair {
@@ -47,8 +47,8 @@ RORA_INLINE Vector<W> multiply_add(Vector<W> acc, BFloat16Pair a, const BFloat16
 }
 #endif
 
-/// C `[Rows, N registers]` = A `[Rows, depth]`·B `[depth, N registers]`, or C + that; A's rows `lda`, B's `ldb` and C's `ldc`
-/// elements apart.
+/// C `[Rows, N registers]` = A `[Rows, depth]`·B `[depth, N registers]`, or C + that; A's rows `lda`, B's `ldb` and C's
+/// `ldc` elements apart.
 template <int Rows, int N, bool Accumulate, class W, class A, class B>
 RORA_INLINE void tile_product(const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t depth) {
   Vector<W> sums[Rows][N] = {};
@@ -72,8 +72,7 @@ RORA_INLINE void tile_product(const A* a, int64_t lda, const B* b, int64_t ldb, 
 }
 
 template <int N, bool Accumulate, int Rows, class W, class A, class B>
-void rows_product(
-    const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t depth) {
+void rows_product(const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t depth) {
   int64_t r = 0;
   for (; r + Rows <= rows; r += Rows) {
     tile_product<Rows, N, Accumulate, W>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, depth);
@@ -86,8 +85,8 @@ void rows_product(
   }
 }
 
-/// C `[rows, columns]` = A `[rows, depth]`·B `[depth, columns]`, or C + that; columns a multiple of kLanes<W>. Where A and B
-/// are pairs, depth counts pairs.
+/// C `[rows, columns]` = A `[rows, depth]`·B `[depth, columns]`, or C + that; columns a multiple of kLanes<W>. Where A
+/// and B are pairs, depth counts pairs.
 template <bool Accumulate, class W, class A, class B>
 RORA_INLINE void small_product(
     const A* a, int64_t lda, const B* b, int64_t ldb, W* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth) {

@@ -186,8 +186,8 @@ RORA_INLINE W max_lanes(Vector<W> v) {
   return most;
 }
 
-/// eˣ to 2e-7 of itself: 2ⁿ·eʳ with |r| ≤ ln 2 / 2, eʳ by a polynomial (coefficients of the Cephes library's expf). 0 where
-/// that would be a denormal number.
+/// eˣ to 2e-7 of itself: 2ⁿ·eʳ with |r| ≤ ln 2 / 2, eʳ by a polynomial (coefficients of the Cephes library's expf). 0
+/// where that would be a denormal number.
 RORA_INLINE Vector<float> exponential(Vector<float> x) {
   constexpr float kLog2OfE = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;

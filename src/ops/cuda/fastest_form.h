@@ -39,8 +39,8 @@ inline int64_t power_of_two_from(int64_t size) {
   return power;
 }
 
-/// Which of several forms, numbered from 0, is the fastest for a shape: found once for each. Form 0 always works. Several
-/// threads may share it.
+/// Which of several forms, numbered from 0, is the fastest for a shape: found once for each. Form 0 always works.
+/// Several threads may share it.
 class FastestForms {
  public:
   /// `time(form)` says what a form takes, and infinity of one that does not work. Where nothing may be timed now, a new

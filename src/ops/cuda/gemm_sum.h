@@ -23,8 +23,8 @@ inline bool has_gemm(at::TensorList a, at::TensorList b, const at::Tensor& y) {
   const auto dtype = a[0].scalar_type();
   const auto is_beside_y = [&](const at::Tensor& x) { return x.device() == y.device(); };
   return (dtype == at::kFloat || dtype == at::kBFloat16) &&
-      (y.scalar_type() == dtype || y.scalar_type() == at::kFloat) &&
-      std::all_of(a.begin(), a.end(), is_beside_y) && std::all_of(b.begin(), b.end(), is_beside_y);
+      (y.scalar_type() == dtype || y.scalar_type() == at::kFloat) && std::all_of(a.begin(), a.end(), is_beside_y) &&
+      std::all_of(b.begin(), b.end(), is_beside_y);
 }
 
 inline std::optional<kernels::cuda::GemmMatrix> gemm_matrix(const at::Tensor& x) {

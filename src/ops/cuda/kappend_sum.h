@@ -58,8 +58,8 @@ inline at::Tensor rows_for_tiles(const at::Tensor& x) {
   return room.narrow(1, 0, x.size(1)).copy_(x);
 }
 
-/// y = scale·(x·W + s·B), or y + that, of a deep pair and a thin one, without s and B; none where the kernel does not take
-/// x, W and y as they are. It is no use for fewer rows than a tile has.
+/// y = scale·(x·W + s·B), or y + that, of a deep pair and a thin one, without s and B; none where the kernel does not
+/// take x, W and y as they are. It is no use for fewer rows than a tile has.
 inline std::optional<kernels::cuda::KAppendParameters> deep_parameters(
     const at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   using namespace kernels::cuda;
@@ -97,7 +97,8 @@ inline SumShape sum_shape(const kernels::cuda::KAppendParameters& p, int64_t dev
 }
 
 /// y = scale·(x·W + s·B), or y + that, of a deep pair and a thin one: in fp32 to the end and rounded once. s and B are
-/// copied where no tile can be copied from them. False, and nothing is done, where the kernel does not take the matrices.
+/// copied where no tile can be copied from them. False, and nothing is done, where the kernel does not take the
+/// matrices.
 inline bool sum_by_kappend(
     at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, kernels::cuda::KAppendTile tile,
     KAppend kappend) {
@@ -121,13 +122,13 @@ inline bool sum_by_kappend(
   return true;
 }
 
-/// y = scale·Σᵢ aᵢ·bᵢ, or y + that: the deepest pair and the thinnest in one kernel where `choose` gives it a tile, after
-/// the others. False, and nothing is done, where no kernel is to be used.
+/// y = scale·Σᵢ aᵢ·bᵢ, or y + that: the deepest pair and the thinnest in one kernel where `choose` gives it a tile,
+/// after the others. False, and nothing is done, where no kernel is to be used.
 ///
 /// The arguments are those of `sum_of_products_`, with dtypes that `has_gemm` allows.
 inline bool sum_with_kappend(
-    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, ChooseTile choose, KAppend kappend,
-    SumByGemms by_gemms) {
+    at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate, ChooseTile choose,
+    KAppend kappend, SumByGemms by_gemms) {
   if (a.size() < 2) {
     return false;
   }

@@ -89,11 +89,7 @@ at::Tensor low_rank_shrink(
 }
 
 std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const LowRankKernels& kernels,
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
     std::array<bool, 2> mask) {
   constexpr int64_t kMost = LowRankProducts::kMostRank;
   // Ŝ is read for dB alone: where B is frozen there need not be one.
@@ -143,11 +139,7 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
 }
 
 at::Tensor low_rank_gradient_a(
-    const LowRankKernels& kernels,
-    const at::Tensor& dshrunk,
-    const at::Tensor& x,
-    at::ScalarType dtype,
-    double p,
+    const LowRankKernels& kernels, const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p,
     int64_t seed) {
   if (!can_take(x, dshrunk, dshrunk.size(1), LowRankProducts::kMostRank) || dshrunk.scalar_type() != x.scalar_type() ||
       dshrunk.size(0) != x.size(0) || !is_known(dtype)) {
@@ -176,11 +168,7 @@ at::Tensor low_rank_gradient_a(
 }
 
 at::Tensor& low_rank_gradient_x_(
-    const LowRankKernels& kernels,
-    at::Tensor& dx,
-    const at::Tensor& dshrunk,
-    const at::Tensor& a,
-    double p,
+    const LowRankKernels& kernels, at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p,
     int64_t seed) {
   if (p <= 0.0 || !can_take(dshrunk, a, a.size(0), LowRankProducts::kMostRank) || dx.dim() != 2 ||
       dx.scalar_type() != dshrunk.scalar_type() || dx.device() != a.device() || dx.size(0) != dshrunk.size(0) ||

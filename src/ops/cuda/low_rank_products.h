@@ -23,27 +23,15 @@ at::Tensor low_rank_shrink(
     const LowRankKernels& kernels, const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed);
 
 std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
-    const LowRankKernels& kernels,
-    const at::Tensor& dy,
-    const at::Tensor& shrunk,
-    const at::Tensor& b,
-    double scale,
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
     std::array<bool, 2> mask);
 
 at::Tensor low_rank_gradient_a(
-    const LowRankKernels& kernels,
-    const at::Tensor& dshrunk,
-    const at::Tensor& x,
-    at::ScalarType dtype,
-    double p,
+    const LowRankKernels& kernels, const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p,
     int64_t seed);
 
 at::Tensor& low_rank_gradient_x_(
-    const LowRankKernels& kernels,
-    at::Tensor& dx,
-    const at::Tensor& dshrunk,
-    const at::Tensor& a,
-    double p,
+    const LowRankKernels& kernels, at::Tensor& dx, const at::Tensor& dshrunk, const at::Tensor& a, double p,
     int64_t seed);
 
 } // namespace rora::ops::detail

@@ -17,13 +17,8 @@
 namespace rora::ops::detail {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forward(
-    const RMSNormShrinkKernel& kernel,
-    const at::Tensor& x,
-    const std::optional<at::Tensor>& added,
-    const at::Tensor& weight,
-    double eps,
-    const at::Tensor& a,
-    double scale) {
+    const RMSNormShrinkKernel& kernel, const at::Tensor& x, const std::optional<at::Tensor>& added,
+    const at::Tensor& weight, double eps, const at::Tensor& a, double scale) {
   const auto is_like_x = [&](const at::Tensor& each) {
     return each.scalar_type() == x.scalar_type() && each.device() == x.device();
   };
@@ -34,8 +29,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forwa
     return by_reference();
   }
   const int64_t tokens = x.numel() / x.size(-1);
-  const int64_t groups = kernels::RMSNormShrinkParameters::groups_for(
-      tokens, x.size(-1), a.size(0), kernel.most_shared_bytes());
+  const int64_t groups =
+      kernels::RMSNormShrinkParameters::groups_for(tokens, x.size(-1), a.size(0), kernel.most_shared_bytes());
   if (groups == 0) {
     return by_reference();
   }
@@ -77,12 +72,8 @@ constexpr RMSNormShrinkKernel kCudaKernel{
     }};
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward_on_cuda(
-    const at::Tensor& x,
-    const std::optional<at::Tensor>& added,
-    const at::Tensor& weight,
-    double eps,
-    const at::Tensor& a,
-    double scale) {
+    const at::Tensor& x, const std::optional<at::Tensor>& added, const at::Tensor& weight, double eps,
+    const at::Tensor& a, double scale) {
   const c10::DeviceGuard guard(x.device());
   return rms_norm_shrink_forward(kCudaKernel, x, added, weight, eps, a, scale);
 }

@@ -17,12 +17,7 @@ struct RMSNormShrinkKernel {
 
 /// By the kernel where its parameters fit and it reads less than two do, else by the reference.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forward(
-    const RMSNormShrinkKernel& kernel,
-    const at::Tensor& x,
-    const std::optional<at::Tensor>& added,
-    const at::Tensor& weight,
-    double eps,
-    const at::Tensor& a,
-    double scale);
+    const RMSNormShrinkKernel& kernel, const at::Tensor& x, const std::optional<at::Tensor>& added,
+    const at::Tensor& weight, double eps, const at::Tensor& a, double scale);
 
 } // namespace rora::ops::detail

@@ -86,13 +86,13 @@ std::optional<KAppendTile> tile_of(Form form) {
   }
 }
 
-/// RORA_CUDA_SUM in the environment: 128x128 or 128x256 has that form taken wherever it can be, and timed the fastest of one
-/// trial of each shape. Otherwise GEMMs are taken, as on every GPU.
+/// RORA_CUDA_SUM in the environment: 128x128 or 128x256 has that form taken wherever it can be, and timed the fastest
+/// of one trial of each shape. Otherwise GEMMs are taken, as on every GPU.
 std::optional<Form> given_form() {
   static const std::optional<Form> given = [] {
     const char* value = std::getenv("RORA_CUDA_SUM");
     const std::string_view name = value != nullptr ? value : "";
-    return name == "timed" ? std::nullopt
+    return name == "timed"  ? std::nullopt
         : name == "128x128" ? std::optional(k128x128)
         : name == "128x256" ? std::optional(k128x256)
                             : std::optional(kGemms);
@@ -142,8 +142,8 @@ Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList 
       }));
 }
 
-/// Two of the products in one kernel, where that is faster than a GEMM for each; false, and nothing is done, where it is
-/// not.
+/// Two of the products in one kernel, where that is faster than a GEMM for each; false, and nothing is done, where it
+/// is not.
 bool add_by_kappend(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
   return kernels::cuda::has_kappend(y.get_device()) &&
       detail::sum_with_kappend(
@@ -176,10 +176,7 @@ at::Tensor& sum_of_products_cuda_(at::Tensor& y, at::TensorList a, at::TensorLis
 }
 
 at::Tensor sum_of_products_cuda(
-    at::TensorList a,
-    at::TensorList b,
-    double scale,
-    const std::optional<at::Tensor>& column_scale,
+    at::TensorList a, at::TensorList b, double scale, const std::optional<at::Tensor>& column_scale,
     std::optional<at::ScalarType> dtype) {
   detail::check_products(a, b, column_scale);
   at::Tensor y = at::empty({a[0].size(0), b[0].size(1)}, a[0].options().dtype(dtype.value_or(a[0].scalar_type())));
