@@ -4,6 +4,8 @@
 #include <rora/core/low_rank_linear.h>
 #include <rora/core/low_rank_matrices.h>
 #include <rora/core/low_rank_products.h>
+#include <rora/core/product_of_halves.h>
+#include <rora/core/sum_of_products.h>
 #include <rora/ops/prepacked_weight.h>
 
 #include <ATen/ATen.h>

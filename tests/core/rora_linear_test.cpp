@@ -241,7 +241,7 @@ TEST_P(StoredAnotherWay, IsWhatAdaptersWorkOnAndMergeInto) {
   EXPECT_THROW(layer->set_base(std::make_shared<ops::DenseWeight>(weight)), c10::ValueError);
   EXPECT_LT(relative_error(layer->forward(x).detach(), adapted), 2e-6);
   layer->unmerge();
-  EXPECT_TRUE(at::equal(layer->weight, weight));
+  EXPECT_TRUE(at::equal(layer->weight, stored));
   EXPECT_TRUE(at::equal(layer->base().dense(), stored));
   EXPECT_TRUE(at::equal(layer->forward(x).detach(), adapted));
 }

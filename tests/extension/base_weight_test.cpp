@@ -91,8 +91,9 @@ std::vector<Example> counting(int64_t count) {
   return examples;
 }
 
-struct Run {
-  explicit Run(const TrainerOptions& options, bool dora = false) : model(quantised()) {
+struct TrainingRun {
+  explicit TrainingRun(const TrainerOptions& options, bool dora = false, const DecoderForCausalLM& base = quantised())
+      : model(base) {
     at::manual_seed(3);
     attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dora(dora).dropout(0.1)));
     trainer.emplace(model, counting(24), options);
@@ -132,7 +133,7 @@ TEST(Int8Weight, TakesTheDenseWeightsPlace) {
 TEST(Int8Weight, IsTrainedOverAndWhatIsSavedLoads) {
   for (const bool dora : {false, true}) {
     const testing::TemporaryFolder folder;
-    Run run(options().max_steps(60), dora);
+    TrainingRun run(options().max_steps(60), dora);
     const at::Tensor codes = some_projection(run.model).named_buffers()["weight.codes"].clone();
     const double before = evaluate_perplexity(run.model, counting(24)).loss;
     run.trainer->train();
@@ -147,28 +148,29 @@ TEST(Int8Weight, IsTrainedOverAndWhatIsSavedLoads) {
 }
 
 TEST(Int8Weight, AResumedRunIsTheUninterruptedOneBitForBit) {
-  Run whole(options());
+  TrainingRun whole(options());
   whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  Run first(resumable);
+  TrainingRun first(resumable);
   first.trainer->set_callback([&](const StepMetrics& metrics) {
     if (metrics.step == 3) {
       first.trainer->request_stop();
     }
   });
   EXPECT_TRUE(first.trainer->train().interrupted);
-  Run second(resumable);
+  TrainingRun second(resumable);
   EXPECT_EQ(second.trainer->restore(), 3);
   second.trainer->train();
   EXPECT_TRUE(at::equal(second.values(), whole.values()));
-  Run other(resumable);
-  some_projection(other.model).named_buffers()["weight.codes"].neg_();
+  const auto changed = quantised();
+  some_projection(changed).named_buffers()["weight.codes"].neg_();
+  TrainingRun other(resumable, /*dora=*/false, changed);
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another base is another run";
 }
 
 TEST(Int8Weight, MergesIntoADenseWeightAndUnmergesItsCodes) {
-  Run run(options());
+  TrainingRun run(options());
   run.trainer->train();
   ProjectionImpl& projection = some_projection(run.model);
   const at::Tensor codes = projection.named_buffers()["weight.codes"].clone();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <rora/core/linear_weight.h>
+#include <rora/core/product_of_halves.h>
 #include <rora/core/sum_of_products.h>
 
 #include <ATen/ATen.h>
@@ -13,10 +14,7 @@ namespace rora::ops {
 
 namespace detail {
 
-/// x·w `[rows, out]` of x in fp32 and w in bf16, in fp32, where products of one dtype alone are fast: x is the sum of
-/// two of bf16, of which the second holds what the first leaves, to 16 bits in all. Each element of x is off by 2⁻¹⁷ of
-/// itself at most. Both stand in one product, so that w is read once and never copied.
-inline at::Tensor product_of_halves(const at::Tensor& x, const at::Tensor& w) {
+RORA_INLINE at::Tensor product_of_halves(const at::Tensor& x, const at::Tensor& w) {
   const at::Tensor high = x.to(at::kBFloat16);
   const at::Tensor low = (x - high).to(at::kBFloat16); // the difference is exact
   const at::Tensor halves = sum_of_products({at::cat({high, low})}, {w}, 1.0, std::nullopt, at::kFloat);
