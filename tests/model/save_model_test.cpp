@@ -1,5 +1,5 @@
 #include <rora/model/decoder.h>
-#include <rora/model/packed_weights.h>
+#include <rora/model/prepacked_weights.h>
 #include <rora/model/pretrained.h>
 
 #include "checkpoint/support.h"
