@@ -76,7 +76,6 @@ std::string message_of(const std::function<void()>& body) {
 template std::string message_of<FileError>(const std::function<void()>&);
 template std::string message_of<FormatError>(const std::function<void()>&);
 template std::string message_of<c10::ValueError>(const std::function<void()>&);
-template std::string message_of<c10::ValueError>(const std::function<void()>&);
 
 FileSizeLimit::FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
   getrlimit(RLIMIT_FSIZE, &old_limit_);
