@@ -1,3 +1,4 @@
+#include "support/principal.h"
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 #include "support/tiny_llama.h"
@@ -189,28 +190,10 @@ TEST(SaveAdapter, RefusesAnAdapterOfAnUnknownKind) {
   EXPECT_THAT(refusal(*model), HasSubstr(kFirstQ + ": its adapter is not a low-rank one"));
 }
 
-/// The largest singular values of W go into B·A, and the rest stays: PiSSA.
-class Principal : public Initializer {
- public:
-  std::string name() const override {
-    return "pissa";
-  }
-  bool rewrites_base() const override {
-    return true;
-  }
-  void initialize(const ProjectionImpl& projection, const WeightStatistics&, InitialFactors factors) const override {
-    const auto [u, s, v] = at::linalg_svd(projection.base().dense().to(at::kFloat), /*full_matrices=*/false);
-    const int64_t rank = factors.a.size(0);
-    const at::Tensor root = (s.narrow(0, 0, rank) / factors.scale).sqrt();
-    factors.a.copy_(root.unsqueeze(1) * v.narrow(0, 0, rank));
-    factors.b.copy_(u.narrow(1, 0, rank) * root);
-  }
-};
-
 class RewrittenBase : public ::testing::TestWithParam<bool> {
  protected:
   static LowRankOptions options() {
-    return LowRankOptions().rank(2).alpha(3).dora(GetParam()).initializer(std::make_shared<Principal>());
+    return LowRankOptions().rank(2).alpha(3).dora(GetParam()).initializer(std::make_shared<testing::Principal>());
   }
 };
 

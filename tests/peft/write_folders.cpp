@@ -7,6 +7,8 @@
 //   OUT/resaved/NAME/   FIXTURES/answers/NAME, loaded and saved again
 //   OUT/models/NAME/    FIXTURES/forms/NAME, loaded and saved again, with logits.safetensors
 
+#include "../support/principal.h"
+
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/safetensors.h>
@@ -34,24 +36,6 @@ struct Case {
   std::optional<at::ScalarType> dtype = std::nullopt;
 };
 
-/// The largest singular values of W go into B·A, and the rest takes W's place: PiSSA.
-class Principal : public Initializer {
- public:
-  std::string name() const override {
-    return "pissa";
-  }
-  bool rewrites_base() const override {
-    return true;
-  }
-  void initialize(const ProjectionImpl& projection, const WeightStatistics&, InitialFactors factors) const override {
-    const auto [u, s, v] = at::linalg_svd(projection.base().dense().to(at::kFloat), /*full_matrices=*/false);
-    const int64_t rank = factors.a.size(0);
-    const at::Tensor root = (s.narrow(0, 0, rank) / factors.scale).sqrt();
-    factors.a.copy_(root.unsqueeze(1) * v.narrow(0, 0, rank));
-    factors.b.copy_(u.narrow(1, 0, rank) * root);
-  }
-};
-
 AdapterOptions with_patterns() {
   return AdapterOptions()
       .low_rank(LowRankOptions().rank(3).alpha(6.5))
@@ -63,7 +47,7 @@ std::vector<Case> cases() {
   const auto lora = LowRankOptions().rank(4).alpha(8).scaling(Scaling::kStandard);
   const auto rora = LowRankOptions().rank(6).alpha(12);
   const auto dora = LowRankOptions(lora).dora(true);
-  const auto principal = std::make_shared<Principal>();
+  const auto principal = std::make_shared<testing::Principal>();
   return {
       {"lora", AdapterOptions().low_rank(lora)},
       {"rora", AdapterOptions().low_rank(rora)},
