@@ -6,6 +6,9 @@ all. Ratios are formed within a round; their median counts. Needs a Python with 
 quiet machine.
 
     bench/step.py --rora build/default/bin/rora --model SmolLM2-135M-Instruct --output bench/results/NAME.json
+
+With `--beside OLD`, another build's binary, every setting of rora is measured by the same setting of that build instead,
+and PEFT does not run.
 """
 
 import argparse
@@ -35,12 +38,25 @@ COMPARISONS = {
 
 
 def run(who, flags, arguments):
-    common = ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    program = [arguments.rora, "bench"] if who == "rora" else [sys.executable, str(PEFT_STEP)]
+    common = ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads),
+              "--batch", str(arguments.batch), "--seq", str(arguments.seq)]
+    programs = {
+        "rora": [arguments.rora, "bench"], "beside": [arguments.beside, "bench"], "peft": [sys.executable, str(PEFT_STEP)]}
+    program = programs[who]
     finished = subprocess.run([*program, *common, *flags], capture_output=True, text=True)
     if finished.returncode != 0:
         sys.exit(f"{' '.join(program + flags)} failed:\n{finished.stderr}")
     return json.loads(finished.stdout.strip().splitlines()[-1])
+
+
+def beside_another_build():
+    """The settings of rora among COMPARISONS, each measured by the other build at the same setting."""
+    settings = {}
+    for own, by, _ in COMPARISONS.values():
+        for who, flags in (own, by):
+            if who == "rora":
+                settings[" ".join(flags)] = (("rora", flags), ("beside", flags), 1.02)
+    return settings
 
 
 def processor():
@@ -62,11 +78,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps a run")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4, help="rows a step")
+    parser.add_argument("--seq", type=int, default=256, help="tokens a row")
+    parser.add_argument("--beside", metavar="OLD", help="another build's binary")
     parser.add_argument("--only", action="append", choices=COMPARISONS, metavar="NAME", help="one comparison; may be repeated")
     parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
 
-    chosen = {name: each for name, each in COMPARISONS.items() if not arguments.only or name in arguments.only}
+    comparisons = beside_another_build() if arguments.beside else COMPARISONS
+    chosen = {name: each for name, each in comparisons.items() if not arguments.only or name in arguments.only}
     commands = []
     for own, by, _ in chosen.values():
         commands += [command for command in (own, by) if command not in commands]
@@ -80,7 +100,7 @@ def main():
 
     report = {
         "processor": processor(), "vectors": vector_flags(), "threads": arguments.threads, "rounds": arguments.rounds,
-        "steps": arguments.steps, "comparisons": {},
+        "steps": arguments.steps, "batch": arguments.batch, "seq": arguments.seq, "comparisons": {},
     }
     print("| comparison | step | measured by | time ratio (least … most) | asked for | memory ratio |")
     print("|---|---|---|---|---|---|")
