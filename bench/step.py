@@ -81,11 +81,13 @@ def main():
     parser.add_argument("--batch", type=int, default=4, help="rows a step")
     parser.add_argument("--seq", type=int, default=256, help="tokens a row")
     parser.add_argument("--beside", metavar="OLD", help="another build's binary")
-    parser.add_argument("--only", action="append", choices=COMPARISONS, metavar="NAME", help="one comparison; may be repeated")
+    parser.add_argument("--only", action="append", metavar="NAME", help="one row of the table; may be repeated")
     parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
 
     comparisons = beside_another_build() if arguments.beside else COMPARISONS
+    if unknown := set(arguments.only or ()) - set(comparisons):
+        parser.error(f"--only: no row is named {', '.join(unknown)}; there are {', '.join(comparisons)}")
     chosen = {name: each for name, each in comparisons.items() if not arguments.only or name in arguments.only}
     commands = []
     for own, by, _ in chosen.values():
