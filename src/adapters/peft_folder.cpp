@@ -8,6 +8,7 @@
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
+#include <rora/model/decoder_layer.h>
 
 #include <c10/util/Exception.h>
 
@@ -79,6 +80,17 @@ void copy_tensors(const std::vector<detail::Attachment>& plan, const AdapterKind
   }
 }
 
+/// Throws where a block holds an adapter of that name: there is no kind of folder that has a place for it.
+template <class Block>
+void check_no_block_adapter(const torch::nn::Module& model, const std::string& name) {
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    const auto* block = item.value()->as<Block>();
+    TORCH_CHECK_VALUE(
+        block == nullptr || block->adapter(name) == nullptr, "the adapter '", name, "' of ", item.key(),
+        " is of a whole block, which an adapter's folder has no place for: torch::save keeps it");
+  }
+}
+
 /// The adapters' tensors by their names in the file, sorted. Throws where one is not what its kind says.
 std::map<std::string, at::Tensor> tensors_to_save(
     const torch::nn::Module& model, const std::string& name, const AdapterKind& kind) {
@@ -113,6 +125,8 @@ void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
 
 void save_adapter(const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
   const AdapterOptions options = detail::saved_options(model, save.name(), save.portable());
+  check_no_block_adapter<AttentionImpl>(model, save.name());
+  check_no_block_adapter<MLPImpl>(model, save.name());
   const auto sorted = tensors_to_save(model, save.name(), *options.resolved_kind());
   std::error_code error;
   std::filesystem::create_directories(folder, error);

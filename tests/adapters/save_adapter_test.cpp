@@ -239,6 +239,28 @@ TEST_P(RewrittenBase, TheSavedAdapterHasTheModelsScales) {
 
 INSTANTIATE_TEST_SUITE_P(LoRAAndDoRA, RewrittenBase, ::testing::Bool());
 
+/// Adds nothing to an MLP.
+class IdleMLPAdapter : public MLPAdapter {
+ public:
+  at::Tensor forward(MLPImpl& mlp, const at::Tensor& x) override {
+    return mlp.forward(x);
+  }
+  int64_t kept_numbers(const MLPImpl&) const override {
+    return 0;
+  }
+};
+
+TEST(SaveAdapter, AnAdapterOfAWholeBlockIsRefusedAndNotLeftOut) {
+  const TemporaryFolder folder;
+  auto model = tiny_llama();
+  attach_adapters(*model, AdapterOptions());
+  model->named_modules()["model.layers.1.mlp"]->as<MLPImpl>()->attach("default", std::make_shared<IdleMLPAdapter>());
+  EXPECT_THAT(
+      [&] { save_adapter(*model, folder / "adapter"); },
+      ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("'default' of model.layers.1.mlp is of a whole block")));
+  EXPECT_FALSE(std::filesystem::exists(folder / "adapter"));
+}
+
 TEST(LoadAdapter, TakesAnotherDropoutAndRefusesOneOutOfRange) {
   const TemporaryFolder folder;
   auto model = tiny_llama();
