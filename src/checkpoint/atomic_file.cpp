@@ -99,4 +99,23 @@ void sync_folder(const std::filesystem::path& folder) {
   }
 }
 
+void replace_folder(const std::filesystem::path& from, const std::filesystem::path& to) {
+  std::error_code error;
+  const bool exchanged = std::filesystem::exists(to, error) &&
+      renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0;
+  if (!exchanged) { // nothing is there, or the file system cannot exchange: then there is a moment without either
+    std::filesystem::remove_all(to, error);
+    if (error || std::rename(from.c_str(), to.c_str()) != 0) {
+      throw FileError(to, "cannot take its place: " + (error ? error.message() : system_message(errno)));
+    }
+  }
+  sync_folder(folder_of(to));
+  if (exchanged) {
+    std::filesystem::remove_all(from, error);
+    if (error) {
+      throw FileError(from, "cannot be removed: " + error.message());
+    }
+  }
+}
+
 } // namespace rora::detail

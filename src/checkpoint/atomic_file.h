@@ -38,6 +38,10 @@ class AtomicFile {
 /// Brings renames and removals in `folder` to the disk. Throws `FileError`.
 void sync_folder(const std::filesystem::path& folder);
 
+/// Gives the folder `from` the place of `to`, and removes what was there; whenever the process ends, a whole folder is
+/// there. What is in `from` must be on the disk already. Throws `FileError`.
+void replace_folder(const std::filesystem::path& from, const std::filesystem::path& to);
+
 /// The system's words for an `errno` value.
 std::string system_message(int error);
 

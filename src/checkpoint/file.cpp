@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <regex>
+#include <system_error>
 
 namespace rora {
 
@@ -59,6 +61,20 @@ void write_file(const std::filesystem::path& path, std::string_view content) {
   detail::AtomicFile file(path);
   file.write(content);
   file.commit();
+}
+
+void remove_temporary_files(const std::filesystem::path& folder) {
+  static const std::regex temporary(R"(\..*\.\d+-\d+\.tmp)"); // as AtomicFile names them
+  std::error_code error;
+  std::filesystem::directory_iterator next(folder, error);
+  for (const std::filesystem::directory_iterator end; !error && next != end; next.increment(error)) {
+    if (std::regex_match(next->path().filename().string(), temporary)) {
+      std::filesystem::remove(next->path(), error);
+    }
+  }
+  if (error) {
+    throw FileError(folder, "cannot be cleared of temporary files: " + error.message());
+  }
 }
 
 } // namespace rora

@@ -120,6 +120,17 @@ TEST(File, FullDiskLeavesTheOldContentAndNothingElse) {
   EXPECT_THAT(testing::listing(folder.path()), ElementsAre("file"));
 }
 
+TEST(File, TemporaryFilesOfAKilledProcessAreRemovedAndNoOthers) {
+  const TemporaryFolder folder;
+  for (const char* name :
+       {".file.123-0.tmp", ".a.b.7-45.tmp", ".file.tmp", "file.1-2.tmp", ".file.1-2.tmp.x", "file"}) {
+    write_file(folder / name, "x");
+  }
+  remove_temporary_files(folder.path());
+  EXPECT_THAT(testing::listing(folder.path()), ElementsAre(".file.1-2.tmp.x", ".file.tmp", "file", "file.1-2.tmp"));
+  EXPECT_THROW(remove_temporary_files(folder / "absent"), FileError);
+}
+
 TEST(File, MessagesStayOnOneLineWhateverThePath) {
   EXPECT_THAT(message_of<FileError>([] { read_file("/absent\n\x1B[2J"); }), HasSubstr("absent\\x0a\\x1b[2J"));
 }

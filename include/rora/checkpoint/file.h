@@ -14,4 +14,8 @@ std::string read_file(const std::filesystem::path& path);
 /// Throws `FileError`, leaving nothing else behind.
 void write_file(const std::filesystem::path& path, std::string_view content);
 
+/// Removes the temporary files that a killed process left in `folder`. Only where no other process writes to it
+/// (`FolderLock`). Throws `FileError`.
+void remove_temporary_files(const std::filesystem::path& folder);
+
 } // namespace rora
