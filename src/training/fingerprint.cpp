@@ -1,6 +1,6 @@
 #include "fingerprint.h"
 
-#include "mix.h"
+#include "../checkpoint/digest.h"
 
 #include <rora/core/linear_weight.h>
 
@@ -15,64 +15,36 @@
 namespace rora::detail {
 namespace {
 
-/// Tells apart what differs by accident: it is no protection against forgery.
-class Digest {
- public:
-  void add(uint64_t value) {
-    state_ = mix(state_ ^ value);
-  }
-  void add(const std::vector<int64_t>& values) {
-    add(values.size());
-    for (const int64_t value : values) {
-      add(static_cast<uint64_t>(value));
-    }
-  }
-  void add(std::string_view text) {
-    add(text.size());
-    for (const char byte : text) {
-      add(static_cast<unsigned char>(byte));
-    }
-  }
-  std::string text() const {
-    char digits[17];
-    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(state_));
-    return digits;
-  }
-
- private:
-  uint64_t state_ = 0;
-};
-
 /// The shortest text that reads back the same.
 std::string number(double value) {
   return nlohmann::json(value).dump();
 }
 
-/// Configuration, the parameters' names and shapes, and the first values of each frozen one and of what stores a weight
-/// that is not dense: models of one shape differ in those, and a whole model takes seconds to read.
+void add_tensor(Digest& digest, const std::string& name, const at::Tensor& tensor) {
+  digest.add(name);
+  digest.add(tensor.sizes().vec());
+  const at::Tensor host = tensor.detach().cpu().contiguous();
+  digest.add_bytes(host.const_data_ptr(), host.nbytes());
+}
+
+/// Configuration, and the names, shapes and bytes of all that is not trained: every weight is read, as every step reads
+/// it anyhow.
 std::string weights_fingerprint(const CausalLM& model) {
-  static constexpr int64_t kValues = 256;
   Digest digest;
-  const auto add_first_values = [&digest](const at::Tensor& tensor) {
-    const at::Tensor first =
-        tensor.detach().flatten().slice(0, 0, kValues).to(at::kDouble).cpu().contiguous().view(at::kLong);
-    digest.add(std::vector<int64_t>(first.const_data_ptr<int64_t>(), first.const_data_ptr<int64_t>() + first.numel()));
-  };
   digest.add(model_config_json(model->options, ""));
   for (const auto& item : model->named_parameters()) {
     const at::Tensor& parameter = item.value();
-    digest.add(item.key());
-    digest.add(parameter.sizes().vec());
     if (!parameter.requires_grad()) {
-      add_first_values(parameter);
+      add_tensor(digest, item.key(), parameter);
+    } else {
+      digest.add(item.key());
+      digest.add(parameter.sizes().vec());
     }
   }
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
     if (const auto* weight = item.value()->as<ops::LinearWeight>()) {
       for (const auto& buffer : weight->named_buffers()) {
-        digest.add(item.key() + "." + buffer.key());
-        digest.add(buffer.value().sizes().vec());
-        add_first_values(buffer.value());
+        add_tensor(digest, item.key() + "." + buffer.key(), buffer.value());
       }
     }
   }
@@ -119,8 +91,13 @@ RunFingerprint run_fingerprint(
       {"seed", std::to_string(batches.seed())},
       {"shuffle", batches.shuffle() ? "on" : "off"},
       {"total_steps", std::to_string(total_steps)},
-      {"warmup_steps", std::to_string(options.warmup_steps())},
-      {"weights", weights_fingerprint(model)}};
+      {"warmup_steps", std::to_string(options.warmup_steps())}};
+  if (!options.output().empty()) {
+    run["weights"] = weights_fingerprint(model); // the whole model is read: not where nothing will be compared
+  }
+  if (model->dtype() == at::kBFloat16 && model->device().is_cpu()) {
+    run["threads"] = std::to_string(at::get_num_threads()); // LibTorch's products in bfloat16 round by thread
+  }
   for (const auto& [option, value] : optimizer.fingerprint()) {
     run[option] = number(value);
   }

@@ -11,7 +11,6 @@
 #include <torch/utils.h>
 
 #include <cmath>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -138,7 +137,7 @@ StepFigures TrainStep::finish() {
   figures.grad_norm = values[host.numel() - 1];
   if (!std::isfinite(figures.loss + figures.extra_loss) || !std::isfinite(figures.grad_norm)) {
     --optimizer_.steps; // the update was left out
-    throw std::runtime_error(
+    throw NotFiniteError(
         "the loss or its gradient is not finite at step " + std::to_string(context.step + 1) +
         ": a lower learning rate or float32 may help");
   }

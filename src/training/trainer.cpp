@@ -1,25 +1,26 @@
 #include <rora/training/trainer.h>
 
 #include "fingerprint.h"
-#include "mix.h"
-#include "step_plan.h"
+#include "step_maker.h"
 #include "training_state.h"
 
+#include <rora/checkpoint/folder_lock.h>
 #include <rora/core/projection.h>
 #include <rora/evaluation/perplexity.h>
-#include <rora/training/train_step.h>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
 #include <atomic>
+#include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <filesystem>
 #include <set>
+#include <system_error>
 
 namespace rora {
 namespace {
-
-using detail::mix;
 
 /// Throws for a model that cannot be trained as it is.
 void check_model(const CausalLM& model) {
@@ -34,16 +35,23 @@ void check_model(const CausalLM& model) {
   }
 }
 
+/// How many steps without any gradient end a run.
+constexpr int64_t kStepsWithoutGradient = 10;
+
+bool has_label(const std::vector<Example>& examples) {
+  for (int64_t index = 0; index < std::ssize(examples); ++index) {
+    if (count_labelled_tokens(examples, {{index}}) > 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
 std::unique_ptr<Optimizer> make_optimizer(ParameterTable& parameters, const TrainerOptions& options) {
   auto optimizer =
       options.optimizer() ? options.optimizer()(parameters) : std::make_unique<AdamW>(parameters, options.adamw());
   TORCH_CHECK_VALUE(optimizer != nullptr, "the factory in `optimizer` made no optimiser");
   return optimizer;
-}
-
-/// How many workers train together.
-int64_t workers_of(const TrainerOptions& options) {
-  return options.reducer() != nullptr ? options.reducer()->world_size() : 1;
 }
 
 } // namespace
@@ -56,9 +64,9 @@ struct Trainer::State {
         parameters(*this->model, this->options.groups()),
         optimizer(make_optimizer(parameters, this->options)),
         step(this->model, parameters, *optimizer, this->options.clip()),
-        plan(this->examples, this->options.batches(), this->options.grad_accum() * workers_of(this->options)) {
+        maker(this->examples, this->options) {
     total_steps =
-        this->options.max_steps() > 0 ? this->options.max_steps() : plan.steps_of_epochs(this->options.epochs());
+        this->options.max_steps() > 0 ? this->options.max_steps() : maker.steps_of_epochs(this->options.epochs());
     step.set_reducer(this->options.reducer());
     step.set_total_steps(total_steps);
     fingerprint = detail::run_fingerprint(this->options, total_steps, this->model, parameters, *optimizer);
@@ -66,63 +74,19 @@ struct Trainer::State {
     fingerprint["validation"] = detail::examples_fingerprint({});
   }
 
-  /// A step's batches on the CPU.
-  struct PlannedStep {
-    int64_t epoch = 0;
-    bool ends_epoch = false;
-    StepBatches batches;
-    int64_t tokens = 0;
-  };
-
-  PlannedStep make_step(int64_t number) {
-    const auto planned = plan.step(number);
-    PlannedStep made;
-    made.epoch = planned.epoch;
-    made.ends_epoch = planned.ends_epoch;
-    made.batches.number = number;
-    made.batches.seed = step_seed(number);
-    made.batches.places = std::ssize(planned.batches);
-    for (int64_t place = 0; place < made.batches.places; ++place) {
-      const auto& rows = planned.batches[static_cast<size_t>(place)];
-      made.batches.labelled_tokens += count_labelled_tokens(examples, rows);
-      for (const auto& row : rows) {
-        for (const int64_t index : row) {
-          made.tokens += std::ssize(examples[static_cast<size_t>(index)].input_ids);
-        }
-      }
-      if (place % workers_of(options) == rank()) {
-        made.batches.batches.push_back({make_batch(examples, rows), place, batch_seed(number, place)});
-      }
-    }
-    return made;
-  }
-
-  uint64_t batch_seed(int64_t number, int64_t place) const {
-    const uint64_t of_step = static_cast<uint64_t>(number) * 0x10001;
-    return mix(mix(options.batches().seed()) ^ mix(of_step + static_cast<uint64_t>(place)));
-  }
-
-  uint64_t step_seed(int64_t number) const {
-    return mix(~batch_seed(number, 0));
-  }
-
-  int64_t rank() const {
-    return options.reducer() != nullptr ? options.reducer()->rank() : 0;
-  }
-
   StepMetrics take_step() {
     const auto begin = std::chrono::steady_clock::now();
-    const PlannedStep taken =
-        next && next->batches.number == progress.step ? *std::move(next) : make_step(progress.step);
+    const detail::StepMaker::Step taken =
+        next && next->batches.number == progress.step ? *std::move(next) : maker.step(progress.step);
     StepMetrics metrics;
     metrics.lr = learning_rate(options.schedule(), options.lr(), progress.step, options.warmup_steps(), total_steps);
     // All of the step is queued before a GPU is waited for, and the next batches are made meanwhile.
     step.queue(taken.batches, metrics.lr);
     next.reset();
     if (progress.step + 1 < total_steps) {
-      next = make_step(progress.step + 1);
+      next = maker.step(progress.step + 1);
     }
-    const StepFigures figures = step.finish();
+    const StepFigures figures = finish_step();
     metrics.loss = figures.loss;
     metrics.extra_loss = figures.extra_loss;
     metrics.grad_norm = figures.grad_norm;
@@ -135,6 +99,7 @@ struct Trainer::State {
     metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds.count();
     metrics.peak_rss_mib = peak_rss_mib();
     metrics.peak_cuda_mib = peak_cuda_mib(parameters.values().device());
+    check_gradient(metrics.grad_norm);
     const bool due = options.eval_every() > 0 ? progress.step % options.eval_every() == 0 : taken.ends_epoch;
     if (!validation.empty() && (due || progress.step == total_steps)) {
       metrics.eval_loss = validate();
@@ -142,8 +107,50 @@ struct Trainer::State {
     return metrics;
   }
 
-  double validate() {
-    const double loss = evaluate_perplexity(model, validation, options.batches().batch_size()).loss;
+  StepFigures finish_step() {
+    try {
+      return step.finish();
+    } catch (const NotFiniteError& error) {
+      fail_not_finite(error.what());
+    }
+  }
+
+  /// Saves what there is, so that the steps until here are not lost, and throws.
+  [[noreturn]] void fail_not_finite(const std::string& what) {
+    if (options.output().empty() || progress.step == 0 || !parameters.values().isfinite().all().item<bool>()) {
+      throw NotFiniteError(what);
+    }
+    progress.not_finite = true;
+    save_checkpoint();
+    throw NotFiniteError(
+        what + "; the checkpoint of step " + std::to_string(progress.step) + " may be resumed with another lr");
+  }
+
+  /// Throws where a new run begins with steps that all lack a gradient: it would end without having learned anything.
+  void check_gradient(double grad_norm) {
+    has_gradient = has_gradient || grad_norm != 0.0;
+    if (!has_gradient && progress.step == std::min(kStepsWithoutGradient, total_steps)) {
+      throw std::runtime_error(
+          "the gradient was zero in all of the first " + std::to_string(progress.step) +
+          " steps: nothing that is trained changes the loss");
+    }
+  }
+
+  /// The validation's loss, or nothing where a stop was asked for meanwhile.
+  std::optional<double> validate() {
+    struct Stopped {};
+    progress.validation_due = true;
+    double loss = 0.0;
+    try {
+      const auto look = [this](int64_t) { stop_requested ? throw Stopped() : void(); };
+      loss = evaluate_perplexity(model, validation, options.batches().batch_size(), look).loss;
+    } catch (const Stopped&) {
+      return std::nullopt;
+    }
+    progress.validation_due = false;
+    if (!std::isfinite(loss)) {
+      fail_not_finite("the validation loss is not finite after step " + std::to_string(progress.step));
+    }
     if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
       progress.best_eval_loss = loss;
       progress.best_step = progress.step;
@@ -167,7 +174,7 @@ struct Trainer::State {
   /// Whether any worker was asked to stop: all of them then do.
   bool agree_to_stop() const {
     const bool asked = stop_requested;
-    if (workers_of(options) == 1) {
+    if (maker.workers() == 1) {
       return asked;
     }
     const at::Tensor sum = figures({asked ? 1.0 : 0.0});
@@ -177,14 +184,14 @@ struct Trainer::State {
 
   /// Throws where workers would train on from unlike values or places.
   void check_workers() const {
-    if (workers_of(options) == 1) {
+    if (maker.workers() == 1) {
       return;
     }
     const at::Tensor own = figures({parameters.values().norm().item<double>(), static_cast<double>(progress.step)});
     const at::Tensor sum = own.clone();
     options.reducer()->sum_figures(sum);
     TORCH_CHECK_VALUE(
-        at::allclose(sum, own * workers_of(options), /*rtol=*/1e-9, /*atol=*/0.0),
+        at::allclose(sum, own * maker.workers(), /*rtol=*/1e-9, /*atol=*/0.0),
         "the workers begin with unlike parameters or at unlike steps");
   }
 
@@ -198,16 +205,27 @@ struct Trainer::State {
     }
     step.set_graphs(graphs ? &*graphs : nullptr);
     TrainingResult result;
-    while (progress.step < total_steps) {
+    if (progress.validation_due) {
+      StepMetrics metrics;
+      metrics.step = progress.step;
+      metrics.total_steps = total_steps;
+      metrics.eval_loss = validate();
+      if (metrics.eval_loss && on_step) {
+        on_step(metrics);
+      }
+    }
+    while (progress.step < total_steps || progress.validation_due) {
       if (out_of_patience()) {
         result.stopped_early = true;
         break;
       }
-      const StepMetrics metrics = take_step();
-      if (on_step) {
-        on_step(metrics);
+      if (!progress.validation_due) {
+        const StepMetrics metrics = take_step();
+        if (on_step) {
+          on_step(metrics);
+        }
       }
-      const bool last = progress.step == total_steps || out_of_patience();
+      const bool last = !progress.validation_due && (progress.step == total_steps || out_of_patience());
       if (agree_to_stop() && !last) {
         save_checkpoint();
         result.interrupted = true;
@@ -237,19 +255,44 @@ struct Trainer::State {
   }
 
   void save_checkpoint() {
-    if (!options.output().empty() && rank() == 0) {
-      detail::save_training_state(options.output(), progress, parameters, kept_state(), fingerprint, save);
+    if (options.output().empty() || maker.rank() != 0) {
+      return;
     }
+    while (true) {
+      try {
+        detail::save_training_state(options.output(), progress, parameters, kept_state(), fingerprint, save);
+        return;
+      } catch (const FileError& error) {
+        if (!on_save_error || !on_save_error(error)) {
+          throw;
+        }
+      }
+    }
+  }
+
+  /// Keeps other processes from writing to the output, and clears it of what a killed one left.
+  void take_output() {
+    if (options.output().empty() || maker.rank() != 0) {
+      return;
+    }
+    std::error_code error;
+    std::filesystem::create_directories(options.output(), error);
+    if (error) {
+      throw FileError(options.output(), "cannot be made: " + error.message());
+    }
+    lock.emplace(options.output());
+    detail::remove_unfinished_checkpoints(options.output());
   }
 
   void restore() {
     for (const auto& hook : step.hooks()) {
-      hook->begin(step.context(0, step_seed(0), 0.0));
+      hook->begin(step.context(0, maker.step_seed(0), 0.0));
     }
     const auto checkpoint = options.resume() ? detail::last_checkpoint(options.output()) : std::nullopt;
     if (checkpoint) {
       progress = detail::load_training_state(*checkpoint, parameters, kept_state(), fingerprint, total_steps);
       optimizer->steps = progress.step;
+      has_gradient = progress.step > 0;
     }
     restored = true;
   }
@@ -261,20 +304,24 @@ struct Trainer::State {
   ParameterTable parameters;
   std::unique_ptr<Optimizer> optimizer;
   TrainStep step;
-  detail::StepPlan plan;
-  std::optional<PlannedStep> next; ///< made ahead
+  detail::StepMaker maker;
+  std::optional<detail::StepMaker::Step> next; ///< made ahead
   int64_t total_steps = 0;
   detail::RunFingerprint fingerprint;
   bool restored = false;
+  bool has_gradient = false; ///< whether any step of the run had one
   detail::Progress progress;
+  std::optional<FolderLock> lock;
   std::function<void(const StepMetrics&)> on_step;
   std::function<void(const std::filesystem::path&)> save;
+  std::function<bool(const FileError&)> on_save_error;
   std::atomic<bool> stop_requested = false;
 };
 
 Trainer::Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions options) {
   options.validate();
   TORCH_CHECK_VALUE(!examples.empty(), "there is no example to train on");
+  TORCH_CHECK_VALUE(has_label(examples), "no example has a label to train on");
   check_model(model);
   state_ = std::make_unique<State>(std::move(model), std::move(examples), std::move(options));
 }
@@ -282,6 +329,7 @@ Trainer::Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions o
 Trainer::~Trainer() = default;
 
 void Trainer::set_validation(std::vector<Example> examples) {
+  TORCH_CHECK_VALUE(examples.empty() || has_label(examples), "no example has a label to validate on");
   state_->fingerprint["validation"] = detail::examples_fingerprint(examples);
   state_->validation = std::move(examples);
 }
@@ -296,6 +344,10 @@ void Trainer::set_callback(std::function<void(const StepMetrics&)> on_step) {
 
 void Trainer::set_save(std::function<void(const std::filesystem::path&)> save) {
   state_->save = std::move(save);
+}
+
+void Trainer::set_save_error(std::function<bool(const FileError&)> try_again) {
+  state_->on_save_error = std::move(try_again);
 }
 
 void Trainer::add_hook(std::shared_ptr<TrainingHook> hook) {
@@ -326,6 +378,7 @@ int64_t Trainer::restore() {
 TrainingResult Trainer::train() {
   restore();
   State& state = *state_;
+  state.take_output();
   state.check_workers();
   state.model->train();
   TrainingResult result = state.take_steps();
@@ -334,6 +387,10 @@ TrainingResult Trainer::train() {
     at::NoGradGuard no_grad;
     state.parameters.values().copy_(state.progress.best_values);
     state.parameters.mark_changed();
+  }
+  if (!state.parameters.values().isfinite().all().item<bool>()) {
+    throw NotFiniteError(
+        "the updates until step " + std::to_string(state.progress.step) + " left values that are not finite");
   }
   result.steps = state.progress.step;
   result.best_eval_loss = state.progress.best_eval_loss;

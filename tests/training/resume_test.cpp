@@ -103,11 +103,13 @@ TEST_F(ResumeTest, AFinishedRunTakesNoMoreSteps) {
   EXPECT_EQ(result.steps, 6);
 }
 
-TEST_F(ResumeTest, AnUnfinishedCheckpointDoesNotCount) {
+TEST_F(ResumeTest, AnUnfinishedCheckpointDoesNotCountAndIsRemovedWhenTheRunGoesOn) {
   run(resumable(), 2);
   std::filesystem::create_directory(folder / "checkpoint-5.partial");
   std::filesystem::create_directory(folder / "checkpoint-x");
-  run(resumable(), 1000, 2);
+  run(resumable(), 3, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder / "checkpoint-5.partial"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "checkpoint-x"));
 }
 
 TEST_F(ResumeTest, OnlyItsOwnOldCheckpointsAreRemoved) {
@@ -157,27 +159,6 @@ TEST_F(ResumeTest, ADamagedCheckpointIsAFormatError) {
   run(resumable(), 2);
   write_file(folder / "checkpoint-2" / "trainer_state.json", "{\"step\": 2}");
   EXPECT_THROW(run(resumable(), 1000, 2), FormatError);
-}
-
-TEST_F(ResumeTest, AStateThatCannotBeIsAFormatError) {
-  run(resumable(), 2);
-  const std::filesystem::path path = folder / "checkpoint-2" / "trainer_state.json";
-  const auto whole = nlohmann::ordered_json::parse(read_file(path));
-  const auto with = [&](const char* field, const nlohmann::ordered_json& value) {
-    auto changed = whole;
-    changed[field] = value;
-    write_file(path, changed.dump());
-    return refusal(resumable());
-  };
-  EXPECT_THAT(with("step", -1), HasSubstr("trainer_state.json: step must be 0 to 6, not -1"));
-  EXPECT_THAT(with("step", 7), HasSubstr("step must be 0 to 6, not 7"));
-  EXPECT_THAT(with("step", 3), HasSubstr("step must be 2, not 3"));
-  EXPECT_THAT(with("step", 18446744073709551615u), HasSubstr("step must be"));
-  EXPECT_THAT(with("optimizer_steps", 0), HasSubstr("optimizer_steps must be 2, not 0"));
-  EXPECT_THAT(with("best_step", 3), HasSubstr("best_step must be 0 to 2, not 3"));
-  EXPECT_THAT(with("evaluations_without_gain", -5), HasSubstr("evaluations_without_gain must be"));
-  EXPECT_THAT(with("best_eval_loss", nullptr), HasSubstr("trainer_state.safetensors: best_values"));
-  EXPECT_EQ(with("step", 2), "");
 }
 
 TEST_F(ResumeTest, ARunWithOtherRatesForBIsAnotherRun) {

@@ -13,9 +13,16 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <vector>
 
 namespace rora {
+
+/// A loss, a gradient or trained values that are not finite.
+class NotFiniteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// A batch, its place among the batches of its step, and what its dropout follows from.
 struct PlacedBatch {
@@ -72,7 +79,7 @@ class TrainStep {
   /// where the loss or the gradient is not finite.
   void queue(const StepBatches& step, double learning_rate);
 
-  /// Waits for the queued step and calls the hooks that follow it. Throws `std::runtime_error` for a loss or gradient
+  /// Waits for the queued step and calls the hooks that follow it. Throws `NotFiniteError` for a loss or gradient
   /// that is not finite: parameters and optimiser are as they were before that step.
   StepFigures finish();
 

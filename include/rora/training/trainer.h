@@ -1,11 +1,13 @@
 #pragma once
 
 #include <rora/data/dataset.h>
+#include <rora/error.h>
 #include <rora/model/causal_lm.h>
 #include <rora/training/device_memory.h>
 #include <rora/training/hooks.h>
 #include <rora/training/parameter_table.h>
 #include <rora/training/step_graphs.h>
+#include <rora/training/train_step.h>
 #include <rora/training/trainer_options.h>
 
 #include <cstdint>
@@ -19,7 +21,7 @@
 
 namespace rora {
 
-/// What a step did.
+/// What a step did. A validation that an earlier process was stopped in is reported by itself, with 0 tokens.
 struct StepMetrics {
   int64_t step = 0; ///< from 1
   int64_t total_steps = 0;
@@ -54,12 +56,13 @@ struct TrainingResult {
 /// model of the same values. All of them validate, and stop together.
 class Trainer {
  public:
-  /// Throws `c10::ValueError` for options out of range, for a model of which nothing is trained or whose adapters are
-  /// merged, and for one in float16, whose gradients would underflow.
+  /// Throws `c10::ValueError` for options out of range, for examples without a label, for a model of which nothing is
+  /// trained or whose adapters are merged, and for one in float16, whose gradients would underflow.
   Trainer(CausalLM model, std::vector<Example> examples, TrainerOptions options);
   ~Trainer();
 
-  /// The parameters of the best validation are put back at the end of training.
+  /// The parameters of the best validation are put back at the end of training. Throws `c10::ValueError` for examples
+  /// without a label.
   void set_validation(std::vector<Example> examples);
 
   /// Called after each step.
@@ -67,6 +70,10 @@ class Trainer {
 
   /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_model`).
   void set_save(std::function<void(const std::filesystem::path&)> save);
+
+  /// Called where a checkpoint cannot be written: true tries again. Without it `train` throws, and what was trained since
+  /// the last checkpoint is lost.
+  void set_save_error(std::function<bool(const FileError&)> try_again);
 
   /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A
   /// checkpoint keeps it all, and `restore` refuses one of another run.
@@ -90,10 +97,14 @@ class Trainer {
   /// differs from the run that wrote it.
   int64_t restore();
 
-  /// Trains to the end. Throws `std::runtime_error` for a loss that is not finite, before it harms the parameters.
+  /// Trains to the end. Throws `NotFiniteError` for a loss that is not finite, before it harms the parameters: with
+  /// `output`, a checkpoint of the step before is written first, and a resumed run may take another `lr`. Throws it too
+  /// for a validation or trained values that are not finite, and `std::runtime_error` where none of the first ten steps
+  /// has a gradient. Throws `FileError` for a checkpoint that cannot be written and where another process writes to
+  /// `output`.
   TrainingResult train();
 
-  /// Ends `train` after the present step, with a checkpoint. May be called from a signal handler.
+  /// Ends `train` after the present step, with a checkpoint; a validation is left off, to be made when resumed. May be called from a signal handler.
   void request_stop() noexcept;
 
  private:
