@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 constexpr const char* kRunFile = "run.json";
 constexpr const char* kMetricsFile = "metrics.jsonl";
 constexpr const char* kCheckpointPrefix = "checkpoint-";
+constexpr const char* kStage = ".partial";
 
 const std::vector<std::string> kCompanionFiles{
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -63,19 +64,33 @@ void require_folder_or_nothing(const fs::path& path) {
 std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<std::string>& results) {
   std::vector<std::string> names{kRunFile, kMetricsFile};
   names.insert(names.end(), results.begin(), results.end());
+  std::error_code error;
   for (const std::string& name : names) {
-    if (fs::exists(path / name)) {
+    if (fs::exists(path / name, error)) {
       return name;
     }
   }
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path, error)) {
-    const std::string name = entry.path().filename().string();
+  fs::directory_iterator next(path, error);
+  for (const fs::directory_iterator end; !error && next != end; next.increment(error)) {
+    const std::string name = next->path().filename().string();
     if (name.starts_with(kCheckpointPrefix)) {
       return name;
     }
   }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw FileError(path, "cannot be listed: " + error.message());
+  }
   return std::nullopt;
+}
+
+/// Removes what a killed process left half-written in a folder that no other one writes to.
+void sweep(const fs::path& output) {
+  std::error_code error;
+  fs::remove_all(output / kStage, error);
+  if (error) {
+    throw FileError(output / kStage, "cannot be removed: " + error.message());
+  }
+  remove_temporary_files(output);
 }
 
 } // namespace
@@ -97,12 +112,12 @@ void copy_companion_files(const fs::path& from, const fs::path& to) {
   }
 }
 
-StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_(output_ / ".partial") {
+StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_(output_ / kStage) {
   require_folder_or_nothing(output_);
   made_ = make_folder(output_);
-  std::error_code error;
-  fs::remove_all(stage_, error);
   try {
+    lock_.emplace(output_);
+    sweep(output_);
     make_folder(stage_);
   } catch (...) {
     remove_folders(made_);
@@ -131,17 +146,29 @@ void StagedFolder::commit() {
   }
 }
 
-RunFolder::RunFolder(fs::path path, bool resume, const std::vector<std::string>& results) : path_(std::move(path)) {
+RunFolder::RunFolder(fs::path path, bool resume, const std::vector<std::string>& results)
+    : path_(std::move(path)), resume_(resume), results_(results) {
   require_folder_or_nothing(path_);
-  const auto trace = trace_of_run(path_, results);
-  if (trace && !resume) {
-    throw FileError(path_, "already holds a run (" + *trace + "): give --resume or another folder");
+  std::error_code error;
+  if (fs::exists(path_, error)) {
+    lock_.emplace(path_);
   }
-  if (resume && fs::exists(path_ / kRunFile)) {
+  require_unused();
+  if (resume && fs::exists(path_ / kRunFile, error)) {
     const Json run = Json::parse(read_file(path_ / kRunFile), nullptr, /*allow_exceptions=*/false);
     finished_ = run.is_object() && run.value("finished", Json(false)) == true;
   }
+  if (finished_) { // nothing follows that would do it
+    sweep(path_);
+  }
   require_writable();
+}
+
+void RunFolder::require_unused() const {
+  const auto trace = resume_ ? std::nullopt : trace_of_run(path_, results_);
+  if (trace) {
+    throw FileError(path_, "already holds a run (" + *trace + "): give --resume or another folder");
+  }
 }
 
 RunFolder::~RunFolder() {
@@ -175,6 +202,11 @@ void RunFolder::require_writable() const {
 
 void RunFolder::begin(const Json& run, int64_t restored) {
   made_folders_ = make_folder(path_);
+  if (!lock_) {
+    lock_.emplace(path_);
+    require_unused(); // another run may have come first while this one was made ready
+  }
+  sweep(path_);
   made_files_ = !fs::exists(path_ / kRunFile) && !fs::exists(path_ / kMetricsFile);
   write_run(run);
   keep_metrics(restored);
@@ -203,6 +235,7 @@ void RunFolder::keep_metrics(int64_t restored) {
       break;
     }
     kept += line;
+    last_line_ = json;
     begin = end + 1;
   }
   write_file(path, kept);
@@ -221,6 +254,18 @@ void RunFolder::append(const Json& line) {
   }
   made_files_ = false; // from here on it is a run
   made_folders_.clear();
+}
+
+void RunFolder::add_validation(double eval_loss) {
+  if (!last_line_.is_object()) {
+    return;
+  }
+  const off_t length = static_cast<off_t>(last_line_.dump().size() + 1);
+  if (::ftruncate(metrics_, ::lseek(metrics_, 0, SEEK_END) - length) != 0) {
+    throw FileError(path_ / kMetricsFile, "cannot be written: " + last_error());
+  }
+  last_line_["eval_loss"] = eval_loss;
+  append(last_line_);
 }
 
 void RunFolder::write_run(const Json& run) {

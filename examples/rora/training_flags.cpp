@@ -28,7 +28,7 @@ void TrainingFlags::add(Flags& flags) {
   flags.add("weight-decay", weight_decay, "AdamW's decoupled weight decay").at_least(0.0);
   flags.add("clip", clip, "Norm to which gradients are clipped; 0: off").at_least(0.0);
   flags.add("seed", seed, "Decides initial weights, data order and dropout").at_least(0);
-  flags.add("save-every", save_every, "Steps between checkpoints; 0: only when interrupted").at_least(0);
+  flags.add("save-every", save_every, "Steps between checkpoints; 0: only where the run is stopped").at_least(0);
   flags.add("eval-every", eval_every, "Steps between validations; 0: after each epoch").at_least(0);
   flags
       .add("early-stopping-patience", early_stopping_patience, "Validations without a gain that end training; 0: never")

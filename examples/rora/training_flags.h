@@ -29,7 +29,7 @@ struct TrainingFlags {
   double lr_ratio_b = 1.0; ///< a flag of `finetune`
   double clip = 1.0;
   int64_t seed = 42;
-  int64_t save_every = 0;
+  int64_t save_every = 500; // as in transformers
   int64_t eval_every = 0;
   int64_t early_stopping_patience = 0;
   bool resume = false;

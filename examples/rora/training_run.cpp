@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <iostream>
 #include <map>
+#include <thread>
 
 namespace rora::cli {
 namespace {
@@ -57,7 +58,7 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
-  /// The one that came last.
+  /// The one that came last, 0 where none did.
   static int received() {
     return received_;
   }
@@ -67,6 +68,41 @@ class StopSignals {
   static inline std::atomic<Trainer*> trainer_ = nullptr;
   static inline volatile std::sig_atomic_t received_ = 0;
   std::array<struct sigaction, kSignals.size()> old_{};
+};
+
+/// Waits, longer each time, so that what cannot be written may be tried again while somebody makes room.
+class Patience {
+ public:
+  /// False once half an hour has gone by and where a signal asks to stop; otherwise says what is the matter and waits.
+  bool try_again(const std::exception& error) {
+    static constexpr std::chrono::seconds kLongest{60};
+    static constexpr std::chrono::minutes kAll{30};
+    const int received = StopSignals::received();
+    const auto now = std::chrono::steady_clock::now();
+    if (last_ && now - *last_ > 2 * kLongest) {
+      begin_.reset(); // what was the matter then is over
+      wait_ = std::chrono::seconds(1);
+    }
+    begin_ = begin_.value_or(now);
+    if (now - *begin_ > kAll) {
+      return false;
+    }
+    std::cout << error.what() << "; what was trained is still in memory: trying again in " << wait_.count()
+              << " s, for half an hour; Ctrl-C gives up" << std::endl;
+    for (const auto end = now + wait_; std::chrono::steady_clock::now() < end;) {
+      if (StopSignals::received() != received) {
+        return false;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    wait_ = std::min(2 * wait_, kLongest);
+    last_ = std::chrono::steady_clock::now();
+    return true;
+  }
+
+ private:
+  std::optional<std::chrono::steady_clock::time_point> begin_, last_;
+  std::chrono::seconds wait_{1};
 };
 
 Json metrics_line(const StepMetrics& metrics) {
@@ -253,6 +289,8 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     trainer.set_validation(std::move(data.eval.examples));
   }
   trainer.set_save(save);
+  Patience patience;
+  trainer.set_save_error([&patience](const FileError& error) { return patience.try_again(error); });
   std::map<std::string, std::string> fingerprint;
   for (const std::string& name : identity) {
     fingerprint[name] = record["config"][name].dump();
@@ -266,20 +304,22 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     print_first_batch(trainer.examples(), *training, tokenizer);
     return 0;
   }
+  std::signal(SIGPIPE, SIG_IGN); // a run goes on without the reader of its output
   folder.begin(record, restored);
   TrainingProgress progress(trainer.total_steps(), restored);
   Totals totals;
   trainer.set_callback([&](const StepMetrics& metrics) {
+    if (metrics.tokens == 0) { // a validation that an earlier process left off
+      folder.add_validation(*metrics.eval_loss);
+      return;
+    }
     totals.add(metrics);
     folder.append(metrics_line(metrics));
     progress.show(metrics);
   });
   const auto begin = std::chrono::steady_clock::now();
-  TrainingResult result;
-  {
-    StopSignals signals(trainer);
-    result = trainer.train();
-  }
+  StopSignals signals(trainer);
+  const TrainingResult result = trainer.train();
   const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
   progress.finish();
   if (result.interrupted) {
@@ -287,14 +327,23 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
               << folder.path().string() << ", --resume goes on from it\n";
     return 128 + StopSignals::received();
   }
-  StagedFolder staged(folder.path());
-  save(staged.path());
-  staged.commit();
   record["results"] = results_json(*this, result, totals, restored, duration.count());
   record["results"]["data"] = train_counts;
   record["results"]["eval_data"] = eval_counts;
   record["finished"] = true;
-  folder.write_run(record);
+  for (bool written = false; !written;) {
+    try {
+      StagedFolder staged(folder.path());
+      save(staged.path());
+      staged.commit();
+      folder.write_run(record);
+      written = true;
+    } catch (const FileError& error) {
+      if (!patience.try_again(error)) {
+        throw;
+      }
+    }
+  }
   std::cout << "done: " << result.steps << " steps in " << examples::format_duration(duration.count()) << ", loss "
             << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string()
             << std::endl;

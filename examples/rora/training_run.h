@@ -37,7 +37,8 @@ struct TrainingRun {
   /// Prints what is trained on, the parameters that are trained and the memory that it will need. Then trains, with
   /// progress, metrics, checkpoints and run.json; with --dry-run prints the first batch instead, as text too where
   /// there is a tokenizer, and checks that the folder can be written and that a checkpoint to go on from fits. SIGINT
-  /// (Ctrl-C), SIGTERM and SIGHUP save a checkpoint and give the exit code 128 + the signal's number.
+  /// (Ctrl-C), SIGTERM and SIGHUP save a checkpoint and give the exit code 128 + the signal's number. Where something
+  /// cannot be written it is tried again for half an hour, as room on the disk may be made meanwhile.
   int run(RunFolder& folder, const Tokenizer* tokenizer);
 };
 
