@@ -1,8 +1,11 @@
 #include "text/sentencepiece_tokenizer.h"
 
+#include "checkpoint/json.h"
 #include "checkpoint/quote.h"
 #include "text/added_tokens.h"
 #include "text/json_field.h"
+#include "text/limits.h"
+#include "text/sentencepiece_model.h"
 #include "text/utf8.h"
 
 #include <rora/checkpoint/file.h>
@@ -21,48 +24,19 @@ namespace rora::detail {
 
 namespace {
 
-// The message's fields in sentencepiece's model file.
-constexpr uint64_t kTrainerSpec = 2;
-constexpr uint64_t kNormalizerSpec = 3;
 // A message that follows another is merged into it: normalizer_spec { add_dummy_prefix: false }.
 constexpr std::string_view kNoPrefix{"\x1A\x02\x18\x00", 4};
-
-/// Reads one base-128 number from the front of `bytes`.
-std::optional<uint64_t> take_varint(std::string_view& bytes) {
-  uint64_t value = 0;
-  for (int shift = 0; shift < 64 && !bytes.empty(); shift += 7) {
-    const auto byte = static_cast<unsigned char>(bytes.front());
-    bytes.remove_prefix(1);
-    value |= static_cast<uint64_t>(byte & 0x7F) << shift;
-    if (byte < 0x80) {
-      return value;
-    }
-  }
-  return std::nullopt;
-}
-
-/// Whether the protobuf message in `bytes` is whole and has the submessage `number`. A file that is cut off between two
-/// pieces is a whole message too, without the specifications that follow the pieces.
-bool has_submessage(std::string_view bytes, uint64_t number) {
-  constexpr uint64_t kLengthDelimited = 2;
-  bool found = false;
-  while (!bytes.empty()) {
-    const std::optional<uint64_t> key = take_varint(bytes);
-    const std::optional<uint64_t> length = take_varint(bytes);
-    if (!key || !length || (*key & 7) != kLengthDelimited || *length > bytes.size()) {
-      return false;
-    }
-    bytes.remove_prefix(*length);
-    found = found || *key >> 3 == number;
-  }
-  return found;
-}
 
 using Processor = sentencepiece::SentencePieceProcessor;
 
 std::unique_ptr<Processor> load_processor(const std::filesystem::path& path, const std::string& model) {
   auto processor = std::make_unique<Processor>();
-  if (!processor->LoadFromSerializedProto(model).ok() || processor->GetPieceSize() == 0) {
+  bool loaded = false;
+  try {
+    loaded = processor->LoadFromSerializedProto(model).ok() && processor->GetPieceSize() > 0;
+  } catch (const std::exception&) { // what its trie throws on pieces that make none says nothing to a reader
+  }
+  if (!loaded) {
     throw FormatError(path, "not a sentencepiece model");
   }
   return processor;
@@ -84,9 +58,12 @@ struct Settings {
 class SentencePieceTokenizer : public Tokenizer {
  public:
   SentencePieceTokenizer(
-      std::unique_ptr<Processor> processor, std::unique_ptr<Processor> continuation, Settings settings,
-      const std::map<std::string, AddedToken>& added)
-      : processor_(std::move(processor)), continuation_(std::move(continuation)), settings_(settings) {
+      std::filesystem::path path, std::unique_ptr<Processor> processor, std::unique_ptr<Processor> continuation,
+      Settings settings, const std::map<std::string, AddedToken>& added)
+      : path_(std::move(path)),
+        processor_(std::move(processor)),
+        continuation_(std::move(continuation)),
+        settings_(settings) {
     bos_id = id_or_none(processor_->bos_id());
     eos_id = id_or_none(processor_->eos_id());
     pad_id = id_or_none(processor_->pad_id());
@@ -98,6 +75,7 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   std::vector<int64_t> encode(std::string_view text, bool add_special_tokens) const override {
+    check_text(text);
     const std::string valid = to_valid_utf8(text);
     std::vector<int64_t> ids;
     if (add_special_tokens && settings_.add_bos && bos_id) {
@@ -109,9 +87,9 @@ class SentencePieceTokenizer : public Tokenizer {
         continue;
       }
       const bool has_prefix = settings_.add_prefix_space && (settings_.legacy || part.begin == 0);
-      const std::vector<int> pieces =
-          (has_prefix ? *processor_ : *continuation_)
-              .EncodeAsIds(std::string_view(valid).substr(part.begin, part.end - part.begin));
+      const Processor& processor = has_prefix ? *processor_ : *continuation_;
+      std::vector<int> pieces;
+      check(processor.Encode(std::string_view(valid).substr(part.begin, part.end - part.begin), &pieces));
       ids.insert(ids.end(), pieces.begin(), pieces.end());
     }
     if (add_special_tokens && settings_.add_eos && eos_id) {
@@ -125,7 +103,9 @@ class SentencePieceTokenizer : public Tokenizer {
     std::vector<int> run; // of the model's own pieces
     const auto flush = [&] {
       const bool has_prefix = settings_.add_prefix_space && text.empty();
-      text += (has_prefix ? *processor_ : *continuation_).DecodeIds(run);
+      std::string decoded;
+      check((has_prefix ? *processor_ : *continuation_).Decode(run, &decoded));
+      text += decoded;
       run.clear();
     };
     for (const int64_t id : ids) {
@@ -156,10 +136,17 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  private:
+  void check(const sentencepiece::util::Status& status) const {
+    if (!status.ok()) {
+      throw FormatError(path_, "sentencepiece fails on a text: " + status.ToString());
+    }
+  }
+
   static std::optional<int64_t> id_or_none(int id) {
     return id < 0 ? std::nullopt : std::optional<int64_t>(id);
   }
 
+  std::filesystem::path path_;
   std::unique_ptr<Processor> processor_; // puts a space before the text
   std::unique_ptr<Processor> continuation_; // the same model, which does not
   Settings settings_;
@@ -180,13 +167,21 @@ std::map<std::string, AddedToken> control_tokens(const Processor& processor) {
   return tokens;
 }
 
+/// As sentencepiece has them: 31 bits.
+bool is_id(int64_t id) {
+  return id >= 0 && id <= INT32_MAX;
+}
+
 void read_added_tokens_json(const std::filesystem::path& path, std::map<std::string, AddedToken>& tokens) {
   const nlohmann::json document = read_json_object(path);
   const JsonField root(path, document);
   for (const auto& member : document.items()) {
     const int64_t id = root[member.key()].integer();
-    if (id < 0 || member.key().empty()) {
-      root[member.key()].fail("expected a token and its id, found " + member.value().dump());
+    if (member.key().size() > kMaxAddedTokenBytes) {
+      root[member.key()].fail("a token of more than 1024 bytes is not supported");
+    }
+    if (!is_id(id) || member.key().empty()) {
+      root[member.key()].fail("expected a token and its id, found " + shown(member.value()));
     }
     tokens[member.key()] = AddedToken{.id = id, .content = member.key(), .special = false};
   }
@@ -198,7 +193,7 @@ void read_added_tokens_decoder(const JsonField& field, std::map<std::string, Add
     AddedToken token = added_token_from_json(element);
     const char* const end = member.key().data() + member.key().size();
     const auto [parsed, error] = std::from_chars(member.key().data(), end, token.id);
-    if (error != std::errc() || parsed != end || token.id < 0) {
+    if (error != std::errc() || parsed != end || !is_id(token.id)) {
       element.fail("expected an id for its key");
     }
     tokens[token.content] = token;
@@ -241,9 +236,7 @@ void require_distinct_ids(const std::filesystem::path& path, const std::map<std:
 std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.model";
   const std::string model = read_file(path);
-  if (!has_submessage(model, kTrainerSpec) || !has_submessage(model, kNormalizerSpec)) {
-    throw FormatError(path, "not a whole sentencepiece model");
-  }
+  check_sentencepiece_model(path, model);
   std::unique_ptr<Processor> processor = load_processor(path, model);
   std::unique_ptr<Processor> continuation = load_processor(path, model + std::string(kNoPrefix));
   std::map<std::string, AddedToken> tokens = control_tokens(*processor);
@@ -255,7 +248,8 @@ std::unique_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::p
     settings = read_config(config, tokens);
   }
   require_distinct_ids(folder, tokens);
-  return std::make_unique<SentencePieceTokenizer>(std::move(processor), std::move(continuation), settings, tokens);
+  return std::make_unique<SentencePieceTokenizer>(
+      path, std::move(processor), std::move(continuation), settings, tokens);
 }
 
 } // namespace rora::detail
