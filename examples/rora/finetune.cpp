@@ -27,6 +27,7 @@ const std::vector<std::string> kAdapterFlags{"rank",    "alpha",        "scaling
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
   training.check();
+  flags.require_utf8();
   arguments.model.check_cuda_graph(training.cuda_graph);
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
   if (!training.resume) {
@@ -40,7 +41,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   const AdapterOptions options = arguments.adapter.resolve(flags);
   const DecoderOptions config = read_model_config(arguments.model.model);
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
-  TrainingData data = load_training_data(training, tokenizer, config.vocab_size());
+  TrainingData data = load_training_data(training, training.read_data(), tokenizer, config.vocab_size());
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <charconv>
 #include <cmath>
 #include <memory>
 #include <type_traits>
@@ -32,7 +33,12 @@ const CLI::Validator kDecimal(
       const std::string digits = input.starts_with('-') ? input.substr(1) : input;
       const bool decimal = !digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos &&
           (digits[0] != '0' || digits.size() == 1);
-      return decimal ? std::string() : "must be a whole number in decimal digits, not " + input;
+      if (!decimal) {
+        return "must be a whole number in decimal digits, not " + input;
+      }
+      int64_t value = 0; // CLI11 takes the largest for what is beyond it
+      const bool fits = std::from_chars(input.data(), input.data() + input.size(), value).ec == std::errc();
+      return fits ? std::string() : "must fit into 64 bits, not " + input;
     },
     "");
 
@@ -158,6 +164,16 @@ Flag Flags::add_choice(
 
 bool Flags::given(const std::string& name) const {
   return app_.get_option("--" + name)->count() > 0;
+}
+
+void Flags::require_utf8() const {
+  for (const auto& [name, value] : values_) {
+    try {
+      value().dump();
+    } catch (const Json::exception&) {
+      throw UsageError("--" + name + " is not UTF-8, and run.json is to hold it");
+    }
+  }
 }
 
 Json Flags::resolved() const {

@@ -81,6 +81,9 @@ class Flags {
   /// Whether the flag was given, on the command line or by `--config`.
   bool given(const std::string& name) const;
 
+  /// Throws `UsageError` for a value that a JSON file cannot hold.
+  void require_utf8() const;
+
   /// Every flag with its value, but those that a given flag excludes: a file that `--config` reads.
   Json resolved() const;
 

@@ -21,7 +21,7 @@ struct Arguments {
 
 /// The prompt's ids. Where there are none, generation starts from BOS, as in transformers.
 std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tokenizer, const DecoderOptions& options) {
-  const std::string prompt = arguments.prompt ? *arguments.prompt : read_file(*arguments.prompt_file);
+  const std::string prompt = arguments.prompt ? *arguments.prompt : read_file_or_pipe(*arguments.prompt_file);
   std::vector<int64_t> ids = encode_prompt(tokenizer, prompt);
   if (ids.empty()) {
     const auto bos = options.bos_token_id() ? options.bos_token_id() : tokenizer.bos_id;

@@ -90,11 +90,11 @@ std::unique_ptr<Tokenizer> new_tokenizer(const std::string& model) {
 }
 
 /// The tokenizer, whose special tokens fill in what the configuration leaves open.
-std::unique_ptr<Tokenizer> open_tokenizer(const Arguments& arguments, Start& start) {
+std::unique_ptr<Tokenizer> open_tokenizer(
+    const Arguments& arguments, const std::vector<RecordFile>& records, Start& start) {
   std::unique_ptr<Tokenizer> tokenizer;
   if (arguments.tokenizer_vocab_size) {
-    const auto& files = arguments.training.data;
-    start.tokenizer_model = train_tokenizer({files.begin(), files.end()}, *arguments.tokenizer_vocab_size);
+    start.tokenizer_model = train_tokenizer(records, *arguments.tokenizer_vocab_size);
     tokenizer = new_tokenizer(start.tokenizer_model);
   } else if (start.companions) {
     tokenizer = load_tokenizer(*start.companions);
@@ -137,6 +137,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   TrainingFlags& training = arguments.training;
   training.train_on_inputs = true;
   training.check();
+  flags.require_utf8();
   arguments.model.check_cuda_graph(training.cuda_graph);
   check_sources(arguments);
   RunFolder folder(training.output, training.resume, {"config.json", "model.safetensors"});
@@ -147,11 +148,13 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   arguments.model.open_device();
   arguments.model.use_threads();
   Start start = read_start(arguments);
-  LazyTokenizer tokenizer([&] { return open_tokenizer(arguments, start); });
+  std::vector<RecordFile> records = training.read_data();
+  LazyTokenizer tokenizer([&] { return open_tokenizer(arguments, records, start); });
   if (arguments.tokenizer_vocab_size) {
     tokenizer.get(); // it is made, and written, whether the records need one or not
   }
-  TrainingData data = load_training_data(training, tokenizer, start.options.vocab_size());
+  TrainingData data = load_training_data(training, records, tokenizer, start.options.vocab_size());
+  records.clear(); // the examples are all that training needs
   CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
     save_model(*model, target);

@@ -20,7 +20,7 @@ int tokenize(const Arguments& arguments) {
     throw UsageError("one of --text and --text-file is required");
   }
   const auto tokenizer = arguments.model.load_tokenizer();
-  const std::string text = arguments.text ? *arguments.text : read_file(*arguments.text_file);
+  const std::string text = arguments.text ? *arguments.text : read_file_or_pipe(*arguments.text_file);
   std::cout << Json(tokenizer->encode(text, !arguments.no_special)).dump() << "\n";
   return 0;
 }

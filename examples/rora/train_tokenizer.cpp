@@ -1,7 +1,5 @@
 #include "train_tokenizer.h"
 
-#include <rora/data/record.h>
-
 #include <sentencepiece_trainer.h>
 
 #include <c10/util/Exception.h>
@@ -22,10 +20,10 @@ void append_lines(const std::string& text, std::vector<std::string>& lines) {
   }
 }
 
-std::vector<std::string> lines_of(const std::vector<std::filesystem::path>& files) {
+std::vector<std::string> lines_of(const std::vector<RecordFile>& files) {
   std::vector<std::string> lines;
-  for (const auto& file : files) {
-    for (const Record& record : read_records(file)) {
+  for (const RecordFile& file : files) {
+    for (const Record& record : file.records) {
       append_lines(record.prompt, lines);
       append_lines(record.completion, lines);
       for (const ChatMessage& message : record.messages) {
@@ -59,7 +57,7 @@ class LineIterator : public sentencepiece::SentenceIterator {
 
 } // namespace
 
-std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size) {
+std::string train_tokenizer(const std::vector<RecordFile>& files, int64_t vocab_size) {
   const std::vector<std::string> lines = lines_of(files);
   if (lines.empty()) {
     C10_THROW_ERROR(ValueError, "the data holds no text to train a tokenizer on");

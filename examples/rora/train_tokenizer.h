@@ -1,7 +1,8 @@
 #pragma once
 
+#include <rora/data/dataset.h>
+
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,6 @@ namespace rora::cli {
 /// </s> 2. Reads the texts of the files' records, prompt and completion of those that have them, and returns the
 /// content of tokenizer.model, which follows from the files and `vocab_size` alone. Throws `c10::ValueError`
 /// where the texts do not give so many pieces.
-std::string train_tokenizer(const std::vector<std::filesystem::path>& files, int64_t vocab_size);
+std::string train_tokenizer(const std::vector<RecordFile>& files, int64_t vocab_size);
 
 } // namespace rora::cli

@@ -96,4 +96,8 @@ DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {
       .vocab_size(vocab_size);
 }
 
+std::vector<RecordFile> TrainingFlags::read_data() const {
+  return read_record_files({data.begin(), data.end()});
+}
+
 } // namespace rora::cli

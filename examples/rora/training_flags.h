@@ -49,6 +49,9 @@ struct TrainingFlags {
 
   TrainerOptions trainer_options() const;
   DatasetOptions dataset_options(int64_t vocab_size) const;
+
+  /// The files of --data, each read once: it may be a pipe.
+  std::vector<RecordFile> read_data() const;
 };
 
 } // namespace rora::cli

@@ -261,11 +261,12 @@ Json results_json(
 
 } // namespace
 
-TrainingData load_training_data(const TrainingFlags& flags, LazyTokenizer& tokenizer, int64_t vocab_size) {
+TrainingData load_training_data(
+    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size) {
   const DatasetOptions options = flags.dataset_options(vocab_size);
   const auto ask = [&tokenizer] { return tokenizer.get(); };
   TrainingData data;
-  data.train = load_dataset({flags.data.begin(), flags.data.end()}, ask, options);
+  data.train = encode_records(records, ask, options);
   if (!flags.eval_data.empty()) {
     data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, ask, options);
   }

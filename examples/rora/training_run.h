@@ -19,8 +19,10 @@ struct TrainingData {
   Dataset eval;
 };
 
-/// Reads and tokenises. The tokenizer is asked for only where a record is not tokenised.
-TrainingData load_training_data(const TrainingFlags& flags, LazyTokenizer& tokenizer, int64_t vocab_size);
+/// Tokenises the records to train on, and reads and tokenises those to validate on. The tokenizer is asked for only
+/// where a record is not tokenised.
+TrainingData load_training_data(
+    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size);
 
 /// A subcommand's run, from a model ready to train to the files in its folder.
 struct TrainingRun {

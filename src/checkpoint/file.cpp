@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <limits>
 #include <regex>
 #include <system_error>
 
@@ -16,28 +17,43 @@ namespace rora {
 
 namespace {
 
+constexpr size_t kFirstRead = size_t{1} << 16;
+
 struct Descriptor {
   int value;
+
+  explicit Descriptor(int opened) : value(opened) {}
   ~Descriptor() {
-    if (value >= 0) {
-      close(value);
-    }
+    close(value);
   }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
 };
 
-} // namespace
-
-std::string read_file(const std::filesystem::path& path) {
-  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  if (file.value < 0) {
+Descriptor open_to_read(const std::filesystem::path& path, int flags) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
+  if (descriptor < 0) {
     throw FileError(path, "cannot open: " + detail::system_message(errno));
   }
-  // The size is a hint only: pipes and files under /proc have none.
+  return Descriptor(descriptor);
+}
+
+struct stat status_of(const std::filesystem::path& path, const Descriptor& file) {
   struct stat status {};
-  const bool sized = fstat(file.value, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
-  std::string content(sized ? static_cast<size_t>(status.st_size) + 1 : size_t{1} << 16, '\0');
+  if (fstat(file.value, &status) != 0) {
+    throw FileError(path, "cannot read: " + detail::system_message(errno));
+  }
+  if (S_ISDIR(status.st_mode)) {
+    throw FileError(path, "cannot read: " + detail::system_message(EISDIR));
+  }
+  return status;
+}
+
+/// Reads to the end, or to the first read that goes beyond `limit`.
+std::string read_all(const std::filesystem::path& path, const Descriptor& file, size_t size_hint, size_t limit) {
+  std::string content(size_hint, '\0');
   size_t size = 0;
-  while (true) {
+  while (size <= limit) {
     if (size == content.size()) {
       content.resize(2 * size);
     }
@@ -54,6 +70,41 @@ std::string read_file(const std::filesystem::path& path) {
     size += static_cast<size_t>(count);
   }
   content.resize(size);
+  return content;
+}
+
+std::string read_regular(const std::filesystem::path& path, const Descriptor& file, const struct stat& status) {
+  // The size is a hint only: files under /proc have none.
+  const size_t hint = status.st_size > 0 ? static_cast<size_t>(status.st_size) + 1 : kFirstRead;
+  return read_all(path, file, hint, std::numeric_limits<size_t>::max());
+}
+
+} // namespace
+
+std::string read_file(const std::filesystem::path& path) {
+  // O_NONBLOCK: a named pipe is refused below instead of waiting for a writer.
+  const Descriptor file = open_to_read(path, O_NONBLOCK);
+  const struct stat status = status_of(path, file);
+  if (!S_ISREG(status.st_mode)) {
+    throw FileError(path, "is not a regular file");
+  }
+  return read_regular(path, file, status);
+}
+
+std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pipe_bytes) {
+  const Descriptor file = open_to_read(path, 0);
+  const struct stat status = status_of(path, file);
+  if (S_ISREG(status.st_mode)) {
+    return read_regular(path, file, status);
+  }
+  if (!S_ISFIFO(status.st_mode)) {
+    throw FileError(path, "is neither a file nor a pipe");
+  }
+  const auto limit = static_cast<size_t>(max_pipe_bytes);
+  std::string content = read_all(path, file, kFirstRead, limit);
+  if (content.size() > limit) {
+    throw FileError(path, "is a pipe that gives more than " + std::to_string(limit) + " bytes");
+  }
   return content;
 }
 

@@ -25,9 +25,9 @@ void check_options(const DatasetOptions& options) {
   TORCH_CHECK_VALUE(options.vocab_size() >= 0, "vocab_size: expected at least 0, found ", options.vocab_size());
 }
 
-void load_file(
-    const std::filesystem::path& file, detail::RecordEncoder& encoder, int64_t max_length, Dataset& dataset) {
-  const std::vector<Record> records = read_records(file);
+void encode_file(
+    const std::filesystem::path& file, const std::vector<Record>& records, detail::RecordEncoder& encoder,
+    int64_t max_length, Dataset& dataset) {
   const int64_t before = dataset.size();
   int64_t unanswered = 0;
   for (const Record& record : records) {
@@ -69,7 +69,27 @@ Dataset load_dataset(
   detail::RecordEncoder encoder(tokenizer, options);
   Dataset dataset;
   for (const std::filesystem::path& file : files) {
-    load_file(file, encoder, options.max_length(), dataset);
+    encode_file(file, read_records(file), encoder, options.max_length(), dataset);
+  }
+  return dataset;
+}
+
+std::vector<RecordFile> read_record_files(const std::vector<std::filesystem::path>& files) {
+  std::vector<RecordFile> read;
+  for (const std::filesystem::path& file : files) {
+    read.push_back({file, read_records(file)});
+  }
+  return read;
+}
+
+Dataset encode_records(
+    const std::vector<RecordFile>& files, const std::function<const Tokenizer*()>& tokenizer,
+    const DatasetOptions& options) {
+  check_options(options);
+  detail::RecordEncoder encoder(tokenizer, options);
+  Dataset dataset;
+  for (const RecordFile& file : files) {
+    encode_file(file.path, file.records, encoder, options.max_length(), dataset);
   }
   return dataset;
 }

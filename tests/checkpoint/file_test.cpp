@@ -31,14 +31,30 @@ TEST(File, ReadsWhatWasWritten) {
   EXPECT_THAT(testing::listing(folder.path()), ElementsAre("file"));
 }
 
-TEST(File, ReadsPipes) {
+TEST(File, ReadsPipesThatMayBeOnesUpToALimit) {
   const TemporaryFolder folder;
   const auto path = folder / "pipe";
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   const std::string content(200'000, 'p');
   std::thread writer([&] { testing::write_raw(path, content); });
-  EXPECT_EQ(read_file(path), content);
+  EXPECT_EQ(read_file_or_pipe(path, 200'000), content);
   writer.join();
+  std::thread longer([&] { testing::write_raw(path, std::string(50'000, 'p')); });
+  EXPECT_THAT(
+      message_of<FileError>([&] { read_file_or_pipe(path, 49'999); }),
+      AllOf(HasSubstr("/pipe: "), HasSubstr("a pipe that gives more than 49999 bytes")));
+  longer.join();
+  write_file(folder / "file", content);
+  EXPECT_EQ(read_file_or_pipe(folder / "file", 1), content);
+}
+
+TEST(File, RefusesWhatMayHaveNoEnd) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(message_of<FileError>([&] { read_file(folder / "pipe"); }), HasSubstr("pipe: is not a regular file"));
+  EXPECT_THAT(message_of<FileError>([] { read_file("/dev/zero"); }), HasSubstr("/dev/zero: is not a regular file"));
+  EXPECT_THAT(message_of<FileError>([] { read_file_or_pipe("/dev/zero"); }), HasSubstr("is neither a file nor a pipe"));
+  EXPECT_THAT(message_of<FileError>([&] { read_file_or_pipe(folder.path()); }), HasSubstr("Is a directory"));
 }
 
 TEST(File, NewFilesFollowTheUmask) {

@@ -2,6 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
+#include <fstream>
+#include <thread>
+
 namespace rora::testing {
 namespace {
 
@@ -70,6 +75,27 @@ TEST(Pretrain, TrainsATokenizerAndAModelThatTheOtherSubcommandsRead) {
   ASSERT_EQ(further.code, 0) << further.err;
   EXPECT_EQ(place.read("base/tokenizer.model"), place.read("further/tokenizer.model"));
   EXPECT_LT(place.lines("further/metrics.jsonl")[0]["loss"].get<double>(), 0.7 * metrics.front()["loss"].get<double>());
+}
+
+TEST(Pretrain, ReadsAPipeOnceForTheTokenizerAndTheModel) {
+  const Workplace place;
+  Json config = place.json("model/config.json");
+  config["vocab_size"] = 300;
+  place.write("shape.json", config.dump());
+  const std::string pipe = place.path("stories");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::thread writer([&] {
+    std::ofstream stream(pipe);
+    for (int i = 0; i < 40; ++i) {
+      stream << Json({{"text", story(i)}}).dump() << "\n";
+    }
+  });
+  const Outcome outcome = run_rora(
+      {"pretrain", "--model-config", place.path("shape.json"), "--train-tokenizer", "290", "--data", pipe,
+       "--max-steps", "1", "--output", place.path("base")});
+  writer.join();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(place.exists("base/tokenizer.model"));
 }
 
 TEST(Pretrain, NeedsAModelOrItsConfiguration) {

@@ -1,13 +1,19 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
 
 namespace rora {
 
-/// The whole content of a file, byte for byte. Throws `FileError`.
+/// The whole content of a regular file, byte for byte. Throws `FileError`, also for what is none: a pipe may wait for
+/// ever, a device may have no end.
 std::string read_file(const std::filesystem::path& path);
+
+/// The same of a file or a pipe, such as a shell's `<(...)`, which can be read once: up to `max_pipe_bytes`, over which
+/// it throws.
+std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pipe_bytes = int64_t{1} << 30);
 
 /// Replaces `path` by `content` through a temporary file beside it, fsync and rename; `path` holds
 /// either its old content or all of the new. The folder must exist, and a symbolic link is replaced, not followed.

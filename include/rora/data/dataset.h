@@ -71,6 +71,20 @@ Dataset load_dataset(
     const std::vector<std::filesystem::path>& files, const std::function<const Tokenizer*()>& tokenizer,
     const DatasetOptions& options = {});
 
+/// What a data file holds, to be encoded after something else has looked at it: a pipe cannot be read twice.
+struct RecordFile {
+  std::filesystem::path path;
+  std::vector<Record> records;
+};
+
+/// `read_records` of each.
+std::vector<RecordFile> read_record_files(const std::vector<std::filesystem::path>& files);
+
+/// `load_dataset` of files that were read already.
+Dataset encode_records(
+    const std::vector<RecordFile>& files, const std::function<const Tokenizer*()>& tokenizer,
+    const DatasetOptions& options = {});
+
 /// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2.
 ChatTemplate default_chat_template(const Tokenizer& tokenizer);
 

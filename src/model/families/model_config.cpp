@@ -8,7 +8,8 @@
 namespace rora {
 
 DecoderOptions read_model_config(const std::filesystem::path& folder_or_file) {
-  const bool file = std::filesystem::is_regular_file(folder_or_file);
+  const std::filesystem::file_status status = std::filesystem::status(folder_or_file);
+  const bool file = std::filesystem::exists(status) && !std::filesystem::is_directory(status);
   const JsonObject config = JsonObject::read(file ? folder_or_file : folder_or_file / "config.json");
   const std::string type = config.string("model_type", DecoderOptions().model_type());
   const ModelFamily* family = detail::find_family(type);
