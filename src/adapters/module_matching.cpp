@@ -1,5 +1,7 @@
 #include "module_matching.h"
 
+#include "../checkpoint/quote.h"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -13,6 +15,10 @@
 
 namespace rora::detail {
 namespace {
+
+// Names of modules are short: only nested repeats, whose time doubles with each character, come near these.
+constexpr uint32_t kMatchLimit = 100'000;
+constexpr uint32_t kHeapLimitKiB = 64 * 1024;
 
 std::string last_part(const std::string& name) {
   return name.substr(name.rfind('.') + 1);
@@ -49,7 +55,7 @@ std::string list(const std::set<std::string>& names) {
   }
   C10_THROW_ERROR(
       ValueError,
-      "target module '" + target + "' matches nothing; the model has " +
+      "target module " + quote(target) + " matches nothing; the model has " +
           (kinds.empty() ? "no projections" : list(kinds)));
 }
 
@@ -112,7 +118,8 @@ FullMatch::FullMatch(const std::string& pattern) {
   pcre2_code* code = pcre2_compile(
       reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_ANCHORED | PCRE2_ENDANCHORED,
       &error, &place, nullptr);
-  TORCH_CHECK_VALUE(code != nullptr, "'", pattern, "' is not a regular expression");
+  TORCH_CHECK_VALUE(code != nullptr, quote(pattern), " is not a regular expression");
+  pattern_ = pattern;
   code_ = std::shared_ptr<void>(code, [](void* held) { pcre2_code_free(static_cast<pcre2_code*>(held)); });
 }
 
@@ -120,7 +127,16 @@ bool FullMatch::operator()(const std::string& text) const {
   auto* code = static_cast<pcre2_code*>(code_.get());
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
       pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_data_free);
-  return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, data.get(), nullptr) >= 0;
+  const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context(
+      pcre2_match_context_create(nullptr), pcre2_match_context_free);
+  pcre2_set_match_limit(context.get(), kMatchLimit);
+  pcre2_set_heap_limit(context.get(), kHeapLimitKiB);
+  const int result =
+      pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, data.get(), context.get());
+  TORCH_CHECK_VALUE(
+      result >= 0 || result == PCRE2_ERROR_NOMATCH, "the regular expression ", quote(pattern_), " cannot be matched ",
+      "with ", quote(text), ": it takes too many steps");
+  return result >= 0;
 }
 
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing) {

@@ -12,9 +12,11 @@ namespace rora::detail {
 class FullMatch {
  public:
   explicit FullMatch(const std::string& pattern);
+  /// Throws `c10::ValueError`, too, where matching takes more steps than any sensible expression does.
   bool operator()(const std::string& text) const;
 
  private:
+  std::string pattern_;
   std::shared_ptr<void> code_;
 };
 

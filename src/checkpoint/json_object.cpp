@@ -3,6 +3,8 @@
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
 
+#include <c10/util/Exception.h>
+
 #include <cmath>
 
 namespace rora {
@@ -17,6 +19,10 @@ const Json& required(const JsonObject& object, const std::string& field) {
   return object.value().json.at(field);
 }
 
+bool is_integer(const Json& value) {
+  return value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
+}
+
 template <typename T, typename Matches>
 std::vector<T> list(const JsonObject& object, const std::string& field, const char* kind, Matches matches) {
   std::vector<T> values;
@@ -27,7 +33,7 @@ std::vector<T> list(const JsonObject& object, const std::string& field, const ch
   const Json wrapped = json.is_array() ? json : Json::array({json});
   for (const Json& each : wrapped) {
     if (!matches(each)) {
-      object.fail(field, std::string("must be a list of ") + kind + ", not " + json.dump());
+      object.fail(field, std::string("must be a list of ") + kind + ", not " + detail::shown(json));
     }
     values.push_back(each.get<T>());
   }
@@ -89,13 +95,13 @@ bool JsonObject::is_object(const std::string& field) const {
 }
 
 std::string JsonObject::text(const std::string& field) const {
-  return contains(field) ? value_->json.at(field).dump() : "null";
+  return contains(field) ? detail::shown(value_->json.at(field)) : "null";
 }
 
 int64_t JsonObject::integer(const std::string& field) const {
   const Json& value = required(*this, field);
-  if (!value.is_number_integer()) {
-    fail(field, "must be an integer, not " + value.dump());
+  if (!is_integer(value)) {
+    fail(field, "must be an integer, not " + detail::shown(value));
   }
   return value.get<int64_t>();
 }
@@ -107,7 +113,7 @@ int64_t JsonObject::integer(const std::string& field, int64_t absent) const {
 double JsonObject::number(const std::string& field) const {
   const Json& value = required(*this, field);
   if (!value.is_number() || !std::isfinite(value.get<double>())) {
-    fail(field, "must be a number, not " + value.dump());
+    fail(field, "must be a number, not " + detail::shown(value));
   }
   return value.get<double>();
 }
@@ -122,7 +128,7 @@ bool JsonObject::boolean(const std::string& field, bool absent) const {
   }
   const Json& value = value_->json.at(field);
   if (!value.is_boolean()) {
-    fail(field, "must be true or false, not " + value.dump());
+    fail(field, "must be true or false, not " + detail::shown(value));
   }
   return value.get<bool>();
 }
@@ -130,7 +136,7 @@ bool JsonObject::boolean(const std::string& field, bool absent) const {
 std::string JsonObject::string(const std::string& field) const {
   const Json& value = required(*this, field);
   if (!value.is_string()) {
-    fail(field, "must be a string, not " + value.dump());
+    fail(field, "must be a string, not " + detail::shown(value));
   }
   return value.get<std::string>();
 }
@@ -140,7 +146,7 @@ std::string JsonObject::string(const std::string& field, const std::string& abse
 }
 
 std::vector<int64_t> JsonObject::integers(const std::string& field) const {
-  return list<int64_t>(*this, field, "integers", [](const Json& each) { return each.is_number_integer(); });
+  return list<int64_t>(*this, field, "integers", is_integer);
 }
 
 std::vector<std::string> JsonObject::strings(const std::string& field) const {
@@ -198,7 +204,11 @@ JsonFields& JsonFields::set(const std::string& field, const JsonFields& value) {
 }
 
 std::string JsonFields::text() const {
-  return value_->json.dump(2) + "\n";
+  try {
+    return value_->json.dump(2) + "\n";
+  } catch (const Json::exception&) {
+    C10_THROW_ERROR(ValueError, "a text for a JSON file is not UTF-8");
+  }
 }
 
 } // namespace rora

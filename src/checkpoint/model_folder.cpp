@@ -14,7 +14,7 @@ using detail::quote;
 
 /// The index's `weight_map`: the shard of each tensor.
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
-  const auto index = detail::read_json(path);
+  const auto index = detail::read_sorted_json(path);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     throw FormatError(path, "weight_map: expected an object of tensor names and files");
   }

@@ -1,6 +1,7 @@
 #include "text/added_tokens.h"
 
 #include "text/json_field.h"
+#include "text/limits.h"
 #include "text/pattern.h"
 #include "text/unicode_additions.h"
 #include "text/utf8.h"
@@ -41,6 +42,9 @@ AddedToken added_token_from_json(const JsonField& field) {
   token.content = field["content"].string();
   if (token.content.empty()) {
     field["content"].fail("an empty token is not supported");
+  }
+  if (token.content.size() > kMaxAddedTokenBytes) {
+    field["content"].fail("a token of more than 1024 bytes is not supported");
   }
   token.single_word = field["single_word"].boolean_or(token.single_word);
   token.lstrip = field["lstrip"].boolean_or(token.lstrip);

@@ -1,5 +1,6 @@
 #include "text/byte_pair_encoding.h"
 
+#include "checkpoint/json.h"
 #include "checkpoint/quote.h"
 #include "text/byte_fallback.h"
 #include "text/json_field.h"
@@ -76,7 +77,7 @@ BytePairEncoding::BytePairEncoding(const JsonField& field) {
        "ignore_merges", "vocab", "merges"});
   const JsonField dropout = field["dropout"];
   if (!dropout.is_null() && !(dropout.value().is_number() && dropout.value().get<double>() == 0)) {
-    dropout.fail("expected null, found " + dropout.value().dump());
+    dropout.fail("expected null, found " + shown(dropout.value()));
   }
   require_empty(field["continuing_subword_prefix"]);
   require_empty(field["end_of_word_suffix"]);
@@ -103,7 +104,7 @@ void BytePairEncoding::read_vocabulary(const JsonField& field) {
   tokens_.reserve(members.size());
   for (const auto& [token, value] : members.items()) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= std::numeric_limits<int32_t>::max()) {
-      field[token].fail("expected an id that fits into 31 bits, found " + value.dump());
+      field[token].fail("expected an id that fits into 31 bits, found " + shown(value));
     }
     const auto id = value.get<int64_t>();
     const auto entry = ids_.emplace(token, id).first;

@@ -4,10 +4,12 @@
 #include "text/byte_fallback.h"
 #include "text/byte_level.h"
 #include "text/json_field.h"
+#include "text/limits.h"
 #include "text/metaspace.h"
 #include "text/pattern.h"
 #include "text/utf8.h"
 
+#include <numeric>
 #include <optional>
 
 namespace rora::detail {
@@ -22,9 +24,14 @@ std::string join(const std::vector<std::string>& parts) {
   return joined;
 }
 
+size_t size_of(const std::vector<std::string>& parts) {
+  return std::accumulate(
+      parts.begin(), parts.end(), size_t{0}, [](size_t size, const std::string& part) { return size + part.size(); });
+}
+
 class DecoderSequence : public Decoder {
  public:
-  explicit DecoderSequence(const JsonField& field) {
+  explicit DecoderSequence(const JsonField& field) : place_(field.place()) {
     field.allow_only({"type", "decoders"});
     for (const JsonField& element : field["decoders"].elements()) {
       element.object();
@@ -32,34 +39,43 @@ class DecoderSequence : public Decoder {
     }
   }
   std::vector<std::string> decode(std::vector<std::string> tokens) const override {
+    const size_t original = size_of(tokens);
     for (const auto& decoder : decoders_) {
       tokens = decoder->decode(std::move(tokens));
+      check_growth(place_, size_of(tokens), original);
     }
     return tokens;
   }
 
  private:
+  JsonPlace place_;
   std::vector<std::unique_ptr<Decoder>> decoders_;
 };
 
 class ReplaceDecoder : public Decoder {
  public:
-  explicit ReplaceDecoder(const JsonField& field) : pattern_(Pattern::from_json(field["pattern"])) {
+  explicit ReplaceDecoder(const JsonField& field)
+      : place_(field.place()), pattern_(Pattern::from_json(field["pattern"])) {
     field.allow_only({"type", "pattern", "content"});
     content_ = field["content"].string();
   }
   std::vector<std::string> decode(std::vector<std::string> tokens) const override {
+    const size_t original = size_of(tokens);
+    size_t size = 0;
     for (std::string& token : tokens) {
       std::string replaced;
       for (const Span& span : pattern_.find(token)) {
         replaced += span.matched ? content_ : token.substr(span.begin, span.end - span.begin);
+        check_growth(place_, size + replaced.size(), original);
       }
+      size += replaced.size();
       token = std::move(replaced);
     }
     return tokens;
   }
 
  private:
+  JsonPlace place_;
   Pattern pattern_;
   std::string content_;
 };

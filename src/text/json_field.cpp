@@ -1,6 +1,5 @@
 #include "text/json_field.h"
 
-#include <rora/checkpoint/file.h>
 #include <rora/error.h>
 
 #include "checkpoint/json.h"
@@ -13,17 +12,20 @@ namespace rora::detail {
 namespace {
 
 const nlohmann::json kNull;
-constexpr int kMaxDepth = 64;
 constexpr size_t kShownKey = 80;
 
-std::string shown(const nlohmann::json& value) {
+std::string described(const nlohmann::json& value) {
   if (value.is_object() || value.is_array()) {
     return std::string("an ") + value.type_name();
   }
-  return value.is_string() ? quote(value.get_ref<const std::string&>()) : value.dump();
+  return value.is_string() ? quote(value.get_ref<const std::string&>()) : shown(value);
 }
 
 } // namespace
+
+void JsonPlace::fail(const std::string& what) const {
+  throw FormatError(path, name.empty() ? what : name + ": " + what);
+}
 
 JsonField::JsonField(const std::filesystem::path& path, const nlohmann::json& document)
     : JsonField(&path, "", &document) {}
@@ -48,6 +50,10 @@ std::vector<JsonField> JsonField::elements() const {
     fields.push_back({path_, name_ + "[" + std::to_string(index) + "]", &(*value_)[index]});
   }
   return fields;
+}
+
+JsonPlace JsonField::place() const {
+  return {*path_, name_};
 }
 
 bool JsonField::is_null() const {
@@ -107,32 +113,15 @@ void JsonField::allow_only(std::initializer_list<std::string_view> keys) const {
 }
 
 void JsonField::fail(const std::string& what) const {
-  throw FormatError(*path_, name_.empty() ? what : name_ + ": " + what);
+  place().fail(what);
 }
 
 void JsonField::fail_type(std::string_view expected) const {
-  fail("expected " + std::string(expected) + ", found " + (is_null() ? "nothing" : shown(*value_)));
+  fail("expected " + std::string(expected) + ", found " + (is_null() ? "nothing" : described(*value_)));
 }
 
 nlohmann::json read_json_object(const std::filesystem::path& path) {
-  using json = nlohmann::json;
-  const std::string content = read_file(path);
-  // The parser takes a zero byte for the end and would ignore what follows.
-  if (const size_t zero = content.find('\0'); zero != std::string::npos) {
-    throw FormatError(path, "not valid JSON: zero byte at offset " + std::to_string(zero));
-  }
-  const auto check_depth = [&](int depth, json::parse_event_t, json&) {
-    if (depth > kMaxDepth) {
-      throw FormatError(path, "JSON is nested deeper than " + std::to_string(kMaxDepth) + " levels");
-    }
-    return true;
-  };
-  json document;
-  try {
-    document = json::parse(content, check_depth);
-  } catch (const json::exception& error) {
-    throw FormatError(path, "not valid JSON: " + json_reason(error));
-  }
+  nlohmann::json document = read_sorted_json(path);
   if (!document.is_object()) {
     throw FormatError(path, std::string("expected a JSON object, found ") + document.type_name());
   }

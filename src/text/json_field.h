@@ -12,6 +12,15 @@
 
 namespace rora::detail {
 
+/// Where a value stands: for errors that are found once the document is gone.
+struct JsonPlace {
+  std::filesystem::path path;
+  std::string name;
+
+  /// Throws `FormatError`: "PATH: NAME: what".
+  [[noreturn]] void fail(const std::string& what) const;
+};
+
 /// A value inside a JSON file, with the path of the file and the name of the value, so that every error says both. The
 /// document outlives its fields.
 class JsonField {
@@ -23,6 +32,8 @@ class JsonField {
 
   /// The elements of an array.
   std::vector<JsonField> elements() const;
+
+  JsonPlace place() const;
 
   bool is_null() const;
   bool is_string() const;
@@ -51,8 +62,7 @@ class JsonField {
   const nlohmann::json* value_;
 };
 
-/// The JSON object in a file; of keys given twice the last counts. `read_json` keeps their order instead, in quadratic
-/// time, which a vocabulary cannot afford. Throws `FileError` and `FormatError`.
+/// The JSON object in a file. Throws `FileError` and `FormatError`.
 nlohmann::json read_json_object(const std::filesystem::path& path);
 
 } // namespace rora::detail

@@ -2,6 +2,7 @@
 
 #include "checkpoint/quote.h"
 #include "text/json_field.h"
+#include "text/limits.h"
 #include "text/utf8.h"
 
 #include <nlohmann/json.hpp>
@@ -63,6 +64,9 @@ void JsonTokenizer::read_added_tokens(const JsonField& field) {
       element["id"].fail("it is also that of " + quote(*model_.token(token.id)));
     }
     std::string spelling = token.normalized && normalizer_ ? normalizer_->normalize(token.content) : token.content;
+    if (spelling.size() > kMaxAddedTokenBytes) {
+      element["content"].fail("it is longer than 1024 bytes once normalized");
+    }
     if (!added_ids_.emplace(token.content, token.id).second ||
         !(token.normalized ? normalized_tokens_ : raw_tokens_).add(token, spelling)) {
       element["content"].fail(quote(token.content) + " is spelled like another added token");
@@ -122,6 +126,7 @@ void JsonTokenizer::read_template(const JsonField& field) {
 }
 
 std::vector<int64_t> JsonTokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  check_text(text);
   const std::string valid = to_valid_utf8(text);
   std::vector<int64_t> ids;
   if (add_special_tokens) {

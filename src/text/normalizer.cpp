@@ -1,7 +1,7 @@
 #include "text/normalizer.h"
 
 #include "checkpoint/quote.h"
-#include "text/json_field.h"
+#include "text/limits.h"
 #include "text/pattern.h"
 
 #include <algorithm>
@@ -13,12 +13,16 @@ namespace {
 
 class PrependNormalizer : public Normalizer {
  public:
-  explicit PrependNormalizer(const JsonField& field) {
+  explicit PrependNormalizer(const JsonField& field) : Normalizer(field) {
     field.allow_only({"type", "prepend"});
     prefix_ = field["prepend"].string();
   }
-  std::string normalize(std::string text) const override {
-    return text.empty() ? text : prefix_ + text;
+  std::string apply(std::string text, size_t original) const override {
+    if (!text.empty()) {
+      check_growth(place(), prefix_.size() + text.size(), original);
+      text.insert(0, prefix_);
+    }
+    return text;
   }
   bool keeps_start() const override {
     return false;
@@ -30,19 +34,21 @@ class PrependNormalizer : public Normalizer {
 
 class ReplaceNormalizer : public Normalizer {
  public:
-  explicit ReplaceNormalizer(const JsonField& field) : pattern_(Pattern::from_json(field["pattern"])) {
+  explicit ReplaceNormalizer(const JsonField& field)
+      : Normalizer(field), pattern_(Pattern::from_json(field["pattern"])) {
     field.allow_only({"type", "pattern", "content"});
     content_ = field["content"].string();
     if (pattern_.matches_empty()) {
       field["pattern"].fail("a pattern that matches the empty string is not supported");
     }
   }
-  std::string normalize(std::string text) const override {
+  std::string apply(std::string text, size_t original) const override {
     std::string replaced;
     replaced.reserve(text.size());
     for (const Span& span : pattern_.find(text)) {
       replaced +=
           span.matched ? std::string_view(content_) : std::string_view(text).substr(span.begin, span.end - span.begin);
+      check_growth(place(), replaced.size(), original);
     }
     return replaced;
   }
@@ -57,16 +63,16 @@ class ReplaceNormalizer : public Normalizer {
 
 class NormalizerSequence : public Normalizer {
  public:
-  explicit NormalizerSequence(const JsonField& field) {
+  explicit NormalizerSequence(const JsonField& field) : Normalizer(field) {
     field.allow_only({"type", "normalizers"});
     for (const JsonField& element : field["normalizers"].elements()) {
       element.object();
       normalizers_.push_back(normalizer_from_json(element));
     }
   }
-  std::string normalize(std::string text) const override {
+  std::string apply(std::string text, size_t original) const override {
     for (const auto& normalizer : normalizers_) {
-      text = normalizer->normalize(std::move(text));
+      text = normalizer->apply(std::move(text), original);
     }
     return text;
   }

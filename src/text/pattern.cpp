@@ -1,7 +1,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/pattern.h"
 
-#include "text/json_field.h"
+#include "checkpoint/quote.h"
 #include "text/regex_syntax.h"
 #include "text/utf8.h"
 
@@ -10,6 +10,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <ctime>
 #include <optional>
 #include <stdexcept>
 
@@ -27,42 +29,91 @@ std::string pcre2_message(int code) {
   return reinterpret_cast<const char*>(buffer);
 }
 
+// For an attempt at one place. Nested repeats take time that doubles with each character: they end here instead.
+constexpr size_t kMatchLimit = 1'000'000;
+constexpr size_t kStepsPerByte = 8; // a run of white space is gone back through, which is one step a byte
+constexpr uint32_t kHeapLimitKiB = 256 * 1024;
+constexpr size_t kWindow = 32; // places tried between two looks at the clock
+constexpr double kSecondsPerByte = 2e-6; // sensible expressions take a tenth of that
+constexpr double kSecondsForAny = 5.0;
+
+double coarse_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &time); // without asking the kernel
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+/// Why an expression could not be matched.
+struct MatchFailure {
+  std::string reason;
+};
+
 /// Finds matches of one expression in one text, from left to right.
 class Matcher {
  public:
   Matcher(const pcre2_code* code, std::string_view text)
-      : code_(code), text_(text), data_(pcre2_match_data_create_from_pattern(code, nullptr)) {}
+      : code_(code),
+        text_(text),
+        data_(pcre2_match_data_create_from_pattern(code, nullptr)),
+        context_(pcre2_match_context_create(nullptr)) {
+    const size_t limit = kMatchLimit + kStepsPerByte * text.size();
+    pcre2_set_match_limit(context_, static_cast<uint32_t>(std::min<size_t>(limit, UINT32_MAX)));
+    pcre2_set_heap_limit(context_, kHeapLimitKiB);
+  }
   ~Matcher() {
+    pcre2_match_context_free(context_);
     pcre2_match_data_free(data_);
   }
   Matcher(const Matcher&) = delete;
   Matcher& operator=(const Matcher&) = delete;
 
-  /// The first match that begins at `offset` or later.
+  /// The first match that begins at `offset` or later. Throws `MatchFailure`.
   std::optional<Span> find_from(size_t offset) {
-    int result = match(offset, PCRE2_NO_UTF_CHECK);
-    if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
-      result = match(offset, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT); // the interpreter keeps its state on the heap
+    check_time();
+    for (; offset <= text_.size(); offset = after_window(offset)) {
+      pcre2_set_offset_limit(context_, offset + kWindow - 1);
+      int result = match(offset, PCRE2_NO_UTF_CHECK);
+      if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
+        result = match(offset, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT); // the interpreter keeps its state on the heap
+      }
+      if (result >= 0) {
+        const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(data_);
+        return Span{offsets[0], offsets[1], true};
+      }
+      if (result != PCRE2_ERROR_NOMATCH) {
+        throw MatchFailure{pcre2_message(result)};
+      }
+      check_time();
     }
-    if (result == PCRE2_ERROR_NOMATCH) {
-      return std::nullopt;
-    }
-    if (result < 0) {
-      throw std::runtime_error("the tokenizer's regular expression failed on the text: " + pcre2_message(result));
-    }
-    const PCRE2_SIZE* const offsets = pcre2_get_ovector_pointer(data_);
-    return Span{offsets[0], offsets[1], true};
+    return std::nullopt;
   }
 
  private:
   int match(size_t offset, uint32_t options) {
     return pcre2_match(
-        code_, reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(), offset, options, data_, nullptr);
+        code_, reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(), offset, options, data_, context_);
+  }
+
+  /// Where the next character begins behind the places that were tried.
+  size_t after_window(size_t offset) const {
+    offset += kWindow;
+    while (offset < text_.size() && (static_cast<unsigned char>(text_[offset]) & 0xC0) == 0x80) {
+      ++offset;
+    }
+    return offset;
+  }
+
+  void check_time() const {
+    if (coarse_seconds() - begin_ > kSecondsForAny + kSecondsPerByte * static_cast<double>(text_.size())) {
+      throw MatchFailure{"it takes too long"};
+    }
   }
 
   const pcre2_code* code_;
   std::string_view text_;
   pcre2_match_data* data_;
+  pcre2_match_context* context_;
+  double begin_ = coarse_seconds();
 };
 
 } // namespace
@@ -84,8 +135,8 @@ Pattern Pattern::pcre2(std::string_view expression) {
       pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_code* const code = pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(), PCRE2_UTF | PCRE2_UCP, &error, &error_offset,
-      context.get());
+      reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
+      PCRE2_UTF | PCRE2_UCP | PCRE2_USE_OFFSET_LIMIT, &error, &error_offset, context.get());
   if (code == nullptr) {
     C10_THROW_ERROR(ValueError, pcre2_message(error));
   }
@@ -110,7 +161,9 @@ Pattern Pattern::from_json(const JsonField& field) {
     return literal(text.string());
   }
   try {
-    return regex(expression.string());
+    Pattern pattern = regex(expression.string());
+    pattern.place_ = expression.place();
+    return pattern;
   } catch (const c10::ValueError& error) {
     expression.fail(std::string("this regular expression is not supported: ") + error.what_without_backtrace());
   }
@@ -129,7 +182,18 @@ std::vector<Span> Pattern::find(std::string_view text) const {
   if (text.empty()) {
     return {};
   }
-  return code_ == nullptr ? find_literal(text) : find_regex(text);
+  if (code_ == nullptr) {
+    return find_literal(text);
+  }
+  try {
+    return find_regex(text);
+  } catch (const MatchFailure& failure) {
+    const std::string what = "the regular expression fails on the text " + quote(text) + ": " + failure.reason;
+    if (place_) {
+      place_->fail(what);
+    }
+    throw std::runtime_error(what);
+  }
 }
 
 std::vector<Span> Pattern::find_literal(std::string_view text) const {

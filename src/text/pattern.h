@@ -1,14 +1,15 @@
 #pragma once
 
+#include "text/json_field.h"
+
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace rora::detail {
-
-class JsonField;
 
 /// A part of a text, from byte `begin` to `end`, that a pattern matched or left over.
 struct Span {
@@ -36,7 +37,9 @@ class Pattern {
   /// Whether it matches the empty string.
   bool matches_empty() const;
 
-  /// Every match in well-formed UTF-8 `text` and what lies between, in order; together they cover the text.
+  /// Every match in well-formed UTF-8 `text` and what lies between, in order; together they cover the text. Throws
+  /// `FormatError`, or `std::runtime_error` for an expression of no file, where matching takes more time or memory than
+  /// any sensible expression does.
   std::vector<Span> find(std::string_view text) const;
 
  private:
@@ -46,6 +49,7 @@ class Pattern {
 
   std::string literal_;
   std::shared_ptr<const void> code_; // pcre2_code
+  std::optional<JsonPlace> place_; // of the expression, where it stands in a file
 };
 
 } // namespace rora::detail

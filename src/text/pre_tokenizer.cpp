@@ -3,12 +3,14 @@
 #include "checkpoint/quote.h"
 #include "text/byte_level.h"
 #include "text/json_field.h"
+#include "text/limits.h"
 #include "text/metaspace.h"
 #include "text/pattern.h"
 #include "text/unicode_additions.h"
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <utility>
 
 namespace rora::detail {
@@ -189,7 +191,7 @@ class MetaspacePreTokenizer : public PreTokenizer {
 
 class PreTokenizerSequence : public PreTokenizer {
  public:
-  explicit PreTokenizerSequence(const JsonField& field) {
+  explicit PreTokenizerSequence(const JsonField& field) : place_(field.place()) {
     field.allow_only({"type", "pretokenizers"});
     for (const JsonField& element : field["pretokenizers"].elements()) {
       element.object();
@@ -197,8 +199,10 @@ class PreTokenizerSequence : public PreTokenizer {
     }
   }
   std::vector<Piece> split(std::vector<Piece> pieces) const override {
+    const size_t original = size_of(pieces);
     for (const auto& pre_tokenizer : pre_tokenizers_) {
       pieces = pre_tokenizer->split(std::move(pieces));
+      check_growth(place_, size_of(pieces), original);
     }
     return pieces;
   }
@@ -208,6 +212,13 @@ class PreTokenizerSequence : public PreTokenizer {
   }
 
  private:
+  static size_t size_of(const std::vector<Piece>& pieces) {
+    return std::accumulate(pieces.begin(), pieces.end(), size_t{0}, [](size_t size, const Piece& piece) {
+      return size + piece.text.size();
+    });
+  }
+
+  JsonPlace place_;
   std::vector<std::unique_ptr<PreTokenizer>> pre_tokenizers_;
 };
 

@@ -70,6 +70,17 @@ TEST(AttachAdapters, ARegularExpressionMustMatchTheWholeName) {
       HasSubstr("not a regular expression"));
 }
 
+TEST(AttachAdapters, ARegularExpressionThatTakesTooManyStepsIsAnError) {
+  auto model = tiny_llama();
+  const std::string nested = "(?:[a-z_.0-9]+)+!";
+  EXPECT_THAT(
+      message_of([&] { attach_adapters(*model, targeting(ModuleSelection::matching(nested))); }),
+      HasSubstr("'(?:[a-z_.0-9]+)+!' cannot be matched with 'model.layers.0"));
+  auto options = targeting(std::vector<std::string>{"q_proj"});
+  options.rank_pattern({{nested, 8}});
+  EXPECT_THAT(message_of([&] { attach_adapters(*model, options); }), HasSubstr("cannot be matched with"));
+}
+
 TEST(AttachAdapters, AllLinearLeavesTheHeadOut) {
   auto model = tiny_llama();
   EXPECT_FALSE(model->lm_head.is_empty());

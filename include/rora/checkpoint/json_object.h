@@ -32,7 +32,7 @@ class JsonObject {
   bool is_off(const std::string& field) const;
   bool is_string(const std::string& field) const;
   bool is_object(const std::string& field) const;
-  /// The value as JSON text, for messages.
+  /// The value as JSON text, cut to a line's length, for messages.
   std::string text(const std::string& field) const;
 
   int64_t integer(const std::string& field) const;
@@ -80,7 +80,7 @@ class JsonFields {
   JsonFields& set(const std::string& field, const std::vector<std::string>& value);
   JsonFields& set(const std::string& field, const JsonFields& value);
 
-  /// The text of the object, indented by two, with a line's end.
+  /// The text of the object, indented by two, with a line's end. Throws `c10::ValueError` where a string is not UTF-8.
   std::string text() const;
 
   struct Value;
