@@ -9,7 +9,9 @@
 #include <sstream>
 #include <string_view>
 
+#include "checkpoint/json.h"
 #include "checkpoint/quote.h"
+#include "utf8_sequence.h"
 
 namespace rora {
 
@@ -17,41 +19,10 @@ namespace {
 
 using nlohmann::json;
 
-/// The offset of the first byte that is not well-formed UTF-8 (no overlong forms, surrogates or code points past
-/// U+10FFFF), or npos.
-size_t find_invalid_utf8(std::string_view text) {
-  size_t i = 0;
-  while (i < text.size()) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    size_t length = 1;
-    // The second byte's range (Unicode, table 3-7).
-    unsigned char low = 0x80;
-    unsigned char high = 0xBF;
-    if (lead >= 0xC2 && lead <= 0xDF) {
-      length = 2;
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-      length = 3;
-      low = lead == 0xE0 ? 0xA0 : low;
-      high = lead == 0xED ? 0x9F : high;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-      length = 4;
-      low = lead == 0xF0 ? 0x90 : low;
-      high = lead == 0xF4 ? 0x8F : high;
-    } else if (lead >= 0x80) {
-      return i;
-    }
-    for (size_t k = 1; k < length; ++k) {
-      const unsigned char byte = i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0;
-      if (byte < low || byte > high) {
-        return i;
-      }
-      low = 0x80;
-      high = 0xBF;
-    }
-    i += length;
-  }
-  return std::string_view::npos;
-}
+// Tokenising takes a hundred times as much memory for a while.
+constexpr size_t kMaxRecordBytes = size_t{16} << 20;
+// A chat is rendered up to each of its messages.
+constexpr size_t kMaxMessages = 4096;
 
 int64_t line_of(std::string_view text, size_t offset) {
   return 1 + std::count(text.begin(), text.begin() + std::min(offset, text.size()), '\n');
@@ -69,22 +40,28 @@ std::string parse_reason(const json::exception& error) {
   return reason.substr(0, reason.find("; last read"));
 }
 
+[[noreturn]] void fail_at(
+    const std::filesystem::path& file, std::string_view content, size_t offset, const std::string& reason) {
+  const size_t newline = offset == 0 ? std::string_view::npos : content.rfind('\n', offset - 1);
+  const size_t column = offset - (newline == std::string_view::npos ? 0 : newline + 1) + 1;
+  std::ostringstream what;
+  what << "line " << line_of(content, offset) << ", column " << column << ": malformed JSON: " << reason;
+  throw FormatError(file, what.str());
+}
+
 /// Parses `text`, which begins at `offset` of `content`.
 json parse(const std::filesystem::path& file, std::string_view content, size_t offset, std::string_view text) {
+  const auto fail_in_line = [&](const std::string& reason) {
+    throw FormatError(file, "line " + std::to_string(line_of(content, offset)) + ": " + reason);
+  };
   try {
-    return json::parse(text.begin(), text.end());
+    return detail::parse_checked_json<json>(text, fail_in_line);
   } catch (const json::parse_error& error) {
-    const size_t at = offset + std::min(error.byte == 0 ? 0 : error.byte - 1, text.size());
-    const size_t newline = at == 0 ? std::string_view::npos : content.rfind('\n', at - 1);
-    const size_t column = at - (newline == std::string_view::npos ? 0 : newline + 1) + 1;
-    std::ostringstream what;
-    what << "line " << line_of(content, at) << ", column " << column << ": malformed JSON: " << parse_reason(error);
-    throw FormatError(file, what.str());
+    fail_at(file, content, offset + std::min(error.byte == 0 ? 0 : error.byte - 1, text.size()), parse_reason(error));
   } catch (const json::exception& error) {
-    std::ostringstream what;
-    what << "line " << line_of(content, offset) << ": malformed JSON: " << parse_reason(error);
-    throw FormatError(file, what.str());
+    fail_in_line("malformed JSON: " + parse_reason(error));
   }
+  return {};
 }
 
 std::string describe(const json& value) {
@@ -221,6 +198,9 @@ class RecordParser {
     if (!messages.is_array()) {
       fail_field("messages", "an array", describe(messages));
     }
+    if (messages.size() > kMaxMessages) {
+      fail_field("messages", "at most " + std::to_string(kMaxMessages), std::to_string(messages.size()));
+    }
     for (const json& message : messages) {
       const std::string field = "messages[" + std::to_string(record_.messages.size()) + "]";
       if (!message.is_object()) {
@@ -252,30 +232,92 @@ class RecordParser {
   Record record_;
 };
 
-std::vector<Record> parse_array(const std::filesystem::path& file, std::string_view content) {
-  const json array = parse(file, content, 0, content);
-  std::vector<Record> records;
-  records.reserve(array.size());
-  for (const json& value : array) {
-    records.push_back(RecordParser(file, static_cast<int64_t>(records.size()) + 1, 0).parse(value));
-  }
-  return records;
-}
+/// Makes records of their texts, one after the other.
+class RecordReader {
+ public:
+  RecordReader(const std::filesystem::path& file, std::string_view content) : file_(file), content_(content) {}
 
-std::vector<Record> parse_lines(const std::filesystem::path& file, std::string_view content) {
-  std::vector<Record> records;
-  int64_t line = 1;
-  for (size_t begin = 0; begin < content.size(); ++line) {
-    const size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view text = content.substr(begin, end - begin);
-    if (text.find_first_not_of(" \t\r") != std::string_view::npos) {
-      const json value = parse(file, content, begin, text);
-      records.push_back(RecordParser(file, static_cast<int64_t>(records.size()) + 1, line).parse(value));
+  /// A record that has the content from `begin` to `end`; `line` is 0 in an array.
+  void add(size_t begin, size_t end, int64_t line) {
+    const int64_t number = static_cast<int64_t>(records_.size()) + 1;
+    if (end - begin > kMaxRecordBytes) {
+      Record record;
+      record.number = number;
+      record.line = line;
+      throw FormatError(
+          file_,
+          record.place() + ": expected at most " + std::to_string(kMaxRecordBytes) + " bytes, found " +
+              std::to_string(end - begin));
     }
-    begin = end + 1;
+    const json value = parse(file_, content_, begin, content_.substr(begin, end - begin));
+    records_.push_back(RecordParser(file_, number, line).parse(value));
   }
-  return records;
-}
+
+  void add_lines() {
+    int64_t line = 1;
+    for (size_t begin = 0; begin < content_.size(); ++line) {
+      const size_t end = std::min(content_.find('\n', begin), content_.size());
+      if (!is_blank(begin, end)) {
+        add(begin, end, line);
+      }
+      begin = end + 1;
+    }
+  }
+
+  /// The elements of the array that begins at `opening`: cut apart first, as the values of all would take many times the
+  /// file's size.
+  void add_elements(size_t opening) {
+    size_t end = opening;
+    do {
+      const size_t begin = end + 1;
+      end = end_of_element(begin);
+      const bool is_empty_array = content_[end] == ']' && records_.empty() && is_blank(begin, end);
+      if (!is_empty_array) {
+        add(begin, end, 0);
+      }
+    } while (content_[end] == ',');
+    if (const size_t more = content_.find_first_not_of(kBlank, end + 1); more != std::string_view::npos) {
+      fail_at(file_, content_, more, "text behind the array's end");
+    }
+  }
+
+  std::vector<Record> take() {
+    return std::move(records_);
+  }
+
+ private:
+  static constexpr const char* kBlank = " \t\r\n";
+
+  bool is_blank(size_t begin, size_t end) const {
+    return content_.substr(begin, end - begin).find_first_not_of(kBlank) == std::string_view::npos;
+  }
+
+  /// Where the comma or the bracket stands that ends the element which begins at `begin`.
+  size_t end_of_element(size_t begin) const {
+    bool in_string = false;
+    size_t depth = 0;
+    for (size_t i = begin; i < content_.size(); ++i) {
+      const char c = content_[i];
+      if (in_string) {
+        i += c == '\\' ? 1 : 0;
+        in_string = c != '"';
+      } else if (c == '"') {
+        in_string = true;
+      } else if (c == '[' || c == '{') {
+        ++depth;
+      } else if (depth == 0 && (c == ',' || c == ']')) {
+        return i;
+      } else if (c == ']' || c == '}') {
+        depth -= depth > 0 ? 1 : 0;
+      }
+    }
+    fail_at(file_, content_, content_.size(), "the array has no end");
+  }
+
+  const std::filesystem::path& file_;
+  std::string_view content_;
+  std::vector<Record> records_;
+};
 
 } // namespace
 
@@ -293,8 +335,8 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
 }
 
 std::vector<Record> read_records(const std::filesystem::path& file) {
-  const std::string bytes = read_file(file);
-  const size_t invalid = find_invalid_utf8(bytes);
+  const std::string bytes = read_file_or_pipe(file);
+  const size_t invalid = detail::find_invalid_utf8(bytes);
   if (invalid != std::string::npos) {
     std::ostringstream what;
     what << "line " << line_of(bytes, invalid) << ": expected UTF-8, found the byte 0x" << std::hex
@@ -314,7 +356,13 @@ std::vector<Record> read_records(const std::filesystem::path& file) {
   if (first == std::string_view::npos) {
     throw FormatError(file, "expected records, found an empty file");
   }
-  std::vector<Record> records = content[first] == '[' ? parse_array(file, content) : parse_lines(file, content);
+  RecordReader reader(file, content);
+  if (content[first] == '[') {
+    reader.add_elements(first);
+  } else {
+    reader.add_lines();
+  }
+  std::vector<Record> records = reader.take();
   if (records.empty()) {
     throw FormatError(file, "expected records, found an empty array");
   }

@@ -1,5 +1,7 @@
 #include "text/utf8.h"
 
+#include "utf8_sequence.h"
+
 #include <cstdint>
 
 namespace rora::detail {
@@ -8,55 +10,13 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-struct Sequence {
-  size_t length; // of the character, or of the maximal ill-formed part
-  bool well_formed;
-};
-
-bool is_between(unsigned char byte, unsigned char low, unsigned char high) {
-  return byte >= low && byte <= high;
-}
-
-// Table 3-7 of the Unicode standard.
-Sequence read_sequence(std::string_view text, size_t offset) {
-  const auto byte = [&](size_t index) { return static_cast<unsigned char>(text[offset + index]); };
-  const unsigned char lead = byte(0);
-  if (lead < 0x80) {
-    return {1, true};
-  }
-  size_t length = 0;
-  unsigned char low = 0x80;
-  unsigned char high = 0xBF;
-  if (is_between(lead, 0xC2, 0xDF)) {
-    length = 2;
-  } else if (is_between(lead, 0xE0, 0xEF)) {
-    length = 3;
-    low = lead == 0xE0 ? 0xA0 : 0x80;
-    high = lead == 0xED ? 0x9F : 0xBF;
-  } else if (is_between(lead, 0xF0, 0xF4)) {
-    length = 4;
-    low = lead == 0xF0 ? 0x90 : 0x80;
-    high = lead == 0xF4 ? 0x8F : 0xBF;
-  } else {
-    return {1, false};
-  }
-  for (size_t index = 1; index < length; ++index) {
-    if (offset + index >= text.size() || !is_between(byte(index), low, high)) {
-      return {index, false};
-    }
-    low = 0x80;
-    high = 0xBF;
-  }
-  return {length, true};
-}
-
 } // namespace
 
 std::string to_valid_utf8(std::string_view text) {
   std::string valid;
   valid.reserve(text.size());
   for (size_t offset = 0; offset < text.size();) {
-    const Sequence sequence = read_sequence(text, offset);
+    const Utf8Sequence sequence = utf8_sequence(text, offset);
     valid += sequence.well_formed ? text.substr(offset, sequence.length) : kReplacement;
     offset += sequence.length;
   }

@@ -131,6 +131,17 @@ TEST(Records, RefusesMalformedMessages) {
       "record 1 (line 1): field `messages[0].content`: expected a string, found null");
 }
 
+TEST(Records, RefusesMoreMessagesThanAChatHas) {
+  std::string messages = R"({"role": "user", "content": "c"})";
+  for (int i = 1; i < 4096; ++i) {
+    messages += R"(,{"role": "assistant", "content": "c"})";
+  }
+  EXPECT_EQ(read("{\"messages\": [" + messages + "]}")[0].messages.size(), 4096u);
+  EXPECT_EQ(
+      refusal("{\"messages\": [" + messages + ",1]}"),
+      "record 1 (line 1): field `messages`: expected at most 4096, found 4097");
+}
+
 TEST(Records, RefusesIdsAndLabelsThatAreNone) {
   const auto of = [](const std::string& fields) { return refusal("[{" + fields + "}]"); };
   EXPECT_EQ(of(R"("input_ids": "1 2")"), "record 1: field `input_ids`: expected an array of integers, found a string");
@@ -180,8 +191,35 @@ TEST(Records, RefusesAnEmptyFile) {
 }
 
 TEST(Records, RefusesDeepNestingWithoutOverflowingTheStack) {
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  EXPECT_EQ(refusal(deep), "line 1: JSON is nested deeper than 64 levels");
+  EXPECT_EQ(refusal("\n{\"text\": " + deep + "}"), "line 2: JSON is nested deeper than 64 levels");
+  EXPECT_THAT(refusal(std::string(200000, '[')), HasSubstr("malformed JSON: the array has no end"));
+}
+
+TEST(Records, RefusesARecordThatIsTooLong) {
+  const auto record = [](size_t bytes) { return "{\"text\": \"" + std::string(bytes - 12, 'x') + "\"}"; };
+  constexpr size_t kLimit = size_t{16} << 20;
+  EXPECT_EQ(read(record(kLimit))[0].completion.size(), kLimit - 12);
   EXPECT_EQ(
-      refusal(std::string(200000, '[') + std::string(200000, ']')), "record 1: expected an object, found an array");
+      refusal("{\"text\": \"a\"}\n" + record(kLimit + 1)),
+      "record 2 (line 2): expected at most 16777216 bytes, found 16777217");
+  EXPECT_EQ(refusal("[" + record(kLimit + 1) + "]"), "record 1: expected at most 16777216 bytes, found 16777217");
+}
+
+TEST(Records, RefusesAKeyGivenTwice) {
+  EXPECT_EQ(refusal("{\"text\": \"a\"}\n{\"text\": \"a\", \"text\": \"b\"}"), "line 2: JSON key 'text' is given twice");
+}
+
+TEST(Records, CutsAnArrayApartWhereItsElementsEnd) {
+  const auto records = read(R"([{"text": "a],[\\"}, {"text": "\"]\\\"", "x": [[1, 2], {"y": "}"}]} , {"text": "b"} ])");
+  ASSERT_EQ(records.size(), 3u);
+  EXPECT_EQ(records[0].completion, "a],[\\");
+  EXPECT_EQ(records[1].completion, "\"]\\\"");
+  EXPECT_EQ(records[2].completion, "b");
+  for (const char* malformed : {"[{\"text\": \"a\"},]", "[,]", "[{\"text\": \"a\"}}]", "[{\"text\": [}]", "[\"\\\"]"}) {
+    EXPECT_THAT(refusal(malformed), HasSubstr("malformed JSON")) << malformed;
+  }
 }
 
 TEST(Records, RefusesAFileThatIsNotThere) {

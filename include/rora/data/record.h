@@ -38,8 +38,9 @@ struct Record {
 /// the keys of several kinds are there, the first of tokenised, chat, alpaca, prompt and completion, text is taken. A
 /// key that is null counts as absent.
 ///
-/// Throws `FileError`, and `FormatError` that names record, line and field: malformed JSON or UTF-8, a record of no
-/// kind, a field of another type, labels that are not as many as the ids, a file without records.
+/// A pipe is read once, up to 1 GiB, and a record may have 16 MiB of text. Throws `FileError`, and `FormatError` that
+/// names record, line and field: malformed JSON or UTF-8, a key given twice, a record of no kind, a field of another
+/// type, labels that are not as many as the ids, a file without records.
 std::vector<Record> read_records(const std::filesystem::path& file);
 
 /// The prompt of an alpaca record, ending where the answer begins:
