@@ -1,33 +1,44 @@
 #include <rora/error.h>
 
+#include "utf8_sequence.h"
+
 #include <cstdio>
+#include <string_view>
 
 namespace rora {
 
 namespace {
 
-// Paths and names come from outside and may hold line feeds or terminal controls.
-std::string one_line(const std::string& text) {
+// Room for what a message says itself; what it quotes is cut where it is quoted, but for what was overlooked.
+constexpr size_t kMaxMessage = 1900;
+
+} // namespace
+
+std::string one_line(std::string_view text) {
   std::string line;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F) {
+  for (size_t offset = 0; offset < text.size();) {
+    if (line.size() > kMaxMessage) {
+      return line + "...";
+    }
+    const auto byte = static_cast<unsigned char>(text[offset]);
+    const detail::Utf8Sequence sequence = detail::utf8_sequence(text, offset);
+    if (byte < 0x20 || byte == 0x7F || !sequence.well_formed) {
       char escaped[8];
       std::snprintf(escaped, sizeof(escaped), "\\x%02x", static_cast<unsigned>(byte));
       line += escaped;
+      ++offset;
     } else {
-      line += c;
+      line += text.substr(offset, sequence.length);
+      offset += sequence.length;
     }
   }
   return line;
 }
 
-} // namespace
-
 FileError::FileError(const std::filesystem::path& path, const std::string& what)
-    : std::runtime_error(one_line(path.string() + ": " + what)) {}
+    : std::runtime_error(one_line(path.string()) + ": " + one_line(what)) {}
 
 FormatError::FormatError(const std::filesystem::path& path, const std::string& what)
-    : std::runtime_error(one_line(path.string() + ": " + what)) {}
+    : std::runtime_error(one_line(path.string()) + ": " + one_line(what)) {}
 
 } // namespace rora

@@ -1,6 +1,7 @@
 #include "flags.h"
 
 #include <rora/checkpoint/file.h>
+#include <rora/checkpoint/json_object.h>
 #include <rora/error.h>
 
 #include <CLI/CLI.hpp>
@@ -107,10 +108,9 @@ std::vector<std::string> with_config_file(const CLI::App& app, const std::vector
     return arguments;
   }
   const std::filesystem::path path = *file;
-  const Json config = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) {
-    throw FormatError(path, "must be a JSON object whose keys are flags");
-  }
+  const std::string text = read_file(path);
+  JsonObject::parse(path, text); // refuses what is no object, keys given twice and nesting without end
+  const Json config = Json::parse(text);
   std::vector<std::string> expanded;
   for (const auto& [key, value] : config.items()) {
     const CLI::Option* option = app.get_option_no_throw("--" + key);

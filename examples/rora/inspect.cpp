@@ -75,15 +75,20 @@ Json describe_adapter(const std::filesystem::path& path) {
   return json;
 }
 
+/// What of a path is not UTF-8 shows as U+FFFD.
+std::string text_of(const Json& json) {
+  return json.dump(2, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
 int inspect(const Arguments& arguments) {
   if (!arguments.model && !arguments.adapter) {
     throw UsageError("at least one of --model and --adapter is required");
   }
   if (arguments.model) {
-    std::cout << describe_model(*arguments.model).dump(2) << "\n";
+    std::cout << text_of(describe_model(*arguments.model)) << "\n";
   }
   if (arguments.adapter) {
-    std::cout << describe_adapter(*arguments.adapter).dump(2) << "\n";
+    std::cout << text_of(describe_adapter(*arguments.adapter)) << "\n";
   }
   return 0;
 }

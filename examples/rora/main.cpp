@@ -48,8 +48,21 @@ int fail(int code, const std::string& place, std::string message) {
     message.pop_back();
   }
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::cerr << place << ": " << message << "\n";
+  std::cerr << place << ": " << one_line(message) << "\n";
   return code;
+}
+
+/// LibTorch's message, but for its allocator's, which speaks of the allocator's source.
+std::string message_of(const c10::Error& error) {
+  const std::string message = error.what_without_backtrace();
+  constexpr std::string_view kTried = "you tried to allocate ";
+  const size_t tried = message.find(kTried);
+  if (message.find("DefaultCPUAllocator") == std::string::npos || tried == std::string::npos) {
+    return message;
+  }
+  const size_t number = tried + kTried.size();
+  return "out of memory: " + message.substr(number, message.find_first_not_of("0123456789", number) - number) +
+      " bytes cannot be had";
 }
 
 struct Subcommand {
@@ -121,7 +134,7 @@ int guarded_run(const std::vector<std::string>& arguments) {
   } catch (const UsageError& error) {
     return fail(kWrongUsage, place, error.what());
   } catch (const c10::Error& error) {
-    return fail(kFailure, place, error.what_without_backtrace());
+    return fail(kFailure, place, message_of(error));
   } catch (const std::bad_alloc&) {
     return fail(kFailure, place, "out of memory");
   } catch (const std::exception& error) {

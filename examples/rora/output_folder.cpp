@@ -1,6 +1,7 @@
 #include "output_folder.h"
 
 #include <rora/checkpoint/file.h>
+#include <rora/checkpoint/json_object.h>
 #include <rora/error.h>
 
 #include <fcntl.h>
@@ -57,6 +58,15 @@ void require_folder_or_nothing(const fs::path& path) {
   const fs::file_status status = fs::status(path, error);
   if (fs::exists(status) && !fs::is_directory(status)) {
     throw FileError(path, "is not a folder");
+  }
+}
+
+/// Whether a line of metrics is whole and of a step up to `last`.
+bool is_metrics_up_to(const std::string& line, int64_t last) {
+  try {
+    return JsonObject::parse(kMetricsFile, line).integer("step") <= last;
+  } catch (const FormatError&) {
+    return false; // what a crash of the machine left
   }
 }
 
@@ -155,8 +165,7 @@ RunFolder::RunFolder(fs::path path, bool resume, const std::vector<std::string>&
   }
   require_unused();
   if (resume && fs::exists(path_ / kRunFile, error)) {
-    const Json run = Json::parse(read_file(path_ / kRunFile), nullptr, /*allow_exceptions=*/false);
-    finished_ = run.is_object() && run.value("finished", Json(false)) == true;
+    finished_ = JsonObject::read(path_ / kRunFile).boolean("finished", false);
   }
   if (finished_) { // nothing follows that would do it
     sweep(path_);
@@ -230,8 +239,7 @@ void RunFolder::keep_metrics(int64_t restored) {
       break; // cut off by whatever ended the run
     }
     const std::string line = content.substr(begin, end + 1 - begin);
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object() || json.value("step", Json(nullptr)) > Json(restored)) {
+    if (!is_metrics_up_to(line, restored)) {
       break;
     }
     kept += line;

@@ -3,8 +3,13 @@
 #include <filesystem>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace rora {
+
+/// `text` for a message: on one line, with control characters and what is no UTF-8 as `\xHH`, and cut after 1900 bytes.
+/// Paths and names come from outside.
+std::string one_line(std::string_view text);
 
 /// A file that cannot be opened, read, written or renamed.
 class FileError : public std::runtime_error {

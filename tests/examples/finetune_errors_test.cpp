@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -42,8 +43,53 @@ TEST(FinetuneErrors, AConfigFilesUnknownKeyIsNamed) {
   const Workplace place;
   place.write("config.json", R"({"rank": 4, "ranks": 5})");
   expect_error(run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "config.json: 'ranks'");
+  place.write("config.json", R"({"rank": 4, "rank": 5})");
+  expect_error(
+      run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "key 'rank' is given twice");
+  place.write("config.json", std::string(1'000'000, '['));
+  expect_error(
+      run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "nested deeper than 64 levels");
   place.write("config.json", "{\"rank\": ");
   expect_error(run_rora(place.finetune("run", 1, {"--config", place.path("config.json")})), 1, "config.json");
+}
+
+TEST(FinetuneErrors, NumbersBeyond64BitsAreRefused) {
+  const Workplace place;
+  for (const char* number : {"9223372036854775808", "-9223372036854775809", "99999999999999999999999999"}) {
+    expect_error(run_rora(place.finetune("run", 1, {"--seed", number})), 2, "--seed: must fit into 64 bits");
+  }
+  expect_error(run_rora(place.finetune("run", 1, {"--rank", "1000000000"})), 1, "out of memory: ");
+  EXPECT_FALSE(place.exists("run"));
+}
+
+TEST(FinetuneErrors, TextThatIsNotUtf8IsRefusedOrEscaped) {
+  const Workplace place;
+  expect_error(run_rora(place.finetune("run\xFF", 1)), 2, "--output is not UTF-8");
+  expect_error(run_rora({"inspect", "--model", place.path("absent\xFF\xC3\xA9")}), 1, "absent\\xff\xC3\xA9");
+  std::filesystem::rename(place.path("model"), place.path("model\xFF"));
+  const Outcome outcome = run_rora({"inspect", "--model", place.path("model\xFF")});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["model"], place.path("model\uFFFD"));
+}
+
+TEST(FinetuneErrors, PipesAndDevicesAreRefusedInsteadOfWaitedFor) {
+  const Workplace place;
+  const std::string pipe = place.path("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_error(run_rora(place.finetune("run", 1, {"--config", pipe})), 1, "pipe: is not a regular file");
+  expect_error(
+      run_rora({"pretrain", "--model-config", pipe, "--data", place.path("train.jsonl"), "--output", pipe + "-out"}), 1,
+      "pipe: is not a regular file");
+  expect_error(
+      run_rora(
+          {"finetune", "--model", place.path("model"), "--data", "/dev/zero", "--output", place.path("run"),
+           "--threads", "1"}),
+      1, "/dev/zero: is neither a file nor a pipe");
+  ASSERT_EQ(::mkfifo(place.path("model/tokenizer.model").c_str(), 0600), 0);
+  expect_error(
+      run_rora({"tokenize", "--model", place.path("model"), "--text", "x"}), 1,
+      "tokenizer.model: is not a regular file");
+  EXPECT_FALSE(place.exists("run"));
 }
 
 TEST(FinetuneErrors, AFolderThatHoldsARunNeedsResume) {
