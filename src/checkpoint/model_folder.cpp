@@ -38,7 +38,7 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
 
 } // namespace
 
-ModelFolder::ModelFolder(const std::filesystem::path& folder) : path_(folder) {
+ModelFolder::ModelFolder(const std::filesystem::path& folder, bool mapped) : path_(folder) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored)) {
     throw FileError(folder, "is not a folder that can be read");
@@ -50,19 +50,19 @@ ModelFolder::ModelFolder(const std::filesystem::path& folder) : path_(folder) {
     if (!std::filesystem::exists(std::filesystem::symlink_status(folder / detail::kModelFile, ignored))) {
       throw FileError(folder, std::string("holds neither ") + detail::kModelFile + " nor " + detail::kModelIndex);
     }
-    shards_.emplace_back(folder / detail::kModelFile);
+    shards_.emplace_back(folder / detail::kModelFile, mapped);
     for (const std::string& name : shards_.front().names()) {
       shard_of_.emplace(name, 0);
     }
   } else {
-    open_shards(index_path);
+    open_shards(index_path, mapped);
   }
   for (const auto& [name, shard] : shard_of_) {
     names_.push_back(name);
   }
 }
 
-void ModelFolder::open_shards(const std::filesystem::path& index_path) {
+void ModelFolder::open_shards(const std::filesystem::path& index_path, bool mapped) {
   const auto weight_map = read_weight_map(index_path);
   std::map<std::string, size_t> opened;
   for (const auto& [name, file] : weight_map) {
@@ -72,7 +72,7 @@ void ModelFolder::open_shards(const std::filesystem::path& index_path) {
         throw FileError(index_path, "tensor " + quote(name) + ": its file " + quote(file) + " is missing");
       }
       opened.emplace(file, shards_.size());
-      shards_.emplace_back(path_ / file);
+      shards_.emplace_back(path_ / file, mapped);
     }
     const size_t shard = opened.at(file);
     if (!shards_[shard].contains(name)) {

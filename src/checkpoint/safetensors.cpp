@@ -2,21 +2,15 @@
 
 #include <rora/error.h>
 
-#include "checkpoint/atomic_file.h"
+#include "checkpoint/mapped_file.h"
 #include "checkpoint/quote.h"
 #include "checkpoint/safetensors_header.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <string_view>
 #include <unordered_map>
@@ -26,18 +20,14 @@ namespace rora {
 static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
 
 struct SafetensorsFile::Mapping {
-  explicit Mapping(const std::filesystem::path& path);
-  ~Mapping() {
-    unmap();
+  Mapping(const std::filesystem::path& path, bool mapped) : file(path, mapped), path(file.path()) {
+    read_header();
   }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
 
   const detail::TensorEntry& entry(const std::string& name) const;
 
-  std::filesystem::path path;
-  char* base = nullptr;
-  size_t size = 0;
+  detail::MappedFile file;
+  const std::filesystem::path& path;
   char* data = nullptr;
   std::vector<detail::TensorEntry> entries;
   std::vector<std::string> names;
@@ -45,56 +35,15 @@ struct SafetensorsFile::Mapping {
   std::map<std::string, std::string> metadata;
 
  private:
-  void map_file();
   void read_header();
-  void unmap() {
-    if (base != nullptr) {
-      munmap(base, size);
-    }
-  }
 };
 
-SafetensorsFile::Mapping::Mapping(const std::filesystem::path& path) : path(path) {
-  map_file();
-  try {
-    read_header();
-  } catch (...) {
-    unmap();
-    throw;
-  }
-}
-
-void SafetensorsFile::Mapping::map_file() {
-  // O_NONBLOCK: a named pipe is refused below instead of waiting for a writer.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    throw FileError(path, "cannot open: " + detail::system_message(errno));
-  }
-  struct stat status {};
-  const int stat_error = fstat(descriptor, &status) == 0 ? 0 : errno;
-  if (stat_error != 0 || !S_ISREG(status.st_mode) || status.st_size < 8) {
-    close(descriptor);
-    if (stat_error != 0) {
-      throw FileError(path, "cannot read its size: " + detail::system_message(stat_error));
-    }
-    if (!S_ISREG(status.st_mode)) {
-      throw FileError(path, S_ISDIR(status.st_mode) ? "is a folder, expected a file" : "is not a regular file");
-    }
-    throw FormatError(
-        path, "expected at least the 8 bytes of the header length, found " + std::to_string(status.st_size));
-  }
-  size = static_cast<size_t>(status.st_size);
-  // Without MAP_NORESERVE a private writable mapping larger than memory is refused, though its pages stay the file's.
-  void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0);
-  const int map_error = errno;
-  close(descriptor);
-  if (mapped == MAP_FAILED) {
-    throw FileError(path, "cannot map into memory: " + detail::system_message(map_error));
-  }
-  base = static_cast<char*>(mapped);
-}
-
 void SafetensorsFile::Mapping::read_header() {
+  const char* const base = file.data();
+  const size_t size = file.size();
+  if (size < 8) {
+    throw FormatError(path, "expected at least the 8 bytes of the header length, found " + std::to_string(size));
+  }
   uint64_t length = 0;
   std::memcpy(&length, base, sizeof(length));
   if (length > detail::kMaxHeaderBytes) {
@@ -109,7 +58,7 @@ void SafetensorsFile::Mapping::read_header() {
         "header length " + std::to_string(length) + " is over the " + std::to_string(size - 8) +
             " bytes that follow it");
   }
-  data = base + 8 + length;
+  data = file.data() + 8 + length;
   auto header = detail::parse_safetensors_header(path, std::string_view(base + 8, length), size - 8 - length);
   entries = std::move(header.tensors);
   metadata = std::move(header.metadata);
@@ -128,7 +77,8 @@ const detail::TensorEntry& SafetensorsFile::Mapping::entry(const std::string& na
   return entries[found->second];
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_shared<Mapping>(path)) {}
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, bool mapped)
+    : mapping_(std::make_shared<Mapping>(path, mapped)) {}
 
 const std::filesystem::path& SafetensorsFile::path() const {
   return mapping_->path;

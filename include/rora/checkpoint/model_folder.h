@@ -10,12 +10,12 @@
 namespace rora {
 
 /// The weights of a Hugging Face model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
-/// names; the single file comes first where both are there, as in transformers. Opening maps every shard and checks
+/// names; the single file comes first where both are there, as in transformers. Opening maps, or reads, every shard and checks
 /// that index and shards name the same tensors, each once, in files of this folder; throws `FileError` or
 /// `FormatError`.
 class ModelFolder {
  public:
-  explicit ModelFolder(const std::filesystem::path& folder);
+  explicit ModelFolder(const std::filesystem::path& folder, bool mapped = true);
 
   const std::filesystem::path& path() const;
   /// Sorted.
@@ -29,7 +29,7 @@ class ModelFolder {
   const std::filesystem::path& file(const std::string& name) const;
 
  private:
-  void open_shards(const std::filesystem::path& index_path);
+  void open_shards(const std::filesystem::path& index_path, bool mapped);
   const SafetensorsFile& shard(const std::string& name) const;
 
   std::filesystem::path path_;

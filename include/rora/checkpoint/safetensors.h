@@ -12,18 +12,20 @@
 
 namespace rora {
 
-/// One safetensors file, mapped privately into memory.
+/// One safetensors file, mapped privately into memory, or read into it.
 ///
 /// Opening reads the header alone, checks every rule of the format and throws `FileError` (cannot be opened or mapped)
 /// or `FormatError` (header length, JSON, dtype, shape, offsets out of range, overlap, holes, trailing bytes), naming
 /// the file and the tensor. Dtypes are F64, F32, F16, BF16, I8 to I64, U8 to U64 and BOOL; others are refused.
 /// Tensors share the mapping, which lives as long as any of them: no weight is copied, unless its offset is not a
 /// multiple of its element size. Writing to such a tensor changes this process's pages only, never the file. As with
-/// any mapping, whoever cuts the file short meanwhile ends the process by SIGBUS; replacing it by rename, as all of
-/// rora's writers do, leaves the tensors what they were.
+/// any mapping, whoever cuts the file short meanwhile ends the process by SIGBUS, and whoever writes into it may change
+/// the tensors (`checkpoint/mapped_files.h` helps to say so); replacing it by rename, as all of rora's writers do,
+/// leaves the tensors what they were. A file that is not `mapped` is read whole, and what happens to it later is no
+/// matter.
 class SafetensorsFile {
  public:
-  explicit SafetensorsFile(const std::filesystem::path& path);
+  explicit SafetensorsFile(const std::filesystem::path& path, bool mapped = true);
 
   const std::filesystem::path& path() const;
   /// The names in the order of the tensors' data.
