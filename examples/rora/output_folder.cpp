@@ -244,6 +244,7 @@ void RunFolder::keep_metrics(int64_t restored) {
     }
     kept += line;
     last_line_ = json;
+    last_line_bytes_ = std::ssize(line);
     begin = end + 1;
   }
   write_file(path, kept);
@@ -268,10 +269,10 @@ void RunFolder::add_validation(double eval_loss) {
   if (!last_line_.is_object()) {
     return;
   }
-  const off_t length = static_cast<off_t>(last_line_.dump().size() + 1);
-  if (::ftruncate(metrics_, ::lseek(metrics_, 0, SEEK_END) - length) != 0) {
+  if (::ftruncate(metrics_, ::lseek(metrics_, 0, SEEK_END) - last_line_bytes_) != 0) {
     throw FileError(path_ / kMetricsFile, "cannot be written: " + last_error());
   }
+  last_line_bytes_ = 0;
   last_line_["eval_loss"] = eval_loss;
   append(last_line_);
 }

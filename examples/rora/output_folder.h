@@ -69,7 +69,8 @@ class RunFolder {
   /// Appends one line to metrics.jsonl: all of it or nothing. Throws `FileError`.
   void append(const Json& line);
 
-  /// Adds a validation to the last line, which is of the step that the run went on from. Throws `FileError`.
+  /// Adds a validation to the last line, which is of the step that the run went on from. Throws `FileError`; it may then
+  /// be called again.
   void add_validation(double eval_loss);
 
   /// Writes run.json anew. Throws `FileError`.
@@ -86,6 +87,7 @@ class RunFolder {
   std::optional<FolderLock> lock_;
   bool finished_ = false;
   Json last_line_; ///< of metrics.jsonl when the run was gone on with
+  int64_t last_line_bytes_ = 0; ///< those of it that are in the file
   std::vector<std::filesystem::path> made_folders_; ///< the deepest first
   bool made_files_ = false;
   int metrics_ = -1;

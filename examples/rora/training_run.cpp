@@ -73,6 +73,20 @@ class StopSignals {
 /// Waits, longer each time, so that what cannot be written may be tried again while somebody makes room.
 class Patience {
  public:
+  /// Writes until it is written. Throws the `FileError` that nobody mended.
+  void insist(const std::function<void()>& write) {
+    while (true) {
+      try {
+        write();
+        return;
+      } catch (const FileError& error) {
+        if (!try_again(error)) {
+          throw;
+        }
+      }
+    }
+  }
+
   /// False once half an hour has gone by and where a signal asks to stop; otherwise says what is the matter and waits.
   bool try_again(const std::exception& error) {
     static constexpr std::chrono::seconds kLongest{60};
@@ -311,11 +325,11 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   Totals totals;
   trainer.set_callback([&](const StepMetrics& metrics) {
     if (metrics.tokens == 0) { // a validation that an earlier process left off
-      folder.add_validation(*metrics.eval_loss);
+      patience.insist([&] { folder.add_validation(*metrics.eval_loss); });
       return;
     }
     totals.add(metrics);
-    folder.append(metrics_line(metrics));
+    patience.insist([&] { folder.append(metrics_line(metrics)); });
     progress.show(metrics);
   });
   const auto begin = std::chrono::steady_clock::now();
@@ -332,19 +346,12 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   record["results"]["data"] = train_counts;
   record["results"]["eval_data"] = eval_counts;
   record["finished"] = true;
-  for (bool written = false; !written;) {
-    try {
-      StagedFolder staged(folder.path());
-      save(staged.path());
-      staged.commit();
-      folder.write_run(record);
-      written = true;
-    } catch (const FileError& error) {
-      if (!patience.try_again(error)) {
-        throw;
-      }
-    }
-  }
+  patience.insist([&] {
+    StagedFolder staged(folder.path());
+    save(staged.path());
+    staged.commit();
+    folder.write_run(record);
+  });
   std::cout << "done: " << result.steps << " steps in " << examples::format_duration(duration.count()) << ", loss "
             << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string()
             << std::endl;
