@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 namespace rora {
@@ -13,8 +14,14 @@ void require(bool holds, const std::string& message) {
   TORCH_CHECK_VALUE(holds, message);
 }
 
-void require_positive(const char* field, int64_t value) {
-  require(value > 0, std::string(field) + " must be positive, not " + std::to_string(value));
+/// Products of two sizes, which no model comes near, stay within 64 bits.
+constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxLayers = 10'000;
+
+void require_within(const char* field, int64_t value, int64_t least, int64_t most) {
+  const std::string found = ", not " + std::to_string(value);
+  require(value >= least, std::string(field) + (least > 0 ? " must be positive" : " must not be negative") + found);
+  require(value <= most, std::string(field) + " must be at most " + std::to_string(most) + found);
 }
 
 } // namespace
@@ -42,17 +49,17 @@ bool DecoderOptions::rotates(int64_t layer) const {
 }
 
 void DecoderOptions::validate() const {
-  require_positive("vocab_size", vocab_size_);
-  require_positive("hidden_size", hidden_size_);
-  require_positive("intermediate_size", intermediate_size_);
-  require_positive("num_hidden_layers", num_hidden_layers_);
-  require_positive("num_attention_heads", num_attention_heads_);
-  require_positive("max_position_embeddings", max_position_embeddings_);
+  require_within("vocab_size", vocab_size_, 1, kMaxSize);
+  require_within("hidden_size", hidden_size_, 1, kMaxSize);
+  require_within("intermediate_size", intermediate_size_, 0, kMaxSize);
+  require_within("num_hidden_layers", num_hidden_layers_, 1, kMaxLayers);
+  require_within("num_attention_heads", num_attention_heads_, head_dim_ > 0 ? 0 : 1, kMaxSize);
+  require_within("num_key_value_heads", num_key_value_heads_, 0, kMaxSize);
+  require_within("head_dim", head_dim_, 0, kMaxSize);
+  require_within("max_position_embeddings", max_position_embeddings_, 1, std::numeric_limits<int64_t>::max());
   require(rms_norm_eps_ > 0, "rms_norm_eps must be positive");
   require(rope_.theta() > 0, "rope_theta must be positive");
   require(rope_.factor() > 0, "rope_scaling's factor must be positive");
-  require(num_key_value_heads_ >= 0, "num_key_value_heads must not be negative");
-  require(head_dim_ >= 0, "head_dim must not be negative");
   require(
       head_dim_ > 0 || hidden_size_ % num_attention_heads_ == 0,
       "hidden_size " + std::to_string(hidden_size_) + " is not a multiple of num_attention_heads " +

@@ -177,11 +177,11 @@ NamedTensors base_tensors(const CausalLMImpl& model, const ModelFamily& family) 
 
 } // namespace
 
-CausalLM load_model(const std::filesystem::path& path, std::optional<at::ScalarType> dtype) {
-  const ModelFolder files(path);
+CausalLM load_model(const std::filesystem::path& path, const LoadModelOptions& load) {
+  const ModelFolder files(path, load.mapped());
   DecoderOptions options = read_model_config(path);
   const ModelFamily& family = family_of(options.model_type());
-  options = family.fit_to_tensors(options, files);
+  options = family.fit_to_tensors(options, files, load.infer_widths());
   try {
     options.validate();
   } catch (const c10::ValueError& error) {
@@ -189,9 +189,13 @@ CausalLM load_model(const std::filesystem::path& path, std::optional<at::ScalarT
   }
   at::NoGradGuard no_grad;
   CausalLM model = family.make(options);
-  load_parameters(*model, files, family, dtype);
+  load_parameters(*model, files, family, load.dtype());
   model->eval();
   return model;
+}
+
+CausalLM load_model(const std::filesystem::path& path, std::optional<at::ScalarType> dtype) {
+  return load_model(path, LoadModelOptions().dtype(dtype));
 }
 
 void save_model(const CausalLMImpl& model, const std::filesystem::path& folder) {

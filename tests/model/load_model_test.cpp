@@ -17,13 +17,13 @@
 
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <map>
 
 namespace rora {
 namespace {
 
 using nlohmann::json;
-using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using testing::message_of;
 using testing::relative_error;
@@ -178,7 +178,9 @@ TEST_F(LoadLlama, NamesTheFieldThatContradictsTheTensors) {
   const std::string layers = "/config.json: num_hidden_layers is ";
   EXPECT_EQ(failure_with("num_hidden_layers", 1), layers + "1, but there are tensors of more layers");
   EXPECT_EQ(failure_with("num_hidden_layers", 3), layers + "3, but there are tensors of fewer layers");
-  EXPECT_THAT(failure_with("num_hidden_layers", int64_t{1} << 60), EndsWith("tensors of fewer layers"));
+  EXPECT_EQ(failure_with("num_hidden_layers", 10'000), layers + "10000, but there are tensors of fewer layers");
+  EXPECT_THAT(
+      failure_with("num_hidden_layers", int64_t{1} << 60), HasSubstr("num_hidden_layers must be at most 10000"));
   EXPECT_THAT(failure_with("head_dim", 10), HasSubstr("q_proj.weight has 48 rows, which head_dim 10 does not divide"));
 }
 
@@ -276,6 +278,60 @@ TEST_F(LoadLlama, BringsMixedDtypesToTheConfigsOrTheEmbeddings) {
   EXPECT_THAT(failure_with("dtype", "int8"), HasSubstr("/config.json: dtype 'int8' is not supported"));
 }
 
+TEST_F(LoadLlama, NamesTheWidthThatContradictsLayersThatAreAlike) {
+  const std::string believes = ", and all layers are alike (infer_widths takes the tensors at their word)";
+  EXPECT_EQ(
+      failure_with("num_attention_heads", 2),
+      "/config.json: num_attention_heads is 2, but model.layers.0.self_attn.q_proj.weight [48, 32] has 4 heads of "
+      "head_dim 12" +
+          believes);
+  EXPECT_EQ(
+      failure_with("num_key_value_heads", 1),
+      "/config.json: num_key_value_heads is 1, but model.layers.0.self_attn.k_proj.weight [24, 32] has 2 heads of "
+      "head_dim 12" +
+          believes);
+  EXPECT_THAT(failure_with("num_key_value_heads", nullptr), HasSubstr("num_key_value_heads is 4, but"));
+  EXPECT_EQ(
+      failure_with("intermediate_size", 41),
+      "/config.json: intermediate_size is 41, but model.layers.0.mlp.gate_proj.weight [40, 32] has 40 rows" + believes);
+  EXPECT_THAT(failure_with("intermediate_size", 0), HasSubstr("intermediate_size is 0, but"));
+  EXPECT_THAT(failure_with("num_attention_heads", 0), HasSubstr("num_attention_heads is 0, but"));
+  // Here head_dim is hidden_size / num_attention_heads: 16, of which q has three heads and k one and a half.
+  config.erase("head_dim");
+  EXPECT_THAT(failure_with("num_attention_heads", 2), HasSubstr("which head_dim 16 does not divide"));
+}
+
+TEST_F(LoadLlama, BelievesTensorsInsteadWhereThatIsAskedFor) {
+  config["num_attention_heads"] = 2;
+  config["num_key_value_heads"] = 1;
+  config["intermediate_size"] = 99;
+  write();
+  CausalLM model = load_model(folder.path(), LoadModelOptions().infer_widths(true));
+  EXPECT_EQ(model->options.layer_shape(1), (LayerShape{4, 2, 40}));
+  EXPECT_TRUE(at::equal(logits(model), logits(load_model(test_data("golden/model")))));
+  // The folder that is written of it says what is there.
+  TemporaryFolder saved;
+  save_model(*model, saved.path());
+  EXPECT_TRUE(at::equal(logits(load_model(saved.path())), logits(model)));
+}
+
+TEST_F(LoadLlama, RefusesSizesOfTensorsWithoutElementsBeforeAnythingIsMadeOfThem) {
+  for (const int64_t layer : {0, 1}) {
+    layer_weight(layer, "mlp.gate_proj") = at::empty({int64_t{1} << 40, 0});
+  }
+  config["intermediate_size"] = int64_t{1} << 30;
+  EXPECT_THAT(failure(), HasSubstr("mlp.gate_proj.weight must have the 32 columns of config.json's hidden_size"));
+}
+
+TEST_F(LoadLlama, RefusesSizesThatNoModelHas) {
+  for (const char* field :
+       {"vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"}) {
+    for (const int64_t value : {int64_t{1} << 31, std::numeric_limits<int64_t>::max()}) {
+      EXPECT_THAT(failure_with(field, value), HasSubstr(std::string(field) + " must be at most 2147483647, not "));
+    }
+  }
+}
+
 class PrunedLlama : public ModelCopy {
  protected:
   /// Layer 1 without its second group of heads and half of its MLP; `whole` is the same function at full width.
@@ -319,6 +375,24 @@ TEST_F(PrunedLlama, InfersTheWidthsOfEachLayer) {
   EXPECT_EQ(pruned->options.layer_shapes(), (std::vector<LayerShape>{{4, 2, 40}, {2, 1, 17}}));
   EXPECT_LT(relative_error(logits(pruned), logits(whole)), 1e-6);
   expect_round_trip(pruned);
+}
+
+TEST_F(PrunedLlama, LoadsWhatItHasWrittenOfLayersThatAreAlike) {
+  const std::vector<LayerShape> shapes{{2, 1, 17}, {2, 1, 0}, {0, 0, 17}};
+  for (const LayerShape& shape : shapes) {
+    const auto options = read_model_config(test_data("golden/model")).layer_shapes({shape, shape});
+    DecoderForCausalLM pruned(options);
+    at::NoGradGuard no_grad;
+    for (at::Tensor parameter : pruned->parameters()) {
+      parameter.normal_(0.0, 0.2);
+    }
+    pruned->eval();
+    TemporaryFolder saved;
+    save_model(*pruned, saved.path());
+    CausalLM again = load_model(saved.path());
+    EXPECT_EQ(again->options.layer_shape(1), shape);
+    EXPECT_TRUE(at::equal(logits(again), logits(pruned)));
+  }
 }
 
 TEST_F(PrunedLlama, LacksAnAttentionOrAnMlp) {

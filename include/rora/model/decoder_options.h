@@ -53,9 +53,9 @@ struct DecoderOptions {
   TORCH_ARG(std::string, model_type) = "llama"; // the family (model/families/family.h)
   TORCH_ARG(int64_t, vocab_size) = 32000;
   TORCH_ARG(int64_t, hidden_size) = 4096;
-  TORCH_ARG(int64_t, intermediate_size) = 11008;
+  TORCH_ARG(int64_t, intermediate_size) = 11008; // 0: no layer has an MLP
   TORCH_ARG(int64_t, num_hidden_layers) = 32;
-  TORCH_ARG(int64_t, num_attention_heads) = 32;
+  TORCH_ARG(int64_t, num_attention_heads) = 32; // 0: no layer has an attention
   TORCH_ARG(int64_t, num_key_value_heads) = 0; // 0: num_attention_heads
   TORCH_ARG(int64_t, head_dim) = 0; // 0: hidden_size / num_attention_heads
   TORCH_ARG(int64_t, max_position_embeddings) = 2048;

@@ -2,6 +2,8 @@
 
 #include "../special_tokens.h"
 
+#include <algorithm>
+
 namespace rora {
 namespace {
 
@@ -113,6 +115,15 @@ void set_special_tokens(JsonFields& fields, const DecoderOptions& options) {
   }
 }
 
+/// The widths that config.json says of all layers: theirs where they are alike. Those of unlike layers it cannot say:
+/// the tensors do.
+LayerShape common_shape(const DecoderOptions& options) {
+  const std::vector<LayerShape>& shapes = options.layer_shapes();
+  const bool alike =
+      std::all_of(shapes.begin(), shapes.end(), [&](const LayerShape& each) { return each == shapes.front(); });
+  return alike ? options.layer_shape(0) : DecoderOptions(options).layer_shapes({}).layer_shape(0);
+}
+
 /// What LLaMA's config.json has no field for, under the names of the families that have it.
 void set_options_beyond_llama(JsonFields& fields, const DecoderOptions& options) {
   if (options.sliding_window() > 0) {
@@ -178,8 +189,7 @@ DecoderOptions read_shared_config(const JsonObject& config) {
 
 JsonFields write_shared_config(
     const ModelFamily& family, const DecoderOptions& options, const std::string& torch_dtype) {
-  const int64_t heads = options.num_attention_heads();
-  const int64_t kv_heads = options.num_key_value_heads();
+  const LayerShape shape = common_shape(options);
   const ProjectionBiases& bias = options.bias();
   JsonFields fields;
   fields.set("architectures", std::vector<std::string>{family.architecture()})
@@ -187,10 +197,10 @@ JsonFields write_shared_config(
       .set("hidden_act", options.hidden_act() == Activation::kSiLU ? "silu" : "gelu_pytorch_tanh")
       .set("vocab_size", options.vocab_size())
       .set("hidden_size", options.hidden_size())
-      .set("intermediate_size", options.intermediate_size())
+      .set("intermediate_size", shape.intermediate_size)
       .set("num_hidden_layers", options.num_hidden_layers())
-      .set("num_attention_heads", heads)
-      .set("num_key_value_heads", kv_heads > 0 ? kv_heads : heads)
+      .set("num_attention_heads", shape.num_attention_heads)
+      .set("num_key_value_heads", shape.num_key_value_heads)
       .set("head_dim", options.resolved_head_dim())
       .set("max_position_embeddings", options.max_position_embeddings())
       .set("rms_norm_eps", options.rms_norm_eps())

@@ -42,8 +42,10 @@ class ModelFamily {
   }
 
   /// `options`, corrected by what the folder's tensors show. By default, for a model that is a `DecoderForCausalLM`:
-  /// widths of each layer, biases and the tied head. Throws `FormatError` where tensors contradict config.json.
-  virtual DecoderOptions fit_to_tensors(const DecoderOptions& options, const ModelFolder& folder) const;
+  /// widths of layers that differ, biases and the tied head; with `infer_widths` also those of layers that are alike.
+  /// Throws `FormatError` where tensors contradict config.json.
+  virtual DecoderOptions fit_to_tensors(
+      const DecoderOptions& options, const ModelFolder& folder, bool infer_widths) const;
 
   /// A model of these options, its weights uninitialised. By default a `DecoderForCausalLM`.
   virtual CausalLM make(const DecoderOptions& options) const;
