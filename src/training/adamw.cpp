@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
 #include <optional>
 
 namespace rora {
@@ -10,8 +11,10 @@ namespace rora {
 void AdamWOptions::validate() const {
   TORCH_CHECK_VALUE(beta1_ >= 0.0 && beta1_ < 1.0, "beta1 must be in [0, 1), not ", beta1_);
   TORCH_CHECK_VALUE(beta2_ >= 0.0 && beta2_ < 1.0, "beta2 must be in [0, 1), not ", beta2_);
-  TORCH_CHECK_VALUE(eps_ >= 0.0, "eps must not be negative, it is ", eps_);
-  TORCH_CHECK_VALUE(weight_decay_ >= 0.0, "weight_decay must not be negative, it is ", weight_decay_);
+  TORCH_CHECK_VALUE(eps_ > 0.0 && std::isfinite(eps_), "eps must be positive and finite, not ", eps_);
+  TORCH_CHECK_VALUE(
+      weight_decay_ >= 0.0 && std::isfinite(weight_decay_), "weight_decay must be at least 0 and finite, not ",
+      weight_decay_);
 }
 
 AdamW::AdamW(ParameterTable& parameters, const AdamWOptions& options)

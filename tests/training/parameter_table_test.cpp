@@ -4,10 +4,14 @@
 #include <rora/core/low_rank_linear.h>
 #include <rora/training/adamw.h>
 #include <rora/training/parameter_table.h>
+#include <rora/training/trainer_options.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/optim/adamw.h>
+
+#include <cmath>
+#include <limits>
 
 namespace rora {
 namespace {
@@ -263,10 +267,19 @@ TEST(AdamW, StepsEachGroupAtItsOwnRateAndDecay) {
 
 TEST(AdamW, RefusesOptionsOutOfRange) {
   ParameterTable table(named(parameters()));
+  const double infinite = std::numeric_limits<double>::infinity();
+  for (const double bad : {-1.0, std::nan(""), infinite}) {
+    for (const AdamWOptions& options :
+         {AdamWOptions().beta1(bad), AdamWOptions().beta2(bad), AdamWOptions().eps(bad),
+          AdamWOptions().weight_decay(bad)}) {
+      EXPECT_THROW(AdamW(table, options), c10::ValueError) << bad;
+      EXPECT_THROW(TrainerOptions().adamw(options).validate(), c10::ValueError) << bad;
+    }
+  }
   EXPECT_THROW(AdamW(table, AdamWOptions().beta1(1.0)), c10::ValueError);
-  EXPECT_THROW(AdamW(table, AdamWOptions().beta2(-0.1)), c10::ValueError);
-  EXPECT_THROW(AdamW(table, AdamWOptions().eps(-1.0)), c10::ValueError);
-  EXPECT_THROW(AdamW(table, AdamWOptions().weight_decay(-1.0)), c10::ValueError);
+  EXPECT_THROW(AdamW(table, AdamWOptions().beta2(1.0)), c10::ValueError);
+  EXPECT_THROW(AdamW(table, AdamWOptions().eps(0.0)), c10::ValueError);
+  EXPECT_NO_THROW(AdamW(table, AdamWOptions().beta1(0.0).beta2(0.0).eps(1e-300).weight_decay(0.0)));
 }
 
 TEST(AdamW, TakesTheStepsOfTorchsOptimiser) {
