@@ -9,7 +9,9 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <stdexcept>
 #include <utility>
 
 namespace rora {
@@ -221,6 +223,9 @@ std::vector<std::vector<double>> log_likelihoods(
     }
     auto scores = PromptBatch(model, std::move(members)).score();
     for (size_t i = 0; i < batch.size(); ++i) {
+      if (!std::all_of(scores[i].begin(), scores[i].end(), [](double score) { return std::isfinite(score); })) {
+        throw std::runtime_error("a log-likelihood is not finite: the model's numbers overflow");
+      }
       result[asked[batch[i]]] = std::move(scores[i]);
     }
   }

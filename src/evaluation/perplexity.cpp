@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <stdexcept>
 
 namespace rora {
 
@@ -40,6 +41,9 @@ Perplexity evaluate_perplexity(
   }
   TORCH_CHECK_VALUE(result.tokens > 0, "the data has no labelled token to take a loss on");
   result.loss = sum.item<double>() / static_cast<double>(result.tokens);
+  if (!std::isfinite(result.loss)) {
+    throw std::runtime_error("the loss is not finite: the model's numbers overflow");
+  }
   return result;
 }
 

@@ -1,8 +1,11 @@
 #include "decoding_state.h"
 
+#include "all_finite.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace rora::detail {
 
@@ -58,6 +61,9 @@ void DecodingState::append(const std::vector<int64_t>& tokens) {
 void DecodingState::run(const at::Tensor& input_ids) {
   const at::Tensor hidden = model_->hidden_states({input_ids, attention_mask_, {}}, &cache_);
   logits_ = model_->logits(hidden.select(1, -1));
+  if (!all_finite(logits_)) {
+    throw std::runtime_error("the model's logits are NaN or infinite: its numbers overflow");
+  }
 }
 
 } // namespace rora::detail

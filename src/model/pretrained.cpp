@@ -1,6 +1,7 @@
 #include <rora/model/pretrained.h>
 
 #include "../checkpoint/atomic_file.h"
+#include "all_finite.h"
 #include "families/families.h"
 #include "families/parameter_folder.h"
 #include "shape_text.h"
@@ -42,8 +43,7 @@ at::Tensor checked_tensor(
   if (dtype) {
     tensor = tensor.to(*dtype);
   }
-  // One pass: a NaN or an infinity shows in the sum. Finite weights may overflow it: then each is looked at.
-  if (!at::isfinite(tensor.sum(at::kFloat)).item<bool>() && !at::isfinite(tensor).all().item<bool>()) {
+  if (!detail::all_finite(tensor)) {
     fail(" holds NaN or infinite values");
   }
   return tensor;

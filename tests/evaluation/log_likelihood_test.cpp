@@ -49,6 +49,13 @@ TEST(LogLikelihoods, EqualThoseOfEachSequenceAlone) {
   }
 }
 
+TEST(LogLikelihoods, RefuseNumbersThatAreNotFinite) {
+  auto model = testing::tiny_llama();
+  at::NoGradGuard no_grad;
+  model->lm_head->weight.fill_(3e38); // each is finite, their products are not
+  EXPECT_THROW(log_likelihoods(model, {{{1}, {{2}, {3}}}}), std::runtime_error);
+}
+
 TEST(LogLikelihoods, RefuseWhatHasNone) {
   auto model = testing::tiny_llama();
   EXPECT_THROW(log_likelihoods(model, {{{}, {{1}}}}), c10::ValueError);

@@ -59,6 +59,13 @@ TEST(Perplexities, RefuseExamplesWithoutALabel) {
   EXPECT_THROW(evaluate_perplexity(model, examples(), 0), c10::ValueError);
 }
 
+TEST(Perplexities, RefuseALossThatIsNotFinite) {
+  auto model = testing::tiny_llama();
+  at::NoGradGuard no_grad;
+  model->lm_head->weight.fill_(3e38); // each is finite, their products are not
+  EXPECT_THROW(evaluate_perplexity(model, examples()), std::runtime_error);
+}
+
 TEST(Perplexities, LeaveTheModelInItsModeWithoutGradients) {
   auto model = testing::tiny_llama();
   model->train();

@@ -193,6 +193,16 @@ TEST(Generation, RefusesWhatItCannotDo) {
   }
 }
 
+TEST(Generation, ThrowsForLogitsThatAreNotFinite) {
+  auto model = testing::tiny_llama();
+  at::NoGradGuard no_grad;
+  model->lm_head->weight.fill_(3e38); // each is finite, their products are not
+  for (const auto& options :
+       {GenerationOptions(), GenerationOptions().temperature(1.0), GenerationOptions().num_beams(2)}) {
+    EXPECT_THROW(generate(model, {{1, 2}}, options), std::runtime_error);
+  }
+}
+
 TEST(Generation, EqualsThatOfTransformers) {
   auto model = load_model(testing::test_data("generation/model"));
   const auto stored = nlohmann::json::parse(read_file(testing::test_data("generation/answers.json")));

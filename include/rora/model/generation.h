@@ -22,7 +22,8 @@ struct GenerationOptions {
 
 /// The prompts' continuations, without the prompts; each ends with the stop token that ended it, if one did. Prompts of
 /// unequal length are padded on the left. Throws `c10::ValueError` for an empty prompt, an id outside the
-/// vocabulary and options out of range. `on_token(row, id)` is called as tokens are chosen (not by beam search).
+/// vocabulary and options out of range, and `std::runtime_error` for logits that are not finite. `on_token(row, id)` is
+/// called as tokens are chosen (not by beam search).
 ///
 /// Beam search is that of transformers with `early_stopping=False`: a prompt is done once as many beams have ended as
 /// run and none that runs scores better than the worst of them.
