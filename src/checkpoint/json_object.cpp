@@ -19,6 +19,7 @@ const Json& required(const JsonObject& object, const std::string& field) {
   return object.value().json.at(field);
 }
 
+/// Whether the value is an integer of 64 bits. The parser reads one of up to 2⁶⁴ − 1 too.
 bool is_integer(const Json& value) {
   return value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
 }
