@@ -2,6 +2,8 @@
 
 #include <rora/data/batch.h>
 
+#include <c10/util/Exception.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -35,18 +37,25 @@ class StepPlan {
     return {epoch_, end == plan_.size(), BatchPlan(plan_.begin() + begin, plan_.begin() + end)};
   }
 
-  /// The steps of the first `epochs` epochs.
+  /// The steps of the first `epochs` epochs. Throws `c10::ValueError` where there are too many to count.
   int64_t steps_of_epochs(int64_t epochs) const {
-    int64_t steps = 0;
-    for (int64_t epoch = 0; epoch < epochs; ++epoch) {
-      steps += steps_in(plan_epoch(examples_, options_, epoch));
+    if (options_.packing() && options_.shuffle()) { // rows are filled otherwise in each epoch
+      int64_t steps = 0;
+      for (int64_t epoch = 0; epoch < epochs; ++epoch) {
+        steps += steps_in(plan_epoch(examples_, options_, epoch));
+      }
+      return steps;
     }
+    int64_t steps = 0;
+    TORCH_CHECK_VALUE(
+        !__builtin_mul_overflow(epochs, steps_in(plan_epoch(examples_, options_, 0)), &steps), "epochs ", epochs,
+        " are more steps than can be counted");
     return steps;
   }
 
  private:
   int64_t steps_in(const BatchPlan& plan) const {
-    return (static_cast<int64_t>(plan.size()) + batches_a_step_ - 1) / batches_a_step_;
+    return (static_cast<int64_t>(plan.size()) - 1) / batches_a_step_ + 1; // an epoch has a batch
   }
 
   const std::vector<Example>& examples_;

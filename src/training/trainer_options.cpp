@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <limits>
 
 namespace rora {
 
@@ -11,6 +12,9 @@ void TrainerOptions::validate() const {
   TORCH_CHECK_VALUE(warmup_steps_ >= 0, "warmup_steps must not be negative");
   TORCH_CHECK_VALUE(epochs_ >= 1 || max_steps_ >= 1, "epochs must be at least 1");
   TORCH_CHECK_VALUE(max_steps_ >= 0, "max_steps must not be negative");
+  TORCH_CHECK_VALUE(
+      max_steps_ > 0 || !batches_.packing() || !batches_.shuffle() || epochs_ <= kMaxPackedEpochs, "epochs over ",
+      kMaxPackedEpochs, " are not counted ahead where rows are packed anew for each: max_steps says how long");
   TORCH_CHECK_VALUE(grad_accum_ >= 1, "grad_accum must be at least 1");
   TORCH_CHECK_VALUE(clip_ >= 0.0, "clip must not be negative");
   adamw_.validate();
@@ -24,6 +28,9 @@ void TrainerOptions::validate() const {
         reducer_->world_size() >= 1 && reducer_->rank() >= 0 && reducer_->rank() < reducer_->world_size(),
         "a reducer's rank must be from 0 to below its world size, not ", reducer_->rank(), " of ",
         reducer_->world_size());
+    TORCH_CHECK_VALUE(
+        grad_accum_ <= std::numeric_limits<int64_t>::max() / reducer_->world_size(), "grad_accum ", grad_accum_,
+        " of each worker are more batches than can be counted");
   }
 }
 

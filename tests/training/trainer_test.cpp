@@ -8,6 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace rora {
 namespace {
 
@@ -119,6 +121,23 @@ TEST(Trainer, ReportsEachStep) {
   EXPECT_EQ(metrics[5].epoch, 1);
   EXPECT_EQ(metrics[0].lr, 0.0);
   EXPECT_DOUBLE_EQ(metrics[2].lr, 1e-2);
+}
+
+TEST(Trainer, CountsStepsOfAnyEpochsAtOnceOrSaysThatThereAreTooMany) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  auto model = adapted();
+  const auto total = [&](const TrainerOptions& chosen) { return Trainer(model, counting(10), chosen).total_steps(); };
+  const TrainerOptions endless = options(4).max_steps(0).epochs(kMost);
+  EXPECT_EQ(total(TrainerOptions(endless).epochs(kMost / 3)), kMost / 3 * 3);
+  EXPECT_THROW(total(endless), c10::ValueError);
+  EXPECT_EQ(total(TrainerOptions(endless).grad_accum(kMost)), kMost);
+  EXPECT_EQ(total(TrainerOptions(endless).max_steps(kMost)), kMost);
+  const auto packed = [&](int64_t epochs) {
+    return TrainerOptions(endless).epochs(epochs).batches(BatchOptions().batch_size(1).packing(true).max_length(16));
+  };
+  EXPECT_GT(total(packed(TrainerOptions::kMaxPackedEpochs)), TrainerOptions::kMaxPackedEpochs);
+  EXPECT_THROW(total(packed(TrainerOptions::kMaxPackedEpochs + 1)), c10::ValueError);
+  EXPECT_EQ(total(packed(kMost).max_steps(3)), 3);
 }
 
 TEST(Trainer, TheSameSeedGivesTheSameBitsAndAnotherDoesNot) {

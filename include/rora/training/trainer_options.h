@@ -54,6 +54,9 @@ struct TrainerOptions {
   TORCH_ARG(bool, cuda_graph) = false;
 
  public:
+  /// The most epochs whose steps are counted ahead where rows are packed anew for each.
+  static constexpr int64_t kMaxPackedEpochs = 1000;
+
   /// Throws `c10::ValueError` naming the option that is out of range.
   void validate() const;
 };
