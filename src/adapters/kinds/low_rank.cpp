@@ -180,6 +180,11 @@ void LowRankKind::validate(const std::string& module, const ProjectionImpl& proj
   } catch (const c10::ValueError& error) {
     TORCH_CHECK_VALUE(false, module, ": ", error.what_without_backtrace());
   }
+  // Such a rank is a slip: the weight's own rank is smaller by far, and A and B would be larger than the weight.
+  const int64_t most = projection.in_features() + projection.out_features();
+  TORCH_CHECK_VALUE(
+      options.rank() <= most, module, ": rank ", options.rank(), " is over its ", projection.in_features(), " + ",
+      projection.out_features(), " features");
 }
 
 void LowRankKind::check_statistics(
