@@ -258,3 +258,4 @@ Run add_bench(Flags& flags) {
 }
 
 } // namespace rora::cli
+  arguments->model.add_loading(flags);

@@ -140,6 +140,7 @@ Run add_chat(Flags& flags) {
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
   arguments->model.add_tokenizer(flags);
+  arguments->model.add_loading(flags);
   return [arguments] { return chat(*arguments); };
 }
 

@@ -5,6 +5,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
+#include <rora/checkpoint/mapped_files.h>
 #include <rora/error.h>
 #include <rora/evaluation/choice.h>
 #include <rora/evaluation/generation_task.h>
@@ -58,6 +59,7 @@ Json perplexity(const Arguments& arguments) {
   examples::ProgressBar bar("perplexity", data.size());
   const Perplexity result =
       evaluate_perplexity(model, data.examples, arguments.batch_size, [&](int64_t done) { bar.update(done); });
+  check_mapped_files();
   return {{"loss", result.loss}, {"perplexity", result.perplexity()}, {"tokens", result.tokens}};
 }
 
@@ -121,6 +123,7 @@ int evaluate(const Arguments& arguments) {
   keep_first(records, arguments.limit);
   const auto tokenizer = arguments.model.load_tokenizer();
   const AnswerEvaluation found = answers(arguments, *tokenizer, records);
+  check_mapped_files();
   const Json result{
       {"accuracy", found.score.accuracy()},
       {"stderr", found.score.standard_error()},
@@ -161,6 +164,7 @@ Run add_evaluate(Flags& flags) {
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
   arguments->model.add_tokenizer(flags);
+  arguments->model.add_loading(flags);
   return [arguments] { return evaluate(*arguments); };
 }
 

@@ -4,6 +4,7 @@
 #include "training_run.h"
 
 #include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/mapped_files.h>
 #include <rora/model/decoder_options.h>
 
 #include <torch/utils.h>
@@ -47,6 +48,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   torch::manual_seed(static_cast<uint64_t>(training.seed));
   arguments.adapter.attach(model, options);
   const auto save = [&](const std::filesystem::path& target) {
+    check_mapped_files(); // an adapter of other weights than those that the run began with is worth nothing
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
@@ -77,6 +79,7 @@ Run add_finetune(Flags& flags) {
   arguments->model.add_threads(flags);
   arguments->model.add_pack_weights(flags);
   arguments->model.add_tokenizer(flags);
+  arguments->model.add_loading(flags);
   return [arguments, &flags] { return finetune(*arguments, flags); };
 }
 

@@ -82,6 +82,7 @@ Run add_generate(Flags& flags) {
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
   arguments->model.add_tokenizer(flags);
+  arguments->model.add_loading(flags);
   return [arguments] { return generate_text(*arguments); };
 }
 

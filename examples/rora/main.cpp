@@ -2,6 +2,7 @@
 
 #include "command.h"
 
+#include <rora/checkpoint/mapped_files.h>
 #include <rora/error.h>
 
 #include <c10/util/Exception.h>
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstring>
 #include <iostream>
 #include <list>
 #include <new>
@@ -63,6 +65,35 @@ std::string message_of(const c10::Error& error) {
   const size_t number = tried + kTried.size();
   return "out of memory: " + message.substr(number, message.find_first_not_of("0123456789", number) - number) +
       " bytes cannot be had";
+}
+
+void write_to_stderr(const char* text) {
+  if (::write(STDERR_FILENO, text, std::strlen(text)) < 0) {
+    ::_exit(kFailure);
+  }
+}
+
+/// Ends the process with one line where a mapped file was cut short beneath it; all other faults go on as ever. Calls
+/// only what a signal's handler may.
+void on_bus_error(int number, siginfo_t* info, void* /*context*/) {
+  const char* const file = info->si_code > 0 ? mapped_file_at(info->si_addr) : nullptr;
+  if (file == nullptr) {
+    ::signal(number, SIG_DFL);
+    ::raise(number);
+    return;
+  }
+  write_to_stderr("rora: ");
+  write_to_stderr(file);
+  write_to_stderr(
+      ": was cut off or cannot be read any more while it was in use; --no-mmap reads it into memory first\n");
+  ::_exit(kFailure);
+}
+
+void handle_bus_errors() {
+  struct sigaction action {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
 }
 
 struct Subcommand {
@@ -123,6 +154,7 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
 } // namespace
 
 int guarded_run(const std::vector<std::string>& arguments) {
+  handle_bus_errors();
   std::signal(SIGXFSZ, SIG_IGN); // a limit on the sizes of files is an error of the write, which says so
   TerminalWarnings warnings;
   c10::WarningUtils::set_warning_handler(&warnings);

@@ -4,6 +4,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/mapped_files.h>
 #include <rora/core/projection.h>
 #include <rora/error.h>
 #include <rora/model/pretrained.h>
@@ -124,6 +125,7 @@ int merge(const Arguments& arguments) {
   verify_weights(merged, changed);
   const double scale = expected.abs().max().item<double>();
   const double error = (probe(merged) - expected).abs().max().item<double>() / std::max(scale, 1e-12);
+  check_mapped_files();
   staged.commit();
   std::cout << "merged " << changed.size() << " projections into " << output.string()
             << ", each weight within one rounding of W + s*B*A; logits differ from the adapted model's by "
@@ -140,6 +142,7 @@ Run add_merge(Flags& flags) {
   flags.add("output", arguments->output, "The folder to write").required();
   arguments->model.add_dtype_or_stored(flags);
   arguments->model.add_threads(flags);
+  arguments->model.add_loading(flags);
   return [arguments] { return merge(*arguments); };
 }
 

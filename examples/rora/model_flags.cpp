@@ -1,7 +1,6 @@
 #include "model_flags.h"
 
 #include <rora/adapters/peft_folder.h>
-#include <rora/model/pretrained.h>
 #include <rora/model/prepacked_weights.h>
 #include <rora/ops/prepacked_weight.h>
 
@@ -65,6 +64,16 @@ void ModelFlags::use_threads() const {
     at::set_num_threads(static_cast<int>(threads));
   }
 }
+void ModelFlags::add_loading(Flags& flags) {
+  flags.add(
+      "no-mmap", no_mmap,
+      "Read the weights into memory first, where changes to their files do not matter, instead of mapping them "
+      "(default: off)");
+  flags.add(
+      "infer-widths", infer_widths,
+      "Believe the tensors where layers that are all alike have other widths than config.json says (default: off)");
+}
+
 
 at::Device ModelFlags::open_device() const {
   if (device == "cuda" && !at::hasCUDA()) {
@@ -84,8 +93,12 @@ CausalLM ModelFlags::load() const {
   const at::Device target = open_device();
   if (pack_weights && !(target.is_cpu() && dtype && ops::can_prepack_weights(*dtype))) {
     throw UsageError("--pack-weights: weights of this dtype are not packed on this processor");
+LoadModelOptions ModelFlags::load_options(std::optional<at::ScalarType> in_dtype) const {
+  return LoadModelOptions().dtype(in_dtype).mapped(!no_mmap).infer_widths(infer_widths);
+}
+
   }
-  CausalLM loaded = load_model(model, dtype);
+  CausalLM loaded = load_model(model, load_options(dtype));
   if (target.is_cuda()) {
     loaded->to(target);
   }

@@ -3,6 +3,7 @@
 #include "flags.h"
 
 #include <rora/model/causal_lm.h>
+#include <rora/model/pretrained.h>
 #include <rora/text/tokenizer.h>
 
 #include <c10/core/Device.h>
@@ -22,6 +23,8 @@ struct ModelFlags {
   std::string device = "cpu";
   int64_t threads = 0;
   bool pack_weights = false;
+  bool no_mmap = false;
+  bool infer_widths = false;
   TokenizerKind tokenizer = TokenizerKind::kAuto;
 
   Flag add_model(Flags& flags);
@@ -33,6 +36,8 @@ struct ModelFlags {
   Flag add_threads(Flags& flags);
   Flag add_pack_weights(Flags& flags);
   Flag add_tokenizer(Flags& flags);
+  /// How the folder's weights are taken in: --no-mmap and --infer-widths.
+  void add_loading(Flags& flags);
 
   /// Sets the number of threads, if one was asked for.
   void use_threads() const;
@@ -40,6 +45,8 @@ struct ModelFlags {
   at::Device open_device() const;
   /// Throws `UsageError` for CUDA graphs on another device.
   void check_cuda_graph(bool wanted) const;
+  /// How `load` loads the model, in that dtype.
+  LoadModelOptions load_options(std::optional<at::ScalarType> in_dtype) const;
   /// The model, and the adapter where one was asked for, on the device; in evaluation mode.
   CausalLM load() const;
   std::unique_ptr<Tokenizer> load_tokenizer() const;

@@ -3,6 +3,7 @@
 #include "training_run.h"
 
 #include <rora/checkpoint/file.h>
+#include <rora/checkpoint/mapped_files.h>
 #include <rora/error.h>
 #include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
@@ -119,7 +120,7 @@ CausalLM make_model(const Arguments& arguments, const DecoderOptions& options) {
   torch::manual_seed(static_cast<uint64_t>(arguments.training.seed));
   CausalLM model{nullptr};
   if (arguments.from) {
-    model = load_model(*arguments.from, at::kFloat);
+    model = load_model(*arguments.from, arguments.model.load_options(at::kFloat));
   } else {
     model = DecoderForCausalLM(options);
     initialize(model);
@@ -182,6 +183,7 @@ Run add_pretrain(Flags& flags) {
       "tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output (default: none)");
   flags.add(
       "train-tokenizer", arguments->tokenizer_vocab_size,
+    check_mapped_files();
       "Train a sentencepiece tokenizer of so many tokens on --data first (default: none)");
   arguments->training.add(flags);
   arguments->model.add_device(flags);
@@ -190,3 +192,4 @@ Run add_pretrain(Flags& flags) {
 }
 
 } // namespace rora::cli
+  arguments->model.add_loading(flags);
