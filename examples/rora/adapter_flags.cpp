@@ -31,8 +31,13 @@ void AdapterFlags::add_scaling(Flags& flags) {
   flags.add("dora", dora, "Train a magnitude apart from the direction (DoRA; default: off)");
 }
 
+void AdapterFlags::add_rank(Flags& flags) {
+  constexpr int64_t kMaxRank = 65536;
+  flags.add("rank", rank, "Columns of B and rows of A").between(1, kMaxRank);
+}
+
 void AdapterFlags::add(Flags& flags) {
-  flags.add("rank", rank, "Columns of B and rows of A").at_least(1);
+  add_rank(flags);
   flags.add("alpha", alpha, "Numerator of the adapter's scale").positive();
   add_scaling(flags);
   flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);

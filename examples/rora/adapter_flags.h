@@ -22,6 +22,7 @@ struct AdapterFlags {
   std::vector<std::string> target_modules = kDefaultTargetModules;
   std::optional<std::string> init_adapter;
 
+  void add_rank(Flags& flags);
   /// Scaling and DoRA.
   void add_scaling(Flags& flags);
   /// All of them.

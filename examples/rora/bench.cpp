@@ -25,6 +25,8 @@ namespace {
 constexpr double kLearningRate = 1e-4;
 /// Ids below are special tokens in most vocabularies.
 constexpr int64_t kFirstId = 3;
+/// More in one step fit no machine.
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
 
 struct Arguments {
   ModelFlags model;
@@ -179,6 +181,11 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (!(arguments.labelled > 0.0 && arguments.labelled <= 1.0)) {
     throw UsageError("--labelled must be over 0 and at most 1");
   }
+  if (arguments.batch > kMaxTokens / arguments.seq) {
+    throw UsageError(
+        "--batch " + std::to_string(arguments.batch) + " rows of --seq " + std::to_string(arguments.seq) +
+        " are over " + std::to_string(kMaxTokens) + " tokens a step");
+  }
   arguments.model.check_cuda_graph(arguments.cuda_graph);
   if (arguments.cuda_graph && arguments.frozen) {
     throw UsageError("--cuda-graph is for steps that train: --frozen has none");
@@ -237,7 +244,7 @@ int bench(Arguments& arguments, const Flags& flags) {
 Run add_bench(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
   arguments->model.add_model(flags);
-  flags.add("rank", arguments->adapter.rank, "Columns of B and rows of A").at_least(1);
+  arguments->adapter.add_rank(flags);
   flags.add("alpha", arguments->alpha, "Numerator of the adapter's scale (default: 2 x rank)").positive();
   arguments->adapter.add_scaling(flags);
   flags.add(
@@ -246,16 +253,16 @@ Run add_bench(Flags& flags) {
       "off)");
   flags.add(
       "cuda-graph", arguments->cuda_graph, "Forward and backward by a CUDA graph; needs --device cuda (default: off)");
-  flags.add("batch", arguments->batch, "Rows a step").at_least(1);
-  flags.add("seq", arguments->seq, "Tokens a row").at_least(2);
+  flags.add("batch", arguments->batch, "Rows a step").between(1, kMaxCount);
+  flags.add("seq", arguments->seq, "Tokens a row").between(2, kMaxCount);
   arguments->model.add_dtype(flags);
-  flags.add("steps", arguments->steps, "Timed steps, after those that warm up").at_least(1);
+  flags.add("steps", arguments->steps, "Timed steps, after those that warm up").between(1, kMaxCount);
   flags.add("labelled", arguments->labelled, "Share of the tokens, at each row's end, that carry a label");
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
   arguments->model.add_pack_weights(flags);
+  arguments->model.add_loading(flags);
   return [arguments, &flags] { return bench(*arguments, flags); };
 }
 
 } // namespace rora::cli
-  arguments->model.add_loading(flags);

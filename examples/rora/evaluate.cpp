@@ -152,10 +152,10 @@ Run add_evaluate(Flags& flags) {
           "generation: the answer in the text that the model goes on with, which alone reads --max-new-tokens and "
           "--beams")
       .required();
-  flags.add("batch-size", arguments->batch_size, "Examples, or prompts, a batch").at_least(1);
+  flags.add("batch-size", arguments->batch_size, "Examples, or prompts, a batch").between(1, kMaxCount);
   arguments->generation.add_max_new_tokens(flags);
   arguments->generation.add_beams(flags);
-  flags.add("limit", arguments->limit, "Only the first N records; 0: all").at_least(0);
+  flags.add("limit", arguments->limit, "Only the first N records; 0: all").between(0, kMaxCount);
   flags.add("merge", arguments->merge, "Merge the adapter into the weights first (default: off)");
   flags.add(
       "predictions", arguments->predictions,

@@ -60,6 +60,14 @@ Flag& Flag::positive() {
   return *this;
 }
 
+Flag& Flag::between(int64_t minimum, int64_t maximum) {
+  option_->check(number_check(
+      "from " + std::to_string(minimum) + " to " + std::to_string(maximum), [minimum, maximum](double value) {
+        return value >= static_cast<double>(minimum) && value <= static_cast<double>(maximum);
+      }));
+  return *this;
+}
+
 Flag& Flag::in_range(double minimum, double supremum) {
   option_->check(number_check(
       "of at least " + number_text(minimum) + " and below " + number_text(supremum),

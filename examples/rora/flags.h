@@ -19,6 +19,9 @@ namespace rora::cli {
 
 using Json = nlohmann::ordered_json;
 
+/// The most of whatever a flag counts that is not bounded more closely: sums and products of two stay within 64 bits.
+inline constexpr int64_t kMaxCount = 1'000'000'000;
+
 /// Flags that cannot be, or cannot be together: one line and exit code 2.
 class UsageError : public std::runtime_error {
  public:
@@ -35,6 +38,8 @@ class Flag {
   Flag& at_least(double minimum);
   /// The value, where there is one, must be above 0.
   Flag& positive();
+  /// The value, where there is one, must be in [minimum, maximum].
+  Flag& between(int64_t minimum, int64_t maximum);
   /// The value, where there is one, must be in [minimum, supremum).
   Flag& in_range(double minimum, double supremum);
   /// Both may not be given.

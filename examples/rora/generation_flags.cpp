@@ -8,11 +8,11 @@
 namespace rora::cli {
 
 void GenerationFlags::add_max_new_tokens(Flags& flags) {
-  flags.add("max-new-tokens", max_new_tokens, "The most tokens that are generated").at_least(0);
+  flags.add("max-new-tokens", max_new_tokens, "The most tokens that are generated").between(0, kMaxCount);
 }
 
 void GenerationFlags::add_beams(Flags& flags) {
-  flags.add("beams", beams, "Width of the beam search; 1 is none").at_least(1);
+  flags.add("beams", beams, "Width of the beam search; 1 is none").between(1, 1024);
 }
 
 void GenerationFlags::add_sampling(Flags& flags) {
@@ -21,7 +21,7 @@ void GenerationFlags::add_sampling(Flags& flags) {
           "temperature", temperature,
           "Of the sampling; 0 takes the likeliest token, whatever --top-k, --top-p and --seed say")
       .at_least(0);
-  flags.add("top-k", top_k, "Sample from the k likeliest tokens; 0: from all").at_least(0);
+  flags.add("top-k", top_k, "Sample from the k likeliest tokens; 0: from all").between(0, kMaxCount);
   flags.add("top-p", top_p, "Sample from the fewest tokens whose probabilities reach p").at_least(0);
   flags.add("seed", seed, "Of the sampling").at_least(0);
 }
@@ -29,6 +29,10 @@ void GenerationFlags::add_sampling(Flags& flags) {
 GenerationOptions GenerationFlags::options(const ModelFlags& model, const Tokenizer& tokenizer) const {
   if (beams > 1 && temperature > 0) {
     throw UsageError("--beams " + std::to_string(beams) + " does not sample: --temperature must be 0");
+  }
+  if (const int64_t vocab_size = read_model_config(model.model).vocab_size(); beams > vocab_size) {
+    throw UsageError(
+        "--beams " + std::to_string(beams) + " is over the model's vocab_size " + std::to_string(vocab_size));
   }
   if (top_p <= 0.0 || top_p > 1.0) {
     throw UsageError("--top-p must be above 0 and at most 1");

@@ -45,12 +45,18 @@ class TerminalWarnings : public c10::WarningHandler {
   }
 };
 
+/// Says it in one line that a terminal can show, cut where somebody's input made it long.
 int fail(int code, const std::string& place, std::string message) {
+  constexpr size_t kMaxBytes = 800;
   while (!message.empty() && message.back() == '\n') {
     message.pop_back();
   }
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::cerr << place << ": " << one_line(message) << "\n";
+  std::string line = one_line(message);
+  if (line.size() > kMaxBytes) {
+    line = one_line(line.substr(0, kMaxBytes)) + "..."; // a character may have been cut in two
+  }
+  std::cerr << place << ": " << line << "\n";
   return code;
 }
 

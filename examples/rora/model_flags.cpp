@@ -7,6 +7,9 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <thread>
+
 namespace rora::cli {
 namespace {
 
@@ -41,7 +44,9 @@ Flag ModelFlags::add_device(Flags& flags) {
 }
 
 Flag ModelFlags::add_threads(Flags& flags) {
-  return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core").in_range(0, 1025);
+  const int64_t processors = std::thread::hardware_concurrency();
+  return flags.add("threads", threads, "Threads on the CPU; 0: LibTorch's choice, a thread a core")
+      .between(0, std::max<int64_t>(64, 4 * processors));
 }
 
 Flag ModelFlags::add_pack_weights(Flags& flags) {
@@ -59,11 +64,6 @@ Flag ModelFlags::add_tokenizer(Flags& flags) {
       "Which tokenizer file of the folder: tokenizer.model, tokenizer.json; auto: the first that is there");
 }
 
-void ModelFlags::use_threads() const {
-  if (threads > 0) {
-    at::set_num_threads(static_cast<int>(threads));
-  }
-}
 void ModelFlags::add_loading(Flags& flags) {
   flags.add(
       "no-mmap", no_mmap,
@@ -74,6 +74,11 @@ void ModelFlags::add_loading(Flags& flags) {
       "Believe the tensors where layers that are all alike have other widths than config.json says (default: off)");
 }
 
+void ModelFlags::use_threads() const {
+  if (threads > 0) {
+    at::set_num_threads(static_cast<int>(threads));
+  }
+}
 
 at::Device ModelFlags::open_device() const {
   if (device == "cuda" && !at::hasCUDA()) {
@@ -88,15 +93,15 @@ void ModelFlags::check_cuda_graph(bool wanted) const {
   }
 }
 
+LoadModelOptions ModelFlags::load_options(std::optional<at::ScalarType> in_dtype) const {
+  return LoadModelOptions().dtype(in_dtype).mapped(!no_mmap).infer_widths(infer_widths);
+}
+
 CausalLM ModelFlags::load() const {
   use_threads();
   const at::Device target = open_device();
   if (pack_weights && !(target.is_cpu() && dtype && ops::can_prepack_weights(*dtype))) {
     throw UsageError("--pack-weights: weights of this dtype are not packed on this processor");
-LoadModelOptions ModelFlags::load_options(std::optional<at::ScalarType> in_dtype) const {
-  return LoadModelOptions().dtype(in_dtype).mapped(!no_mmap).infer_widths(infer_widths);
-}
-
   }
   CausalLM loaded = load_model(model, load_options(dtype));
   if (target.is_cuda()) {

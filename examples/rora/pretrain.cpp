@@ -11,10 +11,15 @@
 #include <ATen/ATen.h>
 #include <torch/utils.h>
 
+#include <unistd.h>
+
+#include <cstdio>
 #include <iostream>
 
 namespace rora::cli {
 namespace {
+
+constexpr int64_t kMaxVocabulary = 10'000'000;
 
 struct Arguments {
   ModelFlags model;
@@ -116,12 +121,32 @@ std::unique_ptr<Tokenizer> open_tokenizer(
   return tokenizer;
 }
 
+/// Throws where the weights of a model alone would not fit this machine's memory.
+void check_fits(const std::filesystem::path& config, const DecoderOptions& options) {
+  const auto size = [](int64_t value) { return static_cast<double>(value); };
+  const LayerShape shape = options.layer_shape(0);
+  const double of_heads =
+      size(options.resolved_head_dim()) * 2.0 * (size(shape.num_attention_heads) + size(shape.num_key_value_heads));
+  const double of_layers = size(options.num_hidden_layers()) * (of_heads + 3.0 * size(shape.intermediate_size));
+  const double of_vocabulary = size(options.vocab_size()) * (options.tie_word_embeddings() ? 1.0 : 2.0);
+  const double bytes = sizeof(float) * size(options.hidden_size()) * (of_layers + of_vocabulary);
+  const double memory = size(::sysconf(_SC_PHYS_PAGES)) * size(::sysconf(_SC_PAGESIZE));
+  if (bytes > memory) {
+    char text[96];
+    std::snprintf(
+        text, sizeof text, "asks for a model of %.3g GiB, which this machine's %.3g GiB do not hold", bytes / 0x1p30,
+        memory / 0x1p30);
+    throw FormatError(config, text);
+  }
+}
+
 CausalLM make_model(const Arguments& arguments, const DecoderOptions& options) {
   torch::manual_seed(static_cast<uint64_t>(arguments.training.seed));
   CausalLM model{nullptr};
   if (arguments.from) {
     model = load_model(*arguments.from, arguments.model.load_options(at::kFloat));
   } else {
+    check_fits(*arguments.config, options);
     model = DecoderForCausalLM(options);
     initialize(model);
   }
@@ -158,6 +183,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   records.clear(); // the examples are all that training needs
   CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
+    check_mapped_files();
     save_model(*model, target);
     if (start.companions) {
       copy_companion_files(*start.companions, target);
@@ -181,15 +207,16 @@ Run add_pretrain(Flags& flags) {
   flags.add("model-config", arguments->config, "config.json of the model to make, or its folder (default: none)");
   flags.add(
       "tokenizer", arguments->tokenizer, "A folder whose tokenizer is used, and copied to --output (default: none)");
-  flags.add(
-      "train-tokenizer", arguments->tokenizer_vocab_size,
-    check_mapped_files();
-      "Train a sentencepiece tokenizer of so many tokens on --data first (default: none)");
+  flags
+      .add(
+          "train-tokenizer", arguments->tokenizer_vocab_size,
+          "Train a sentencepiece tokenizer of so many tokens on --data first (default: none)")
+      .between(1, kMaxVocabulary);
   arguments->training.add(flags);
   arguments->model.add_device(flags);
   arguments->model.add_threads(flags);
+  arguments->model.add_loading(flags);
   return [arguments, &flags] { return pretrain(*arguments, flags); };
 }
 
 } // namespace rora::cli
-  arguments->model.add_loading(flags);

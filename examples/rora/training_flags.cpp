@@ -1,6 +1,7 @@
 #include "training_flags.h"
 
 namespace rora::cli {
+
 void TrainingFlags::add_data(Flags& flags) {
   flags
       .add(
@@ -16,23 +17,25 @@ void TrainingFlags::add(Flags& flags) {
       "schedule", schedule,
       {{"constant", Schedule::kConstant}, {"linear", Schedule::kLinear}, {"cosine", Schedule::kCosine}},
       "How the learning rate goes on after warm-up; linear and cosine end at 0");
-  flags.add("warmup-steps", warmup_steps, "Steps over which the learning rate rises from 0").at_least(0);
-  Flag by_epochs = flags.add("epochs", epochs, "How often the data is gone through").at_least(1);
+  flags.add("warmup-steps", warmup_steps, "Steps over which the learning rate rises from 0").between(0, kMaxCount);
+  Flag by_epochs = flags.add("epochs", epochs, "How often the data is gone through").between(1, kMaxCount);
   flags.add("max-steps", max_steps, "Optimiser steps; the data repeats as needed (default: by --epochs)")
-      .at_least(1)
+      .between(1, kMaxCount)
       .excludes(by_epochs);
-  flags.add("batch-size", batch_size, "Examples a batch; rows a batch when packing").at_least(1);
-  flags.add("grad-accum", grad_accum, "Batches whose gradients make one step, weighted by labelled tokens").at_least(1);
+  flags.add("batch-size", batch_size, "Examples a batch; rows a batch when packing").between(1, kMaxCount);
+  flags.add("grad-accum", grad_accum, "Batches whose gradients make one step, weighted by labelled tokens")
+      .between(1, kMaxCount);
   flags.add("max-length", max_length, "Longer examples are cut to so many tokens; also the length of packed rows")
-      .at_least(2);
+      .between(2, kMaxCount);
   flags.add("weight-decay", weight_decay, "AdamW's decoupled weight decay").at_least(0.0);
   flags.add("clip", clip, "Norm to which gradients are clipped; 0: off").at_least(0.0);
   flags.add("seed", seed, "Decides initial weights, data order and dropout").at_least(0);
-  flags.add("save-every", save_every, "Steps between checkpoints; 0: only where the run is stopped").at_least(0);
-  flags.add("eval-every", eval_every, "Steps between validations; 0: after each epoch").at_least(0);
+  flags.add("save-every", save_every, "Steps between checkpoints; 0: only where the run is stopped")
+      .between(0, kMaxCount);
+  flags.add("eval-every", eval_every, "Steps between validations; 0: after each epoch").between(0, kMaxCount);
   flags
       .add("early-stopping-patience", early_stopping_patience, "Validations without a gain that end training; 0: never")
-      .at_least(0);
+      .between(0, kMaxCount);
   flags.add("resume", resume, "Go on from the last checkpoint in --output; afresh where there is none (default: off)");
   flags.add("packing", packing, "Several examples a row, which do not see each other (default: off)");
   flags.choice<bool>(
@@ -54,6 +57,11 @@ void TrainingFlags::add(Flags& flags) {
 }
 
 void TrainingFlags::check() const {
+  if (packing && shuffle && !max_steps && epochs > TrainerOptions::kMaxPackedEpochs) {
+    throw UsageError(
+        "--epochs over " + std::to_string(TrainerOptions::kMaxPackedEpochs) +
+        " are not counted ahead with --packing, which fills other rows each time: --max-steps says how long");
+  }
   if (eval_data.empty() && eval_every > 0) {
     throw UsageError("--eval-every needs --eval-data");
   }
