@@ -108,7 +108,8 @@ def config_file_cases():
             "of an unknown flag": '{"ranks": 4}',
             "of a list": '{"alpha": [4]}', "of an object": '{"alpha": {}}', "of itself": '{"config": "x"}',
             "of help": '{"help": true}', "of a word for a switch": '{"dora": "x"}',
-            "of nested lists": '{"eval-data": [["x"]]}', "not UTF-8": b'{"rank": "\xff"}', "of a zero byte": '{"rank": 4}\0',
+            "of nested lists": '{"eval-data": [["x"]]}', "not UTF-8": b'{"rank": "\xff"}',
+            "of a zero byte": '{"rank": 4}\0',
             "of a long key": '{"' + "k" * 100_000 + '": 1}',
             "of a surrogate": '{"\\ud800": 1}', "of a key twice": '{"rank": 2, "rank": 4}',
     }.items():
