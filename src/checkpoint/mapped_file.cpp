@@ -154,7 +154,7 @@ void check_mapped_files() {
     const bool same_file = place->begin != nullptr && stat(place->path, &now) == 0 &&
         now.st_dev == place->status.st_dev && now.st_ino == place->status.st_ino;
     if (same_file && !detail::same_content(now, place->status)) {
-      throw FileError(
+      throw FormatError(
           place->path.load(),
           "was written to while it was in use: the weights mapped from it are no longer those that "
           "were loaded");

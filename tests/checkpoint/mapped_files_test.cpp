@@ -67,14 +67,14 @@ TEST_F(MappedFiles, ThatWereWrittenToAreNamed) {
   const at::Tensor tensor = SafetensorsFile(path).tensor("a");
   EXPECT_NO_THROW(check_mapped_files());
   overwrite();
-  const std::string message = message_of<FileError>(check_mapped_files);
+  const std::string message = message_of<FormatError>(check_mapped_files);
   EXPECT_THAT(message, StartsWith(path.string() + ": was written to while it was in use"));
 }
 
 TEST_F(MappedFiles, ThatWereCutShortAreNamed) {
   const at::Tensor tensor = SafetensorsFile(path).tensor("a");
   std::filesystem::resize_file(path, 5000);
-  EXPECT_THAT(message_of<FileError>(check_mapped_files), HasSubstr("weights.safetensors"));
+  EXPECT_THAT(message_of<FormatError>(check_mapped_files), HasSubstr("weights.safetensors"));
 }
 
 TEST_F(MappedFiles, ThatOthersTookThePlaceOfAreWhatTheyWere) {

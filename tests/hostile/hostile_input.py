@@ -31,15 +31,7 @@ MAX_MEMORY = 1 << 30
 MAX_LINE = 1000
 
 # Cases that are known to fail, by name.
-EXPECTED_FAILURES = {
-    # Files without an end, or of which nobody writes the beginning.
-    "config a pipe", "config a device without end", "generate a pipe", "generate a device without end",
-    "tokenize a pipe", "tokenize a device without end", "data a pipe", "data a device without end", "flags a pipe",
-    "flags a device without end", "resume of state in a pipe",
-    # Checkpoints whose content is not that which was saved.
-    "resume of tensors with NaN", "resume of a damaged adapter", "resume of damaged metrics",
-    "resume of damaged run.json",
-}
+EXPECTED_FAILURES = set()
 
 
 def listing(root):
