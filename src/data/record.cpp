@@ -264,8 +264,8 @@ class RecordReader {
     }
   }
 
-  /// The elements of the array that begins at `opening`: cut apart first, as the values of all would take many times the
-  /// file's size.
+  /// The elements of the array that begins at `opening`: cut apart first, as the values of all would take many times
+  /// the file's size.
   void add_elements(size_t opening) {
     size_t end = opening;
     do {

@@ -23,8 +23,8 @@ inline void check_text(std::string_view text) {
       " that are tokenised at once");
 }
 
-/// Throws at `place`, whose steps of a tokenizer.json have made `grown` bytes of `original`, where that is far more than
-/// any sensible ones make: each step may multiply a text's length.
+/// Throws at `place`, whose steps of a tokenizer.json have made `grown` bytes of `original`, where that is far more
+/// than any sensible ones make: each step may multiply a text's length.
 inline void check_growth(const JsonPlace& place, size_t grown, size_t original) {
   if (grown > (size_t{1} << 20) + 16 * original) {
     place.fail(

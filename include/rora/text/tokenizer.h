@@ -19,9 +19,9 @@ class Tokenizer {
 
   /// The ids of `text`, taken byte for byte; with `add_special_tokens` those that the tokenizer itself adds (BOS).
   /// Special tokens that are spelled out in the text become their ids. What is not UTF-8 is read as U+FFFD, one for
-  /// each maximal ill-formed part, as Python's `errors="replace"` does. Throws `c10::ValueError` for a text of more than
-  /// 16 MiB, and `FormatError` where the tokenizer's files make a regular expression take too long on it or a normalizer
-  /// grow it far more than sixteenfold.
+  /// each maximal ill-formed part, as Python's `errors="replace"` does. Throws `c10::ValueError` for a text of over
+  /// 16 MiB, and `FormatError` where a regular expression of the tokenizer's files takes too long on it or its
+  /// normalizers grow it far more than sixteenfold.
   virtual std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const = 0;
 
   /// The text of `ids`, which is well-formed UTF-8: bytes that make no character are U+FFFD. With `skip_special_tokens`
