@@ -49,8 +49,7 @@ def record_cases():
             "of a long key": '{"' + "k" * 2_000_000 + '": 1}', "of a long line": '{"x": "' + "y" * 20_000_000 + '"}',
             "of a long line that is not JSON": "y" * 20_000_000, "of a long role": lines(
                 {"messages": [{"role": "r" * 100_000, "content": "x"}]}),
-            "of many brackets in a row": "{}" * 100_000, "of an answer that is a list": lines(
-                {"instruction": "x", "output": "y", "answer": []}),
+            "of many brackets in a row": "{}" * 100_000,
     }.items():
         yield Case(f"data {name}", TRAIN, (DATA,), writing(DATA, content))
     yield Case("data good after a bad evaluation", TRAIN + ["--eval-data", "@eval.jsonl"], ("eval.jsonl",),
