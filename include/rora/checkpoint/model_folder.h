@@ -10,8 +10,8 @@
 namespace rora {
 
 /// The weights of a Hugging Face model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
-/// names; the single file comes first where both are there, as in transformers. Opening maps, or reads, every shard and checks
-/// that index and shards name the same tensors, each once, in files of this folder; throws `FileError` or
+/// names; the single file comes first where both are there, as in transformers. Opening maps, or reads, every shard and
+/// checks that index and shards name the same tensors, each once, in files of this folder; throws `FileError` or
 /// `FormatError`.
 class ModelFolder {
  public:

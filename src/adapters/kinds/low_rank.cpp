@@ -181,8 +181,8 @@ void LowRankKind::validate(const std::string& module, const ProjectionImpl& proj
   } catch (const c10::ValueError& error) {
     TORCH_CHECK_VALUE(false, module, ": ", error.what_without_backtrace());
   }
-  // Such a rank is a slip: the weight's own rank is smaller by far, and A and B would be larger than the weight. Beside a
-  // small layer that is no harm, and a default may well be over its size.
+  // Such a rank is a slip: the weight's own rank is smaller by far, and A and B would be larger than the weight. Beside
+  // a small layer that is no harm, and a default may well be over its size.
   constexpr int64_t kHarmless = 1024;
   const int64_t most = std::max(kHarmless, projection.in_features() + projection.out_features());
   TORCH_CHECK_VALUE(
