@@ -243,7 +243,7 @@ void RunFolder::keep_metrics(int64_t restored) {
       break;
     }
     kept += line;
-    last_line_ = json;
+    last_line_ = Json::parse(line);
     last_line_bytes_ = std::ssize(line);
     begin = end + 1;
   }
