@@ -3,6 +3,7 @@ fault, and leaves no file behind.
 
     hostile_input.py RORA FIXTURES [WORD...]    only the cases whose names hold one of the words
 
+Without a word each fifth case runs, and with RORA_HOSTILE=all every one.
 RORA_TEST_SLOWNESS multiplies the seconds that a run may take, for builds with sanitizers and slow machines.
 """
 
