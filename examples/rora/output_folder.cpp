@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <iostream>
 #include <system_error>
 
 namespace rora::cli {
@@ -248,6 +249,10 @@ void RunFolder::keep_metrics(int64_t restored) {
     begin = end + 1;
   }
   write_file(path, kept);
+  const int64_t last = last_line_.is_object() ? last_line_["step"].get<int64_t>() : 0;
+  if (last < restored) {
+    std::cout << path.string() << " lacks the steps from " << last + 1 << " to " << restored << std::endl;
+  }
 }
 
 void RunFolder::append(const Json& line) {

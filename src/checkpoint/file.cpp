@@ -5,6 +5,7 @@
 #include "checkpoint/atomic_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ namespace rora {
 namespace {
 
 constexpr size_t kFirstRead = size_t{1} << 16;
+constexpr int kWriterSeconds = 10;
 
 struct Descriptor {
   int value;
@@ -73,6 +75,29 @@ std::string read_all(const std::filesystem::path& path, const Descriptor& file, 
   return content;
 }
 
+/// Waits until somebody writes to a pipe that was opened without blocking, and gives what was read meanwhile. Throws
+/// where nobody opens it to write: a writer may take its time, but must be there.
+std::string wait_for_writer(const std::filesystem::path& path, const Descriptor& file) {
+  std::string read_meanwhile;
+  for (int tenths = 0; tenths < kWriterSeconds * 10; ++tenths) {
+    pollfd look{file.value, POLLIN, 0};
+    if (poll(&look, 1, /*milliseconds=*/100) != 0) {
+      break; // content, or a writer that came and went
+    }
+    char byte = 0;
+    const ssize_t count = read(file.value, &byte, 1);
+    if (count != 0) { // without a writer it is 0
+      read_meanwhile.append(&byte, count > 0 ? 1 : 0);
+      break;
+    }
+    if (tenths + 1 == kWriterSeconds * 10) {
+      throw FileError(path, "is a pipe that nobody writes to");
+    }
+  }
+  fcntl(file.value, F_SETFL, 0); // blocking from here on
+  return read_meanwhile;
+}
+
 std::string read_regular(const std::filesystem::path& path, const Descriptor& file, const struct stat& status) {
   // The size is a hint only: files under /proc have none.
   const size_t hint = status.st_size > 0 ? static_cast<size_t>(status.st_size) + 1 : kFirstRead;
@@ -92,7 +117,7 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pipe_bytes) {
-  const Descriptor file = open_to_read(path, 0);
+  const Descriptor file = open_to_read(path, O_NONBLOCK);
   const struct stat status = status_of(path, file);
   if (S_ISREG(status.st_mode)) {
     return read_regular(path, file, status);
@@ -101,7 +126,8 @@ std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pip
     throw FileError(path, "is neither a file nor a pipe");
   }
   const auto limit = static_cast<size_t>(max_pipe_bytes);
-  std::string content = read_all(path, file, kFirstRead, limit);
+  std::string content = wait_for_writer(path, file);
+  content += read_all(path, file, kFirstRead, limit);
   if (content.size() > limit) {
     throw FileError(path, "is a pipe that gives more than " + std::to_string(limit) + " bytes");
   }

@@ -185,7 +185,6 @@ def resume_cases():
         place.remove("run/checkpoint-4")
         place.write("run/checkpoint-4", "x")
     yield case("of a checkpoint that is a file", file_for_checkpoint, ("checkpoint-4",))
-    yield case("of damaged metrics", writing("run/metrics.jsonl", "{"), ("metrics.jsonl",))
     yield case("of damaged run.json", writing("run/run.json", "{"), ("run.json",))
     yield Case("resume of pretrain", [*PRETRAIN[:-1], "@run", "--max-steps", "4", "--resume"], ("checkpoint-",))
 

@@ -12,7 +12,7 @@ namespace rora {
 std::string read_file(const std::filesystem::path& path);
 
 /// The same of a file or a pipe, such as a shell's `<(...)`, which can be read once: up to `max_pipe_bytes`, over which
-/// it throws.
+/// it throws. Throws too for a pipe that nobody opens to write within ten seconds.
 std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pipe_bytes = int64_t{1} << 30);
 
 /// Replaces `path` by `content` through a temporary file beside it, fsync and rename; `path` holds
