@@ -69,8 +69,8 @@ class RunFolder {
   /// Appends one line to metrics.jsonl: all of it or nothing. Throws `FileError`.
   void append(const Json& line);
 
-  /// Adds a validation to the last line, which is of the step that the run went on from. Throws `FileError`; it may then
-  /// be called again.
+  /// Adds a validation to the last line, which is of the step that the run went on from. Throws `FileError`, and may
+  /// then be called again.
   void add_validation(double eval_loss);
 
   /// Writes run.json anew. Throws `FileError`.

@@ -40,8 +40,8 @@ void remove_unfinished_checkpoints(const std::filesystem::path& output);
 std::optional<std::filesystem::path> last_checkpoint(const std::filesystem::path& output);
 
 /// Restores parameters and `state` in place and returns the progress. Throws `FormatError` for a state that is
-/// malformed, damaged since it was written, in conflict with itself or with the folder's name, past `total_steps`, or of
-/// another run, naming the option that differs.
+/// malformed, damaged since it was written, in conflict with itself or with the folder's name, past `total_steps`, or
+/// of another run, naming the option that differs.
 Progress load_training_state(
     const std::filesystem::path& checkpoint, ParameterTable& parameters, const NamedTensors& state,
     const RunFingerprint& fingerprint, int64_t total_steps);

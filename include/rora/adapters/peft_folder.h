@@ -26,7 +26,8 @@ struct SaveAdapterOptions {
 /// depend on that and on the tensors alone.
 ///
 /// Throws `c10::ValueError` where there is no adapter of that name, where one of it is of a whole block
-/// (`ModuleAdapter`), or where those of it differ in what a folder says once: kind, scaling, DoRA, dropout. Throws `FileError`; a full disk leaves earlier files as they were.
+/// (`ModuleAdapter`), or where those of it differ in what a folder says once: kind, scaling, DoRA, dropout. Throws
+/// `FileError`; a full disk leaves earlier files as they were.
 void save_adapter(
     const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save = {});
 

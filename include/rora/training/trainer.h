@@ -71,8 +71,8 @@ class Trainer {
   /// Writes the model's part of a checkpoint into a folder (`save_adapter`, `save_model`).
   void set_save(std::function<void(const std::filesystem::path&)> save);
 
-  /// Called where a checkpoint cannot be written: true tries again. Without it `train` throws, and what was trained since
-  /// the last checkpoint is lost.
+  /// Called where a checkpoint cannot be written: true tries again. Without it `train` throws, and what was trained
+  /// since the last checkpoint is lost.
   void set_save_error(std::function<bool(const FileError&)> try_again);
 
   /// What decides the run besides options, data and frozen weights, by name: how the adapter computes, say. A
@@ -104,7 +104,8 @@ class Trainer {
   /// `output`.
   TrainingResult train();
 
-  /// Ends `train` after the present step, with a checkpoint; a validation is left off, to be made when resumed. May be called from a signal handler.
+  /// Ends `train` after the present step, with a checkpoint; a validation is left off, to be made when resumed. May be
+  /// called from a signal handler.
   void request_stop() noexcept;
 
  private:
