@@ -2,11 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <csignal>
 
 namespace rora::testing {
 namespace {
@@ -171,23 +168,6 @@ TEST(FinetuneErrors, AFailureTakesBackAllTheFoldersThatItMade) {
   place.write("model/model.safetensors", weights);
   expect_error(run_rora(place.finetune("a/b/run", 1)), 1, "not finite");
   EXPECT_FALSE(place.exists("a"));
-}
-
-TEST(FinetuneErrors, AFullDiskLeavesNoAdapter) {
-  const Workplace place;
-  // Files over so many bytes fail as on a full disk: run.json and metrics.jsonl fit, the adapter does not.
-  const rlimit small{3000, RLIM_INFINITY};
-  rlimit old{};
-  getrlimit(RLIMIT_FSIZE, &old);
-  auto* handler = ::signal(SIGXFSZ, SIG_IGN);
-  setrlimit(RLIMIT_FSIZE, &small);
-  const Outcome outcome = run_rora(place.finetune("run", 1, {"--rank", "16"}));
-  setrlimit(RLIMIT_FSIZE, &old);
-  ::signal(SIGXFSZ, handler);
-  expect_error(outcome, 1, "adapter_model.safetensors");
-  EXPECT_FALSE(place.exists("run/adapter_model.safetensors"));
-  EXPECT_FALSE(place.exists("run/adapter_config.json"));
-  EXPECT_FALSE(place.exists("run/.partial"));
 }
 
 TEST(FinetuneErrors, CudaGraphsOnTheCpuAreWrongUsage) {

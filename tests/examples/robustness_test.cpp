@@ -130,13 +130,16 @@ TEST(Robustness, AFullDiskIsWaitedForAndTheRunThenEndsWell) {
   EXPECT_EQ(place.read("run/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
 }
 
-TEST(Robustness, ASignalGivesUpWaitingForRoom) {
+TEST(Robustness, ASignalGivesUpWaitingForRoomAndLeavesNoHalfAdapter) {
   const Workplace place;
   Piped run("ulimit -S -f 8;", place.finetune("run", 3));
   ASSERT_NE(run.line_with("trying again"), "");
   ::kill(run.pid(), SIGINT);
   EXPECT_NE(run.line_with("cannot write: File too large").find("rora finetune: "), std::string::npos);
   EXPECT_EQ(run.close(), 1);
+  for (const char* name : {"adapter_model.safetensors", "adapter_config.json", ".partial"}) {
+    EXPECT_FALSE(place.exists(std::string("run/") + name)) << name;
+  }
 }
 
 TEST(Robustness, ALossThatIsNotFiniteLeavesACheckpointToGoOnFromAtAnotherRate) {
