@@ -88,7 +88,8 @@ std::optional<std::string> trace_of_run(const fs::path& path, const std::vector<
       return name;
     }
   }
-  if (error && error != std::errc::no_such_file_or_directory) {
+  const bool absent = error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+  if (error && !absent) {
     throw FileError(path, "cannot be listed: " + error.message());
   }
   return std::nullopt;

@@ -55,7 +55,8 @@ TEST(FinetuneErrors, NumbersBeyond64BitsAreRefused) {
   for (const char* number : {"9223372036854775808", "-9223372036854775809", "99999999999999999999999999"}) {
     expect_error(run_rora(place.finetune("run", 1, {"--seed", number})), 2, "--seed: must fit into 64 bits");
   }
-  expect_error(run_rora(place.finetune("run", 1, {"--rank", "1000000000"})), 1, "out of memory: ");
+  expect_error(
+      run_rora(place.finetune("run", 1, {"--rank", "1000000000"})), 2, "--rank: must be a number from 1 to 65536");
   EXPECT_FALSE(place.exists("run"));
 }
 
