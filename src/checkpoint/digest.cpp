@@ -1,17 +1,11 @@
 #include "checkpoint/digest.h"
 
-#include "checkpoint/atomic_file.h"
-
-#include <rora/error.h>
+#include "checkpoint/mapped_file.h"
 
 #include <ATen/Parallel.h>
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
@@ -76,33 +70,9 @@ std::string Digest::text() const {
 }
 
 std::string file_digest(const std::filesystem::path& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    throw FileError(path, "cannot open: " + system_message(errno));
-  }
+  const MappedFile file(path, /*mapped=*/true);
   Digest digest;
-  std::string block(64 * kBlock, '\0');
-  size_t filled = 0;
-  while (true) {
-    const ssize_t count = read(descriptor, block.data() + filled, block.size() - filled);
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      const int error = errno;
-      close(descriptor);
-      throw FileError(path, "cannot read: " + system_message(error));
-    }
-    filled += static_cast<size_t>(count);
-    if (count == 0 || filled == block.size()) {
-      digest.add_bytes(block.data(), filled);
-      filled = 0;
-    }
-    if (count == 0) {
-      break;
-    }
-  }
-  close(descriptor);
+  digest.add_bytes(file.data(), file.size());
   return digest.text();
 }
 
