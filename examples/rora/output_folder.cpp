@@ -234,22 +234,23 @@ void RunFolder::keep_metrics(int64_t restored) {
     return;
   }
   const std::string content = read_file(path);
-  std::string kept;
+  std::string kept, last_line;
   for (size_t begin = 0; begin < content.size();) {
     const size_t end = content.find('\n', begin);
     if (end == std::string::npos) {
       break; // cut off by whatever ended the run
     }
-    const std::string line = content.substr(begin, end + 1 - begin);
+    std::string line = content.substr(begin, end + 1 - begin);
     if (!is_metrics_up_to(line, restored)) {
       break;
     }
     kept += line;
-    last_line_ = Json::parse(line);
-    last_line_bytes_ = std::ssize(line);
+    last_line = std::move(line);
     begin = end + 1;
   }
   write_file(path, kept);
+  last_line_ = last_line.empty() ? Json() : Json::parse(last_line);
+  last_line_bytes_ = std::ssize(last_line);
   const int64_t last = last_line_.is_object() ? last_line_["step"].get<int64_t>() : 0;
   if (last < restored) {
     std::cout << path.string() << " lacks the steps from " << last + 1 << " to " << restored << std::endl;
