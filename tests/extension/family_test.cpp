@@ -37,7 +37,7 @@ class ToyFamily : public ModelFamily {
     }
     ProjectionBiases bias;
     bias.q = bias.k = bias.v = true;
-    return read_shared_config(config).bias(bias).qk_norm(true).no_rope_layers(config.integers("no_rope_layers"));
+    return read_shared_config(*this, config).bias(bias).qk_norm(true).no_rope_layers(config.integers("no_rope_layers"));
   }
 
   JsonFields write_config(const DecoderOptions& options, const std::string& torch_dtype) const override {

@@ -29,7 +29,7 @@ class Renamed : public ModelFamily {
     return "RenamedForCausalLM";
   }
   DecoderOptions read_config(const JsonObject& config) const override {
-    return read_shared_config(config);
+    return read_shared_config(*this, config);
   }
   JsonFields write_config(const DecoderOptions& options, const std::string& torch_dtype) const override {
     return write_shared_config(*this, options, torch_dtype);

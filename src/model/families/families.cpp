@@ -95,7 +95,19 @@ const ModelFamily* find_family(const std::string& model_type) {
   return families().find(model_type);
 }
 
+void refuse_fields(const JsonObject& config, std::initializer_list<const char*> fields) {
+  for (const char* field : fields) {
+    if (!config.is_off(field)) {
+      config.fail(field, "is not supported: models of this family have nothing of the kind");
+    }
+  }
+}
+
 } // namespace detail
+
+DecoderOptions ModelFamily::absent_fields() const {
+  return DecoderOptions().bos_token_id(1).eos_token_id({2});
+}
 
 CausalLM ModelFamily::make(const DecoderOptions& options) const {
   return DecoderForCausalLM(options);

@@ -3,6 +3,7 @@
 #include <rora/model/families/family.h>
 
 #include <filesystem>
+#include <initializer_list>
 #include <string>
 
 namespace rora::detail {
@@ -12,6 +13,9 @@ const ModelFamily* find_family(const std::string& model_type);
 
 /// "'bert' is not supported (llama is)".
 std::string unsupported_model_type(const std::string& model_type);
+
+/// Throws `FormatError` where a field asks for something that models of this family have not.
+void refuse_fields(const JsonObject& config, std::initializer_list<const char*> fields);
 
 /// Throws `c10::ValueError` where the config.json that the options' family has made of them, to be written to `path`,
 /// does not read back as them: it has no field for one of them.

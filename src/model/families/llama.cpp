@@ -17,7 +17,7 @@ class LlamaFamily : public ModelFamily {
     if (config.has("sliding_window")) {
       config.fail("sliding_window", "is not supported");
     }
-    return read_shared_config(config);
+    return read_shared_config(*this, config);
   }
 
   JsonFields write_config(const DecoderOptions& options, const std::string& torch_dtype) const override {

@@ -1,13 +1,9 @@
 #include <rora/model/families/family.h>
 
-#include "../special_tokens.h"
-
 #include <algorithm>
 
 namespace rora {
 namespace {
-
-constexpr double kDefaultTheta = 10000.0;
 
 /// One `rope_scaling` or `rope_parameters` object.
 RopeOptions read_rope(const JsonObject& rope, double theta) {
@@ -73,6 +69,28 @@ void refuse_unsupported(const JsonObject& config) {
   if (config.number("partial_rotary_factor", 1.0) != 1.0) {
     config.fail("partial_rotary_factor", "other than 1 is not supported");
   }
+  if (!config.boolean("is_causal", true)) {
+    config.fail("is_causal", "false is not supported: no token sees those after it");
+  }
+  if (!config.is_off("per_layer_config")) {
+    config.fail("per_layer_config", "is not supported");
+  }
+}
+
+/// A size that follows from others where it is null, which transformers tells apart from an absent one: then 0.
+int64_t read_nullable(const JsonObject& config, const char* field, int64_t absent) {
+  return config.contains(field) ? config.integer(field, 0) : absent;
+}
+
+std::vector<int64_t> read_eos_token_id(const JsonObject& config, const DecoderOptions& absent) {
+  return config.contains("eos_token_id") ? config.integers("eos_token_id") : absent.eos_token_id();
+}
+
+std::optional<int64_t> read_bos_token_id(const JsonObject& config, const DecoderOptions& absent) {
+  if (!config.contains("bos_token_id")) {
+    return absent.bos_token_id();
+  }
+  return config.has("bos_token_id") ? std::optional(config.integer("bos_token_id")) : std::nullopt;
 }
 
 void set_rope_scaling(JsonFields& fields, const DecoderOptions& options) {
@@ -153,8 +171,9 @@ void set_options_beyond_llama(JsonFields& fields, const DecoderOptions& options)
 
 } // namespace
 
-DecoderOptions read_shared_config(const JsonObject& config) {
+DecoderOptions read_shared_config(const ModelFamily& family, const JsonObject& config) {
   refuse_unsupported(config);
+  const DecoderOptions absent = family.absent_fields();
   DecoderOptions options;
   options.model_type(config.string("model_type", options.model_type()));
   options.hidden_act(read_activation(config));
@@ -163,18 +182,18 @@ DecoderOptions read_shared_config(const JsonObject& config) {
   options.intermediate_size(config.integer("intermediate_size"));
   options.num_hidden_layers(config.integer("num_hidden_layers"));
   options.num_attention_heads(config.integer("num_attention_heads"));
-  options.num_key_value_heads(config.integer("num_key_value_heads", 0));
-  options.head_dim(config.integer("head_dim", 0));
-  options.max_position_embeddings(config.integer("max_position_embeddings", options.max_position_embeddings()));
-  options.rms_norm_eps(config.number("rms_norm_eps", options.rms_norm_eps()));
-  options.initializer_range(config.number("initializer_range", options.initializer_range()));
-  options.tie_word_embeddings(config.boolean("tie_word_embeddings", false));
+  options.num_key_value_heads(read_nullable(config, "num_key_value_heads", absent.num_key_value_heads()));
+  options.head_dim(read_nullable(config, "head_dim", absent.head_dim()));
+  options.max_position_embeddings(config.integer("max_position_embeddings", absent.max_position_embeddings()));
+  options.rms_norm_eps(config.number("rms_norm_eps", absent.rms_norm_eps()));
+  options.initializer_range(config.number("initializer_range", absent.initializer_range()));
+  options.tie_word_embeddings(config.boolean("tie_word_embeddings", absent.tie_word_embeddings()));
   options.attention_bias(config.boolean("attention_bias", false));
   options.mlp_bias(config.boolean("mlp_bias", false));
-  options.eos_token_id(detail::config_eos_token_id(config));
-  options.bos_token_id(detail::config_bos_token_id(config));
+  options.eos_token_id(read_eos_token_id(config, absent));
+  options.bos_token_id(read_bos_token_id(config, absent));
 
-  const double theta = config.number("rope_theta", kDefaultTheta);
+  const double theta = config.number("rope_theta", absent.rope().theta());
   options.rope(RopeOptions().theta(theta));
   for (const char* field : {"rope_parameters", "rope_scaling"}) { // transformers: rope_scaling or rope_parameters
     if (config.has(field) && !config.object(field).names().empty()) {

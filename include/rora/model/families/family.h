@@ -26,6 +26,11 @@ class ModelFamily {
   /// transformers' class of its causal language models, as config.json's `architectures` names it.
   virtual std::string architecture() const = 0;
 
+  /// What fields mean that config.json leaves out: the defaults of transformers' class of the family's configs, as far
+  /// as they differ from family to family (heads of keys and values, head_dim, positions, epsilon, tied head, rotary
+  /// base and special tokens). LLaMA's, where they are not overridden.
+  virtual DecoderOptions absent_fields() const;
+
   /// The options that config.json asks for. Throws `FormatError` naming the field (`JsonObject::fail`), also for what
   /// the field asks for and this library lacks: nothing that changes an answer is passed over.
   virtual DecoderOptions read_config(const JsonObject& config) const = 0;
@@ -62,9 +67,10 @@ void register_model_family(std::shared_ptr<const ModelFamily> family);
 const ModelFamily& family_of(const std::string& model_type);
 
 /// The fields that LLaMA's config.json shares with most that came after it: sizes, activation, norms, biases, tied
-/// head, rotary embedding and special tokens. `model_type` becomes that of `config`. Throws `FormatError` as
-/// `read_config` does: also for quantised weights, dropout of attention and rotary positions of a part of a head.
-DecoderOptions read_shared_config(const JsonObject& config);
+/// head, rotary embedding and special tokens; those that are left out are the family's `absent_fields`. `model_type`
+/// becomes that of `config`. Throws `FormatError` as `read_config` does: also for quantised weights, dropout of
+/// attention, tokens that see those after them, fields of single layers and rotary positions of a part of a head.
+DecoderOptions read_shared_config(const ModelFamily& family, const JsonObject& config);
 
 /// Those fields of `family`, in the order of transformers' own, and the names of what else the options ask for (a
 /// window, layers without rotary positions, multipliers), where they ask for it. A bias of some projections of a
