@@ -204,6 +204,11 @@ JsonFields& JsonFields::set(const std::string& field, const JsonFields& value) {
   return *this;
 }
 
+JsonFields& JsonFields::remove(const std::string& field) {
+  value_->json.erase(field);
+  return *this;
+}
+
 std::string JsonFields::text() const {
   try {
     return value_->json.dump(2) + "\n";

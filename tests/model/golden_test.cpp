@@ -4,7 +4,6 @@
 #include <rora/model/decoder.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
-#include <rora/checkpoint/file.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/pretrained.h>
@@ -14,7 +13,6 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +22,7 @@ namespace {
 
 using testing::Golden;
 using testing::GoldenAdapter;
+using testing::GreedyPrompts;
 using testing::logits_error;
 using testing::relative_error;
 
@@ -65,31 +64,6 @@ struct GoldenRun {
   at::Tensor labels;
 };
 
-struct GreedyPrompts {
-  std::vector<std::vector<int64_t>> prompts;
-  std::vector<std::vector<int64_t>> continuations;
-};
-
-/// A prompt is the first `prompt_length` ids of its row, or a text among those that the file tokenises.
-GreedyPrompts read_greedy(const std::filesystem::path& path) {
-  const auto text = nlohmann::json::parse(read_file(path));
-  GreedyPrompts greedy;
-  for (const auto& row : text.at("greedy")) {
-    const auto ids = row.at("ids").get<std::vector<int64_t>>();
-    size_t length = row.value("prompt_length", size_t{0});
-    for (size_t i = 0; length == 0; ++i) {
-      const auto& tokenised = text.at("tokenisation").at(i);
-      if (tokenised.at("text") == row.at("prompt")) {
-        length = tokenised.at("ids").size();
-      }
-    }
-    const auto split = ids.begin() + static_cast<int64_t>(length);
-    greedy.prompts.emplace_back(ids.begin(), split);
-    greedy.continuations.emplace_back(split, ids.end());
-  }
-  return greedy;
-}
-
 class TransformersGolden : public ::testing::TestWithParam<Golden> {};
 
 TEST_P(TransformersGolden, LogitsAndLossAgree) {
@@ -100,7 +74,7 @@ TEST_P(TransformersGolden, LogitsAndLossAgree) {
 
 TEST_P(TransformersGolden, GreedyContinuationsAgree) {
   GoldenRun run(GetParam());
-  const GreedyPrompts greedy = read_greedy(GetParam().answers / "text.json");
+  const GreedyPrompts greedy = testing::read_greedy(GetParam().answers / "text.json");
   ASSERT_FALSE(greedy.prompts.empty());
   const auto options = GenerationOptions().max_new_tokens(24);
   for (size_t i = 0; i < greedy.prompts.size(); ++i) {

@@ -27,7 +27,8 @@ except ImportError as error:
     print(f"PEFT is not checked: {error}")
     sys.exit(77)
 
-FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "golden"
+FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
+GOLDEN = FIXTURES / "golden"
 TOLERANCE = 1e-5  # of the largest logit
 # What decides what an adapter computes.
 FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern",
@@ -101,14 +102,19 @@ def expect_same_tensors(found, stored):
         require(torch.equal(found[name], tensor), f"{name} differs")
 
 
+def base_of(folder):
+    """The model whose adapter the folder holds."""
+    return FIXTURES / "families" / folder.name if folder.parent.name == "families" else GOLDEN / "model"
+
+
 def check_adapter(folder):
     """PEFT reads an adapter that rora wrote: all of its tensors, and with them it computes rora's logits."""
     stored = load_file(folder / "logits.safetensors")
-    model = load_adapted(FIXTURES / "model", folder / "adapter")
+    model = load_adapted(base_of(folder), folder / "adapter")
     expect_same_tensors(adapter_tensors(model), load_file(folder / "adapter/adapter_model.safetensors"))
     if folder.name != "bfloat16_base":
         return expect_logits(model, stored["input_ids"], stored["logits"])
-    bfloat16 = load_adapted(FIXTURES / "model", folder / "adapter", torch.bfloat16)
+    bfloat16 = load_adapted(GOLDEN / "model", folder / "adapter", torch.bfloat16)
     with torch.no_grad():
         exact = copy.deepcopy(bfloat16).float()(stored["input_ids"]).logits
     peft_error = error_of_logits(bfloat16, stored["input_ids"], exact)
@@ -120,7 +126,7 @@ def check_adapter(folder):
 def check_adapter_counts(folder):
     """Without its adapter the model computes something else: the check above can fail."""
     stored = load_file(folder / "logits.safetensors")
-    error = error_of_logits(load_model(FIXTURES / "model"), stored["input_ids"], stored["logits"])
+    error = error_of_logits(load_model(base_of(folder)), stored["input_ids"], stored["logits"])
     require(error > 100 * TOLERANCE, f"the adapter changes the logits by {error:.1e} alone")
     return f"the adapter changes them by {error:.1e}"
 
@@ -136,10 +142,10 @@ def check_merged(folder):
 
 def check_resaved(folder):
     """An adapter that PEFT wrote and rora read and wrote again is the same to PEFT."""
-    original = FIXTURES / "answers" / folder.name
+    original = GOLDEN / "answers" / folder.name
     name = "adapter_model.safetensors"
     expect_same_tensors(load_file(folder / name), load_file(original / name))
-    before, after = (load_adapted(FIXTURES / "model", each) for each in (original, folder))
+    before, after = (load_adapted(GOLDEN / "model", each) for each in (original, folder))
     expect_same_tensors(adapter_tensors(after), adapter_tensors(before))
     for field in FIELDS:
         values = [getattr(model.peft_config["default"], field) for model in (before, after)]
@@ -160,7 +166,7 @@ def check_model(folder):
 
 def check_finetuned(folder):
     """`rora finetune` takes the steps that PEFT took from the same adapter."""
-    stored = load_file(FIXTURES / "answers" / folder.name / "answers.safetensors")["adamw_losses"]
+    stored = load_file(GOLDEN / "answers" / folder.name / "answers.safetensors")["adamw_losses"]
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = torch.tensor([step["loss"] for step in metrics])
     require(losses.shape == stored.shape, f"{len(losses)} steps, not {len(stored)}")
@@ -173,22 +179,22 @@ def check_finetuned_merged(folder):
     """With what `rora finetune` wrote PEFT computes what transformers does once `rora merge` has merged it."""
     input_ids = torch.arange(3, 40).unsqueeze(0)
     with torch.no_grad():
-        stored = load_adapted(FIXTURES / "model", folder)(input_ids=input_ids).logits
+        stored = load_adapted(GOLDEN / "model", folder)(input_ids=input_ids).logits
     return expect_logits(load_model(folder.parent.parent / "merged" / folder.name), input_ids, stored)
 
 
 def run_binary(binary, out):
     """Fine-tunes each of PEFT's adapters on the batch and by the options of its stored losses, and merges it."""
-    batch = load_file(FIXTURES / "answers" / "base.safetensors")
+    batch = load_file(GOLDEN / "answers" / "base.safetensors")
     rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist())
     data = out / "data.jsonl"
     data.write_text("".join(json.dumps({"input_ids": ids, "labels": labels}) + "\n" for ids, labels in rows))
     options = {"lr": 1e-3, "schedule": "constant", "warmup-steps": 0, "max-steps": 12, "weight-decay": 0, "clip": 0,
                "batch-size": len(batch["labels"]), "shuffle": "off", "dtype": "float32", "device": "cpu"}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    for adapter in sorted(each for each in (FIXTURES / "answers").iterdir() if each.is_dir()):
+    for adapter in sorted(each for each in (GOLDEN / "answers").iterdir() if each.is_dir()):
         finetuned = out / "finetuned" / adapter.name
-        model = ["--model", FIXTURES / "model"]
+        model = ["--model", GOLDEN / "model"]
         run = [binary, "finetune", *model, "--data", data, "--output", finetuned, "--init-adapter", adapter, *flags]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
         run = [binary, "merge", *model, "--adapter", finetuned, "--output", out / "merged" / adapter.name]
@@ -197,6 +203,7 @@ def run_binary(binary, out):
 
 CHECKS = {
     "adapters": [check_adapter, check_adapter_counts, check_merged],
+    "families": [check_adapter, check_adapter_counts, check_merged],
     "resaved": [check_resaved],
     "models": [check_model],
     "finetuned": [check_finetuned, check_finetuned_merged],

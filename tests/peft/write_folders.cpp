@@ -1,11 +1,13 @@
 // usage: rora_write_folders FIXTURES OUT
 //
-// Writes what check.py then reads with PEFT and transformers. FIXTURES is tests/fixtures/golden.
-//   OUT/adapters/NAME/  adapter/: a random adapter of FIXTURES/model; merged/: the model with it merged;
+// Writes what check.py then reads with PEFT and transformers. FIXTURES is tests/fixtures.
+//   OUT/adapters/NAME/  adapter/: a random adapter of FIXTURES/golden/model; merged/: the model with it merged;
 //                       logits.safetensors: input_ids, logits with the adapter, and merged_logits of the merged folder,
 //                       loaded in fp32
-//   OUT/resaved/NAME/   FIXTURES/answers/NAME, loaded and saved again
-//   OUT/models/NAME/    FIXTURES/forms/NAME, loaded and saved again, with logits.safetensors
+//   OUT/families/NAME/  the same of FIXTURES/families/NAME
+//   OUT/resaved/NAME/   FIXTURES/golden/answers/NAME, loaded and saved again
+//   OUT/models/NAME/    FIXTURES/golden/forms/NAME or FIXTURES/families/NAME, loaded and saved again, with
+//                       logits.safetensors
 
 #include "../support/principal.h"
 
@@ -123,6 +125,16 @@ void resave_model(const std::filesystem::path& folder, const std::filesystem::pa
   save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
 }
 
+void write_families(const std::filesystem::path& families, const std::filesystem::path& out) {
+  const Case adapted{"rora", AdapterOptions().low_rank(LowRankOptions().rank(6).alpha(12))};
+  for (const auto& entry : std::filesystem::directory_iterator(families)) {
+    if (std::filesystem::exists(entry.path() / "model.safetensors")) {
+      write_adapter(entry.path(), out / "families" / entry.path().filename(), adapted);
+      resave_model(entry.path(), out / "models" / entry.path().filename());
+    }
+  }
+}
+
 void write_all(const std::filesystem::path& fixtures, const std::filesystem::path& out) {
   for (const Case& each : cases()) {
     write_adapter(fixtures / "model", out / "adapters" / each.name, each);
@@ -145,7 +157,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    write_all(argv[1], argv[2]);
+    write_all(std::filesystem::path(argv[1]) / "golden", argv[2]);
+    write_families(std::filesystem::path(argv[1]) / "families", argv[2]);
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;

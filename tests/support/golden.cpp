@@ -3,7 +3,10 @@
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 
+#include <rora/checkpoint/file.h>
+
 #include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cctype>
@@ -45,6 +48,25 @@ std::vector<GoldenAdapter> golden_adapters() {
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return found;
+}
+
+GreedyPrompts read_greedy(const std::filesystem::path& path) {
+  const auto text = nlohmann::json::parse(read_file(path));
+  GreedyPrompts greedy;
+  for (const auto& row : text.at("greedy")) {
+    const auto ids = row.at("ids").get<std::vector<int64_t>>();
+    size_t length = row.value("prompt_length", size_t{0});
+    for (size_t i = 0; length == 0; ++i) {
+      const auto& tokenised = text.at("tokenisation").at(i);
+      if (tokenised.at("text") == row.at("prompt")) {
+        length = tokenised.at("ids").size();
+      }
+    }
+    const auto split = ids.begin() + static_cast<int64_t>(length);
+    greedy.prompts.emplace_back(ids.begin(), split);
+    greedy.continuations.emplace_back(split, ids.end());
+  }
+  return greedy;
 }
 
 std::ostream& operator<<(std::ostream& stream, const Golden& golden) {

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <ostream>
 #include <string>
@@ -29,6 +30,15 @@ struct GoldenAdapter {
 
 /// Those of every golden.
 std::vector<GoldenAdapter> golden_adapters();
+
+/// Prompts of a text.json, and what transformers makes of them greedily, with a cache.
+struct GreedyPrompts {
+  std::vector<std::vector<int64_t>> prompts;
+  std::vector<std::vector<int64_t>> continuations;
+};
+
+/// A prompt is the first `prompt_length` ids of its row, or a text among those that the file tokenises.
+GreedyPrompts read_greedy(const std::filesystem::path& path);
 
 std::ostream& operator<<(std::ostream& stream, const Golden& golden);
 std::ostream& operator<<(std::ostream& stream, const GoldenAdapter& adapter);

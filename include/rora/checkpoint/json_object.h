@@ -79,6 +79,8 @@ class JsonFields {
   JsonFields& set(const std::string& field, const std::vector<int64_t>& value);
   JsonFields& set(const std::string& field, const std::vector<std::string>& value);
   JsonFields& set(const std::string& field, const JsonFields& value);
+  /// Takes the field out, where it is there.
+  JsonFields& remove(const std::string& field);
 
   /// The text of the object, indented by two, with a line's end. Throws `c10::ValueError` where a string is not UTF-8.
   std::string text() const;

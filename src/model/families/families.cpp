@@ -1,6 +1,7 @@
 #include "families.h"
 
 #include "llama.h"
+#include "qwen2.h"
 
 #include <rora/model/decoder.h>
 
@@ -18,6 +19,7 @@ class Families {
  public:
   Families() {
     add(detail::llama_family());
+    add(detail::qwen2_family());
   }
 
   void add(std::shared_ptr<const ModelFamily> family) {

@@ -1,0 +1,206 @@
+/// What each family reads of config.json, and what it refuses.
+
+#include "checkpoint/support.h"
+#include "support/test_data.h"
+
+#include <rora/checkpoint/file.h>
+#include <rora/error.h>
+#include <rora/model/decoder_options.h>
+#include <rora/model/generation.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace rora {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+using testing::message_of;
+using testing::TemporaryFolder;
+using testing::test_data;
+
+/// The least config of a family, of four layers, with `fields`.
+json config_of(const std::string& family, const json& fields) {
+  json config{{"model_type", family},    {"vocab_size", 48},       {"hidden_size", 256},
+              {"intermediate_size", 24}, {"num_hidden_layers", 4}, {"num_attention_heads", 32},
+              {"num_key_value_heads", 8}};
+  config.update(fields);
+  return config;
+}
+
+DecoderOptions read(const json& config) {
+  TemporaryFolder folder;
+  write_file(folder / "config.json", config.dump());
+  return read_model_config(folder.path());
+}
+
+DecoderOptions read(const std::string& family, const json& fields) {
+  return read(config_of(family, fields));
+}
+
+DecoderOptions read_published(const std::string& name) {
+  return read_model_config(test_data("families/published/" + name + ".json"));
+}
+
+/// The windows of all layers, 0 where there is none.
+std::vector<int64_t> windows(const DecoderOptions& options) {
+  std::vector<int64_t> each;
+  for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
+    each.push_back(options.window(layer));
+  }
+  return each;
+}
+
+using Windows = std::vector<int64_t>;
+
+struct Refusal {
+  const char* family;
+  json fields;
+  const char* message;
+};
+
+void expect_refused(const std::vector<Refusal>& refusals) {
+  for (const Refusal& each : refusals) {
+    EXPECT_THAT(message_of<FormatError>([&] { read(each.family, each.fields); }), HasSubstr(each.message))
+        << each.family << ' ' << each.fields;
+  }
+}
+
+TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
+  for (const char* family : {"llama", "qwen2"}) {
+    expect_refused(
+        {{family, {{"is_causal", false}}, "is_causal false is not supported"},
+         {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
+         {family, {{"attention_dropout", 0.1}}, "attention_dropout over 0 is not supported"},
+         {family, {{"partial_rotary_factor", 0.5}}, "partial_rotary_factor other than 1 is not supported"},
+         {family, {{"quantization_config", {{"bits", 4}}}}, "quantization_config is not supported"},
+         {family, {{"hidden_act", "relu"}}, "hidden_act 'relu' is not supported"},
+         {family,
+          {{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}},
+          "rope_scaling.rope_type 'yarn' is not supported"},
+         {family,
+          {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
+          "rope_parameters.full_attention is not supported"}});
+    EXPECT_NO_THROW(read(family, {{"per_layer_config", nullptr}, {"is_causal", true}}));
+  }
+}
+
+TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
+  struct Absent {
+    const char* family;
+    int64_t kv_heads, head_dim, positions;
+    bool tied;
+    double eps, theta;
+    std::optional<int64_t> bos;
+    std::vector<int64_t> eos;
+  };
+  for (const Absent& each : std::vector<Absent>{
+           {"llama", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
+           {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}}}) {
+    SCOPED_TRACE(each.family);
+    json config = config_of(each.family, json::object());
+    config.erase("num_key_value_heads");
+    const DecoderOptions options = read(config);
+    EXPECT_EQ(options.layer_shape(0).num_key_value_heads, each.kv_heads);
+    EXPECT_EQ(options.resolved_head_dim(), each.head_dim);
+    EXPECT_EQ(options.max_position_embeddings(), each.positions);
+    EXPECT_EQ(options.tie_word_embeddings(), each.tied);
+    EXPECT_EQ(options.rms_norm_eps(), each.eps);
+    EXPECT_EQ(options.rope().theta(), each.theta);
+    EXPECT_EQ(options.bos_token_id(), each.bos);
+    EXPECT_EQ(options.eos_token_id(), each.eos);
+    TemporaryFolder folder;
+    write_file(folder / "config.json", config.dump());
+    EXPECT_EQ(read_stop_token_ids(folder.path()), each.eos);
+    config["num_key_value_heads"] = nullptr;
+    EXPECT_EQ(read(config).layer_shape(0).num_key_value_heads, 32) << "null is as many as there are heads";
+  }
+}
+
+TEST(Qwen2Config, ReadsThePublishedOne) {
+  const DecoderOptions options = read_published("Qwen2.5-0.5B");
+  EXPECT_EQ(options.hidden_size(), 896);
+  EXPECT_EQ(options.intermediate_size(), 4864);
+  EXPECT_EQ(options.num_hidden_layers(), 24);
+  EXPECT_EQ(options.layer_shape(0).num_attention_heads, 14);
+  EXPECT_EQ(options.layer_shape(0).num_key_value_heads, 2);
+  EXPECT_EQ(options.resolved_head_dim(), 64);
+  EXPECT_EQ(options.max_position_embeddings(), 32768);
+  EXPECT_EQ(options.vocab_size(), 151936);
+  EXPECT_EQ(options.rope().theta(), 1e6);
+  EXPECT_EQ(options.rms_norm_eps(), 1e-6);
+  EXPECT_TRUE(options.tie_word_embeddings());
+  EXPECT_EQ(options.eos_token_id(), std::vector<int64_t>{151643});
+  ProjectionBiases bias;
+  bias.q = bias.k = bias.v = true;
+  EXPECT_EQ(options.bias(), bias);
+  EXPECT_EQ(windows(options), Windows(24, 0)) << "use_sliding_window is false";
+}
+
+TEST(Qwen2Config, AttentionHasItsBiasesWhateverAttentionBiasSays) {
+  for (const json& fields : {json::object(), json{{"attention_bias", false}}, json{{"attention_bias", true}}}) {
+    const DecoderOptions options = read("qwen2", fields);
+    EXPECT_TRUE(options.bias().q && options.bias().k && options.bias().v);
+    EXPECT_FALSE(options.bias().o);
+  }
+}
+
+TEST(QwenConfigs, TheirWindowsAreThoseOfTransformers) {
+  const std::vector<std::string> mixed{"full_attention", "sliding_attention", "full_attention", "sliding_attention"};
+  for (const char* family : {"qwen2"}) {
+    const auto found = [&](const json& fields) { return windows(read(family, fields)); };
+    EXPECT_EQ(found({{"sliding_window", 7}}), Windows(4, 0)) << "use_sliding_window is false where it is absent";
+    EXPECT_EQ(found({{"use_sliding_window", true}, {"sliding_window", 7}}), Windows(4, 0)) << "max_window_layers is 28";
+    EXPECT_EQ(
+        found({{"use_sliding_window", true}, {"sliding_window", 7}, {"max_window_layers", 3}}), (Windows{0, 0, 0, 7}));
+    EXPECT_EQ(found({{"use_sliding_window", true}, {"max_window_layers", 0}}), Windows(4, 4096));
+    EXPECT_EQ(
+        found({{"use_sliding_window", true}, {"sliding_window", nullptr}, {"max_window_layers", 0}}), Windows(4, 0));
+    EXPECT_EQ(
+        found({{"use_sliding_window", true}, {"sliding_window", 7}, {"max_window_layers", 3}, {"layer_types", mixed}}),
+        (Windows{0, 7, 0, 7}));
+    expect_refused(
+        {{family,
+          {{"sliding_window", 7}, {"layer_types", mixed}},
+          "layer_types names layers of sliding_attention, but use"},
+         {family,
+          {{"use_sliding_window", true}, {"sliding_window", nullptr}, {"layer_types", mixed}},
+          "layer_types names layers of sliding_attention, but sliding_window is null"},
+         {family, {{"layer_types", {"full_attention"}}}, "layer_types must name each of the 4 layers"},
+         {family, {{"layer_types", json::array()}}, "layer_types must name each of the 4 layers"},
+         {family,
+          {{"layer_types", {"full_attention", "full_attention", "full_attention", "chunked_attention"}}},
+          "layer_types 'chunked_attention' is not supported"},
+         {family, {{"use_sliding_window", true}, {"sliding_window", 0}}, "sliding_window must be positive"},
+         {family, {{"mlp_bias", true}}, "mlp_bias is not supported"}});
+  }
+}
+
+/// Options with windows of all shapes are written so that they read back.
+TEST(QwenConfigs, WriteTheirWindows) {
+  for (const char* family : {"qwen2"}) {
+    DecoderOptions options = read(family, json::object());
+    const auto written = [&] { return json::parse(model_config_json(options, "float32")); };
+    EXPECT_EQ(written()["use_sliding_window"], false);
+    EXPECT_TRUE(written()["sliding_window"].is_null());
+    EXPECT_EQ(windows(read(written())), Windows(4, 0));
+    options.sliding_window(9);
+    EXPECT_EQ(written()["max_window_layers"], 0);
+    EXPECT_EQ(windows(read(written())), Windows(4, 9));
+    options.layer_types(
+        {LayerType::kFullAttention, LayerType::kFullAttention, LayerType::kSlidingAttention,
+         LayerType::kSlidingAttention});
+    EXPECT_EQ(written()["max_window_layers"], 2);
+    json of_transformers_4 = written();
+    of_transformers_4.erase("layer_types");
+    EXPECT_EQ(windows(read(written())), (Windows{0, 0, 9, 9}));
+    EXPECT_EQ(windows(read(of_transformers_4)), (Windows{0, 0, 9, 9}));
+    options.layer_types(std::vector<LayerType>(4, LayerType::kFullAttention));
+    EXPECT_EQ(windows(read(written())), Windows(4, 0));
+  }
+}
+
+} // namespace
+} // namespace rora
