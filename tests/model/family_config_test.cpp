@@ -12,6 +12,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
+
 namespace rora {
 namespace {
 
@@ -69,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2"}) {
+  for (const char* family : {"llama", "qwen2", "mistral"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -98,7 +101,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
   };
   for (const Absent& each : std::vector<Absent>{
            {"llama", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
-           {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}}}) {
+           {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}},
+           {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -119,24 +123,34 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
   }
 }
 
-TEST(Qwen2Config, ReadsThePublishedOne) {
-  const DecoderOptions options = read_published("Qwen2.5-0.5B");
-  EXPECT_EQ(options.hidden_size(), 896);
-  EXPECT_EQ(options.intermediate_size(), 4864);
-  EXPECT_EQ(options.num_hidden_layers(), 24);
-  EXPECT_EQ(options.layer_shape(0).num_attention_heads, 14);
-  EXPECT_EQ(options.layer_shape(0).num_key_value_heads, 2);
-  EXPECT_EQ(options.resolved_head_dim(), 64);
-  EXPECT_EQ(options.max_position_embeddings(), 32768);
-  EXPECT_EQ(options.vocab_size(), 151936);
-  EXPECT_EQ(options.rope().theta(), 1e6);
-  EXPECT_EQ(options.rms_norm_eps(), 1e-6);
-  EXPECT_TRUE(options.tie_word_embeddings());
-  EXPECT_EQ(options.eos_token_id(), std::vector<int64_t>{151643});
-  ProjectionBiases bias;
-  bias.q = bias.k = bias.v = true;
-  EXPECT_EQ(options.bias(), bias);
-  EXPECT_EQ(windows(options), Windows(24, 0)) << "use_sliding_window is false";
+/// What the fields of a published config.json come to.
+struct Published {
+  const char* name;
+  int64_t hidden, inner, layers, heads, kv_heads, head_dim, positions, vocabulary;
+  double theta, eps;
+  bool tied;
+  int64_t eos;
+};
+
+TEST(FamilyConfigs, OfPublishedModelsAreRead) {
+  for (const Published& each : std::vector<Published>{
+           {"Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 64, 32768, 151936, 1e6, 1e-6, true, 151643},
+           {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2}}) {
+    SCOPED_TRACE(each.name);
+    const DecoderOptions options = read_published(each.name);
+    EXPECT_EQ(options.hidden_size(), each.hidden);
+    EXPECT_EQ(options.num_hidden_layers(), each.layers);
+    EXPECT_EQ(options.layer_shape(0), (LayerShape{each.heads, each.kv_heads, each.inner}));
+    EXPECT_EQ(options.resolved_head_dim(), each.head_dim);
+    EXPECT_EQ(options.max_position_embeddings(), each.positions);
+    EXPECT_EQ(options.vocab_size(), each.vocabulary);
+    EXPECT_EQ(options.rope().theta(), each.theta);
+    EXPECT_EQ(options.rope().scaling(), RopeScaling::kNone);
+    EXPECT_EQ(options.rms_norm_eps(), each.eps);
+    EXPECT_EQ(options.tie_word_embeddings(), each.tied);
+    EXPECT_EQ(options.eos_token_id(), std::vector<int64_t>{each.eos});
+    EXPECT_EQ(windows(options), Windows(static_cast<size_t>(each.layers), 0)) << "none of them slides";
+  }
 }
 
 TEST(Qwen2Config, AttentionHasItsBiasesWhateverAttentionBiasSays) {
@@ -200,6 +214,22 @@ TEST(QwenConfigs, WriteTheirWindows) {
     options.layer_types(std::vector<LayerType>(4, LayerType::kFullAttention));
     EXPECT_EQ(windows(read(written())), Windows(4, 0));
   }
+}
+
+TEST(MistralConfig, SlidesInEveryLayerOrInNone) {
+  EXPECT_EQ(windows(read("mistral", json::object())), Windows(4, 4096));
+  EXPECT_EQ(windows(read("mistral", {{"sliding_window", 9}})), Windows(4, 9));
+  EXPECT_EQ(windows(read("mistral", {{"sliding_window", nullptr}})), Windows(4, 0));
+  EXPECT_EQ(read("mistral", {{"head_dim", 12}}).resolved_head_dim(), 12);
+  for (const int64_t window : {0, 9}) {
+    const DecoderOptions options = read("mistral", json::object()).sliding_window(window);
+    EXPECT_EQ(windows(read(json::parse(model_config_json(options, "float32")))), Windows(4, window));
+  }
+  expect_refused(
+      {{"mistral", {{"attention_bias", true}}, "attention_bias is not supported"},
+       {"mistral", {{"mlp_bias", true}}, "mlp_bias is not supported"},
+       {"mistral", {{"sliding_window", -1}}, "sliding_window must be positive"},
+       {"mistral", {{"layer_types", std::vector<std::string>(4, "full_attention")}}, "layer_types is not supported"}});
 }
 
 } // namespace

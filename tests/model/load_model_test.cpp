@@ -199,7 +199,7 @@ TEST_F(LoadLlama, NamesTheFieldThatContradictsAnotherOrIsNotSupported) {
       {"rms_norm_eps", "1e-5"},
       {"tie_word_embeddings", 1},
       {"eos_token_id", "</s>"},
-      {"model_type", "mistral"},
+      {"model_type", "bert"},
       {"hidden_act", "gelu"},
       {"attention_dropout", 0.1},
       {"sliding_window", 4096},

@@ -1,6 +1,7 @@
 #include "families.h"
 
 #include "llama.h"
+#include "mistral.h"
 #include "qwen2.h"
 
 #include <rora/model/decoder.h>
@@ -19,6 +20,7 @@ class Families {
  public:
   Families() {
     add(detail::llama_family());
+    add(detail::mistral_family());
     add(detail::qwen2_family());
   }
 
