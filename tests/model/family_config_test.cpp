@@ -72,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2", "mistral"}) {
+  for (const char* family : {"llama", "qwen2", "mistral", "qwen3"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -102,7 +102,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
   for (const Absent& each : std::vector<Absent>{
            {"llama", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
            {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}},
-           {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}}}) {
+           {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}},
+           {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -135,7 +136,8 @@ struct Published {
 TEST(FamilyConfigs, OfPublishedModelsAreRead) {
   for (const Published& each : std::vector<Published>{
            {"Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 64, 32768, 151936, 1e6, 1e-6, true, 151643},
-           {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2}}) {
+           {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2},
+           {"Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 40960, 151936, 1e6, 1e-6, true, 151645}}) {
     SCOPED_TRACE(each.name);
     const DecoderOptions options = read_published(each.name);
     EXPECT_EQ(options.hidden_size(), each.hidden);
@@ -163,7 +165,7 @@ TEST(Qwen2Config, AttentionHasItsBiasesWhateverAttentionBiasSays) {
 
 TEST(QwenConfigs, TheirWindowsAreThoseOfTransformers) {
   const std::vector<std::string> mixed{"full_attention", "sliding_attention", "full_attention", "sliding_attention"};
-  for (const char* family : {"qwen2"}) {
+  for (const char* family : {"qwen2", "qwen3"}) {
     const auto found = [&](const json& fields) { return windows(read(family, fields)); };
     EXPECT_EQ(found({{"sliding_window", 7}}), Windows(4, 0)) << "use_sliding_window is false where it is absent";
     EXPECT_EQ(found({{"use_sliding_window", true}, {"sliding_window", 7}}), Windows(4, 0)) << "max_window_layers is 28";
@@ -194,7 +196,7 @@ TEST(QwenConfigs, TheirWindowsAreThoseOfTransformers) {
 
 /// Options with windows of all shapes are written so that they read back.
 TEST(QwenConfigs, WriteTheirWindows) {
-  for (const char* family : {"qwen2"}) {
+  for (const char* family : {"qwen2", "qwen3"}) {
     DecoderOptions options = read(family, json::object());
     const auto written = [&] { return json::parse(model_config_json(options, "float32")); };
     EXPECT_EQ(written()["use_sliding_window"], false);
@@ -214,6 +216,13 @@ TEST(QwenConfigs, WriteTheirWindows) {
     options.layer_types(std::vector<LayerType>(4, LayerType::kFullAttention));
     EXPECT_EQ(windows(read(written())), Windows(4, 0));
   }
+}
+
+TEST(Qwen3Config, ReadsThePublishedOnesForm) {
+  const DecoderOptions options = read_published("Qwen3-0.6B");
+  EXPECT_TRUE(options.qk_norm());
+  EXPECT_EQ(options.bias(), ProjectionBiases());
+  EXPECT_TRUE(read("qwen3", {{"attention_bias", true}}).bias().o);
 }
 
 TEST(MistralConfig, SlidesInEveryLayerOrInNone) {

@@ -3,6 +3,7 @@
 #include "llama.h"
 #include "mistral.h"
 #include "qwen2.h"
+#include "qwen3.h"
 
 #include <rora/model/decoder.h>
 
@@ -22,6 +23,7 @@ class Families {
     add(detail::llama_family());
     add(detail::mistral_family());
     add(detail::qwen2_family());
+    add(detail::qwen3_family());
   }
 
   void add(std::shared_ptr<const ModelFamily> family) {
