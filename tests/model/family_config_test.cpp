@@ -72,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2", "mistral", "qwen3"}) {
+  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -103,7 +103,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
            {"llama", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
            {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}},
            {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}},
-           {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}}}) {
+           {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}},
+           {"smollm3", 4, 8, 32768, true, 1e-6, 2e6, 128000, {128001}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -137,7 +138,8 @@ TEST(FamilyConfigs, OfPublishedModelsAreRead) {
   for (const Published& each : std::vector<Published>{
            {"Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 64, 32768, 151936, 1e6, 1e-6, true, 151643},
            {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2},
-           {"Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 40960, 151936, 1e6, 1e-6, true, 151645}}) {
+           {"Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 40960, 151936, 1e6, 1e-6, true, 151645},
+           {"SmolLM3-3B", 2048, 11008, 36, 16, 4, 128, 65536, 128256, 5e6, 1e-6, true, 128012}}) {
     SCOPED_TRACE(each.name);
     const DecoderOptions options = read_published(each.name);
     EXPECT_EQ(options.hidden_size(), each.hidden);
@@ -239,6 +241,46 @@ TEST(MistralConfig, SlidesInEveryLayerOrInNone) {
        {"mistral", {{"mlp_bias", true}}, "mlp_bias is not supported"},
        {"mistral", {{"sliding_window", -1}}, "sliding_window must be positive"},
        {"mistral", {{"layer_types", std::vector<std::string>(4, "full_attention")}}, "layer_types is not supported"}});
+}
+
+TEST(SmolLM3Config, LeavesRotaryPositionsOutWhereTransformersDoes) {
+  const auto rotating = [](const DecoderOptions& options) {
+    std::vector<int64_t> layers;
+    for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
+      layers.push_back(options.rotates(layer) ? 1 : 0);
+    }
+    return layers;
+  };
+  using Layers = std::vector<int64_t>;
+  const auto found = [&](const json& fields) { return rotating(read("smollm3", fields)); };
+  EXPECT_EQ(found(json::object()), (Layers{1, 1, 1, 0}));
+  EXPECT_EQ(found({{"no_rope_layer_interval", 2}}), (Layers{1, 0, 1, 0}));
+  EXPECT_EQ(found({{"no_rope_layers", nullptr}, {"no_rope_layer_interval", 3}}), (Layers{1, 1, 0, 1}));
+  EXPECT_EQ(found({{"no_rope_layers", {0, 1, 1, 1, 0, 0}}}), (Layers{0, 1, 1, 1})) << "the list may be longer";
+  const std::vector<int64_t> published = rotating(read_published("SmolLM3-3B"));
+  EXPECT_EQ(std::count(published.begin(), published.end(), 0), 9);
+  EXPECT_EQ(published[3], 0);
+  for (const Layers& layers : {Layers(), Layers{1, 1, 1, 1}, Layers{0, 0, 1, 0}}) {
+    const DecoderOptions options = read("smollm3", json::object()).no_rope_layers(layers);
+    EXPECT_EQ(rotating(read(json::parse(model_config_json(options, "float32")))), rotating(options));
+  }
+  expect_refused(
+      {{"smollm3", {{"no_rope_layers", {1, 1, 1}}}, "no_rope_layers must name each of the 4 layers"},
+       {"smollm3", {{"no_rope_layers", json::array()}}, "no_rope_layers must name each of the 4 layers"},
+       {"smollm3", {{"no_rope_layers", {1, 1, 1, 2}}}, "no_rope_layers must hold 0 and 1, not 2"},
+       {"smollm3", {{"no_rope_layer_interval", 0}}, "no_rope_layer_interval must be positive"}});
+}
+
+TEST(SmolLM3Config, SlidesInTheLayersWithoutRotaryPositionsOrWhereLayerTypesSay) {
+  const auto found = [](const json& fields) { return windows(read("smollm3", fields)); };
+  const std::vector<std::string> types{"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(found({{"sliding_window", 7}}), Windows(4, 0)) << "use_sliding_window is false where it is absent";
+  EXPECT_EQ(found({{"use_sliding_window", true}}), Windows(4, 0)) << "and there is no window";
+  EXPECT_EQ(found({{"use_sliding_window", true}, {"sliding_window", 7}}), (Windows{0, 0, 0, 7}));
+  EXPECT_EQ(
+      found({{"use_sliding_window", true}, {"sliding_window", 7}, {"layer_types", types}}), (Windows{0, 7, 0, 0}));
+  expect_refused(
+      {{"smollm3", {{"sliding_window", 7}, {"layer_types", types}}, "layer_types names layers of sliding_attention"}});
 }
 
 } // namespace

@@ -4,6 +4,7 @@
 #include "mistral.h"
 #include "qwen2.h"
 #include "qwen3.h"
+#include "smollm3.h"
 
 #include <rora/model/decoder.h>
 
@@ -24,6 +25,7 @@ class Families {
     add(detail::mistral_family());
     add(detail::qwen2_family());
     add(detail::qwen3_family());
+    add(detail::smollm3_family());
   }
 
   void add(std::shared_ptr<const ModelFamily> family) {
