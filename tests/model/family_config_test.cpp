@@ -72,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3"}) {
+  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -104,7 +104,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
            {"qwen2", 32, 8, 32768, false, 1e-6, 1e4, std::nullopt, {}},
            {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}},
            {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}},
-           {"smollm3", 4, 8, 32768, true, 1e-6, 2e6, 128000, {128001}}}) {
+           {"smollm3", 4, 8, 32768, true, 1e-6, 2e6, 128000, {128001}},
+           {"granite", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -139,7 +140,8 @@ TEST(FamilyConfigs, OfPublishedModelsAreRead) {
            {"Qwen2.5-0.5B", 896, 4864, 24, 14, 2, 64, 32768, 151936, 1e6, 1e-6, true, 151643},
            {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2},
            {"Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 40960, 151936, 1e6, 1e-6, true, 151645},
-           {"SmolLM3-3B", 2048, 11008, 36, 16, 4, 128, 65536, 128256, 5e6, 1e-6, true, 128012}}) {
+           {"SmolLM3-3B", 2048, 11008, 36, 16, 4, 128, 65536, 128256, 5e6, 1e-6, true, 128012},
+           {"granite-3.3-2b-base", 2048, 8192, 40, 32, 8, 64, 131072, 49159, 1e7, 1e-5, true, 0}}) {
     SCOPED_TRACE(each.name);
     const DecoderOptions options = read_published(each.name);
     EXPECT_EQ(options.hidden_size(), each.hidden);
@@ -281,6 +283,26 @@ TEST(SmolLM3Config, SlidesInTheLayersWithoutRotaryPositionsOrWhereLayerTypesSay)
       found({{"use_sliding_window", true}, {"sliding_window", 7}, {"layer_types", types}}), (Windows{0, 7, 0, 0}));
   expect_refused(
       {{"smollm3", {{"sliding_window", 7}, {"layer_types", types}}, "layer_types names layers of sliding_attention"}});
+}
+
+TEST(GraniteConfig, ReadsItsMultipliers) {
+  const DecoderOptions options = read_published("granite-3.3-2b-base");
+  EXPECT_EQ(options.embedding_multiplier(), 12.0);
+  EXPECT_EQ(options.attention_multiplier(), 0.015625);
+  EXPECT_EQ(options.residual_multiplier(), 0.22);
+  EXPECT_EQ(options.logits_scaling(), 8.0);
+  const DecoderOptions absent = read("granite", json::object());
+  EXPECT_EQ(absent.embedding_multiplier(), 1.0);
+  EXPECT_EQ(absent.attention_multiplier(), 1.0) << "not 1/sqrt(head_dim)";
+  EXPECT_EQ(absent.residual_multiplier(), 1.0);
+  EXPECT_EQ(absent.logits_scaling(), 1.0);
+  DecoderOptions usual = absent;
+  usual.attention_multiplier(0.0);
+  EXPECT_EQ(json::parse(model_config_json(usual, "float32"))["attention_multiplier"], 1.0 / std::sqrt(8.0));
+  expect_refused(
+      {{"granite", {{"attention_multiplier", 0.0}}, "attention_multiplier must be positive"},
+       {"granite", {{"logits_scaling", 0.0}}, "logits_scaling must be finite and not 0"},
+       {"granite", {{"sliding_window", 7}}, "sliding_window is not supported"}});
 }
 
 } // namespace

@@ -1,5 +1,6 @@
 #include "families.h"
 
+#include "granite.h"
 #include "llama.h"
 #include "mistral.h"
 #include "qwen2.h"
@@ -21,6 +22,7 @@ namespace {
 class Families {
  public:
   Families() {
+    add(detail::granite_family());
     add(detail::llama_family());
     add(detail::mistral_family());
     add(detail::qwen2_family());

@@ -14,6 +14,9 @@ const ModelFamily* find_family(const std::string& model_type);
 /// "'bert' is not supported (llama is)".
 std::string unsupported_model_type(const std::string& model_type);
 
+/// What q·k are multiplied by.
+double attention_multiplier(const DecoderOptions& options);
+
 /// Throws `FormatError` where a field asks for something that models of this family have not.
 void refuse_fields(const JsonObject& config, std::initializer_list<const char*> fields);
 

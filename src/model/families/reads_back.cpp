@@ -4,6 +4,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <cmath>
+
 namespace rora::detail {
 namespace {
 
@@ -51,7 +53,7 @@ const char* first_difference(const DecoderOptions& a, const DecoderOptions& b) {
       {"qk_norm", a.qk_norm() == b.qk_norm()},
       {"embedding_multiplier", a.embedding_multiplier() == b.embedding_multiplier()},
       {"residual_multiplier", a.residual_multiplier() == b.residual_multiplier()},
-      {"attention_multiplier", a.attention_multiplier() == b.attention_multiplier()},
+      {"attention_multiplier", attention_multiplier(a) == attention_multiplier(b)},
       {"logits_scaling", a.logits_scaling() == b.logits_scaling()}};
   for (const auto& [field, alike] : same) {
     if (!alike) {
@@ -62,6 +64,11 @@ const char* first_difference(const DecoderOptions& a, const DecoderOptions& b) {
 }
 
 } // namespace
+
+double attention_multiplier(const DecoderOptions& options) {
+  return options.attention_multiplier() > 0.0 ? options.attention_multiplier()
+                                              : 1.0 / std::sqrt(static_cast<double>(options.resolved_head_dim()));
+}
 
 void check_reads_back(const DecoderOptions& options, const std::filesystem::path& path, const std::string& json) {
   const ModelFamily& family = family_of(options.model_type());
