@@ -38,7 +38,7 @@ void initialize(CausalLM model) {
     if (item.key().ends_with(".bias")) {
       parameter.zero_();
     } else if (parameter.dim() == 1) {
-      parameter.fill_(1.0);
+      parameter.fill_(model->options.norm_adds_one() ? 0.0 : 1.0);
     } else {
       parameter.normal_(0.0, model->options.initializer_range());
     }

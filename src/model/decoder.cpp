@@ -48,6 +48,11 @@ bool has_prefix(const torch::nn::ModuleListImpl& layers) {
   });
 }
 
+double embedding_multiplier(const DecoderOptions& options, at::ScalarType dtype) {
+  const double multiplier = options.embedding_multiplier();
+  return options.embedding_multiplier_rounds() ? at::scalar_tensor(multiplier, dtype).item<double>() : multiplier;
+}
+
 } // namespace
 
 DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
@@ -58,7 +63,7 @@ DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
   for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
     layers->push_back(DecoderLayer(options, layer));
   }
-  norm = register_module("norm", RMSNorm(options.hidden_size(), options.rms_norm_eps()));
+  norm = register_module("norm", RMSNorm(options.hidden_size(), options.rms_norm_eps(), options.norm_adds_one()));
 }
 
 PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) const {
@@ -81,21 +86,27 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
         : ops::Sequences{input.attention_mask};
   }
   prepared.positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
-  prepared.frequencies = detail::rotary_frequencies(options, prepared.positions);
+  prepared.frequencies = detail::rotary_frequencies(options, options.rope(), prepared.positions);
+  if (options.sliding_rope()) {
+    prepared.sliding_frequencies = detail::rotary_frequencies(options, *options.sliding_rope(), prepared.positions);
+  }
   return prepared;
 }
 
 at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool recompute) {
   at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
   if (options.embedding_multiplier() != 1.0) {
-    hidden = hidden * options.embedding_multiplier();
+    hidden = hidden * embedding_multiplier(options, hidden.scalar_type());
   }
   const int64_t seq = hidden.size(1);
   LayerContext context;
   context.sequences = input.sequences;
-  const auto [cos, sin] = detail::rotary_tables(input.positions, input.frequencies);
-  context.cos = cos.to(hidden.scalar_type());
-  context.sin = sin.to(hidden.scalar_type());
+  const auto rotary = [&](const at::Tensor& frequencies) {
+    const auto [cos, sin] = detail::rotary_tables(input.positions, frequencies);
+    return RotaryTables{cos.to(hidden.scalar_type()), sin.to(hidden.scalar_type())};
+  };
+  context.rotary = rotary(input.frequencies);
+  context.sliding_rotary = input.sliding_frequencies.defined() ? rotary(input.sliding_frequencies) : context.rotary;
   context.cache = cache;
 
   ResidualStream stream{hidden};

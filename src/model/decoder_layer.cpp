@@ -10,7 +10,9 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <tuple>
+#include <vector>
 
 namespace rora {
 namespace {
@@ -24,6 +26,16 @@ ops::Sequences behind_prefix(const ops::Sequences& sequences, int64_t prefix) {
   return {at::cat({ones, sequences.ids}, 1)};
 }
 
+/// What the projections give of the stream, whose sum becomes its states.
+std::vector<at::Tensor> project_stream(
+    RMSNormImpl* norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
+  if (norm != nullptr) {
+    return project_norm(*norm, stream, projections);
+  }
+  stream = {stream.sum()};
+  return project_together(stream.states, projections);
+}
+
 } // namespace
 
 AttentionImpl::AttentionImpl(const DecoderOptions& options, int64_t layer)
@@ -31,6 +43,7 @@ AttentionImpl::AttentionImpl(const DecoderOptions& options, int64_t layer)
       head_dim_(options.resolved_head_dim()),
       window_(options.window(layer)),
       rotates_(options.rotates(layer)),
+      norms_all_heads_(options.qk_norm_of_all_heads()),
       query_scale_(
           options.attention_multiplier() > 0.0
               ? options.attention_multiplier() * std::sqrt(static_cast<double>(head_dim_))
@@ -44,19 +57,24 @@ AttentionImpl::AttentionImpl(const DecoderOptions& options, int64_t layer)
   v_proj = register_module("v_proj", Projection(options.hidden_size(), kv_width, bias.v));
   o_proj = register_module("o_proj", Projection(width, options.hidden_size(), bias.o));
   if (options.qk_norm()) {
-    q_norm = register_module("q_norm", RMSNorm(head_dim_, options.rms_norm_eps()));
-    k_norm = register_module("k_norm", RMSNorm(head_dim_, options.rms_norm_eps()));
+    const auto norm_of = [&](int64_t all_heads) {
+      return RMSNorm(norms_all_heads_ ? all_heads : head_dim_, options.rms_norm_eps(), options.norm_adds_one());
+    };
+    q_norm = register_module("q_norm", norm_of(width));
+    k_norm = register_module("k_norm", norm_of(kv_width));
   }
 }
 
 /// `[batch, seq, heads·head_dim]` → `[batch, heads, seq, head_dim]`, normed and turned.
 at::Tensor AttentionImpl::turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const {
-  at::Tensor heads = flat.view({flat.size(0), flat.size(1), -1, head_dim_});
-  if (!norm.is_empty()) {
+  const auto by_head = [&](const at::Tensor& x) { return x.view({x.size(0), x.size(1), -1, head_dim_}); };
+  at::Tensor heads = by_head(norms_all_heads_ ? norm->forward(flat) : flat);
+  if (!norm.is_empty() && !norms_all_heads_) {
     heads = norm->forward(heads);
   }
   heads = heads.transpose(1, 2);
-  return rotates_ ? ops::rotary_embedding(heads, context.cos, context.sin) : heads;
+  const RotaryTables& rotary = window_ > 0 ? context.sliding_rotary : context.rotary;
+  return rotates_ ? ops::rotary_embedding(heads, rotary.cos, rotary.sin) : heads;
 }
 
 /// Puts the adapter's keys and values in front of the rows' own, or of those in an empty cache, and says how many there
@@ -92,10 +110,10 @@ int64_t AttentionImpl::put_prefix(at::Tensor& k, at::Tensor& v, const LayerConte
   return keys.size(0);
 }
 
-at::Tensor AttentionImpl::forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context) {
+at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context) {
   const int64_t batch = stream.states.size(0);
   const int64_t seq = stream.states.size(1);
-  const auto projected = project_norm(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()});
+  const auto projected = project_stream(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()});
   at::Tensor q = turned(projected[0], q_norm, context);
   at::Tensor k = turned(projected[1], k_norm, context);
   at::Tensor v = projected[2].view({batch, seq, -1, head_dim_}).transpose(1, 2);
@@ -126,11 +144,15 @@ at::Tensor MLPImpl::gated(const at::Tensor& gate, const at::Tensor& up) const {
   return activation_ == Activation::kSiLU ? ops::swiglu(gate, up) : at::gelu(gate, "tanh") * up;
 }
 
-at::Tensor MLPImpl::forward(RMSNormImpl& norm, ResidualStream& stream) {
+at::Tensor MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream) {
   if (MLPAdapter* adapter = active_adapter()) {
-    return adapter->forward(*this, norm.forward(stream));
+    if (norm != nullptr) {
+      return adapter->forward(*this, norm->forward(stream));
+    }
+    stream = {stream.sum()};
+    return adapter->forward(*this, stream.states);
   }
-  const auto projected = project_norm(norm, stream, {gate_proj.get(), up_proj.get()});
+  const auto projected = project_stream(norm, stream, {gate_proj.get(), up_proj.get()});
   return down_proj->forward(gated(projected[0], projected[1]));
 }
 
@@ -140,31 +162,56 @@ at::Tensor MLPImpl::forward(const at::Tensor& x) {
 }
 
 DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer)
-    : hidden_(options.hidden_size()), residual_multiplier_(options.residual_multiplier()) {
+    : norm_placement_(options.norm_placement()),
+      hidden_(options.hidden_size()),
+      residual_multiplier_(options.residual_multiplier()) {
   const LayerShape shape = options.layer_shape(layer);
+  const bool before = norm_placement_ != NormPlacement::kAfter;
+  const bool after = norm_placement_ != NormPlacement::kBefore;
+  const auto add_norm = [&](RMSNorm& norm, const char* name) {
+    norm = register_module(name, RMSNorm(hidden_, options.rms_norm_eps(), options.norm_adds_one()));
+  };
   if (shape.num_attention_heads > 0) {
-    input_layernorm = register_module("input_layernorm", RMSNorm(options.hidden_size(), options.rms_norm_eps()));
+    if (before) {
+      add_norm(input_layernorm, "input_layernorm");
+    }
     self_attn = register_module("self_attn", Attention(options, layer));
+    if (after) {
+      add_norm(post_attention_layernorm, "post_attention_layernorm");
+    }
   }
   if (shape.intermediate_size > 0) {
-    post_attention_layernorm =
-        register_module("post_attention_layernorm", RMSNorm(options.hidden_size(), options.rms_norm_eps()));
+    if (before) {
+      add_norm(norm_before_mlp(), after ? "pre_feedforward_layernorm" : "post_attention_layernorm");
+    }
     mlp = register_module("mlp", MLP(options, layer));
+    if (after) {
+      add_norm(post_feedforward_layernorm, "post_feedforward_layernorm");
+    }
   }
 }
 
+RMSNorm& DecoderLayerImpl::norm_before_mlp() {
+  return norm_placement_ == NormPlacement::kBefore ? post_attention_layernorm : pre_feedforward_layernorm;
+}
+
 ResidualStream DecoderLayerImpl::forward(ResidualStream stream, const LayerContext& context) {
-  const auto weighted = [&](const at::Tensor& change) {
+  const auto pointer = [](RMSNorm& norm) { return norm.is_empty() ? nullptr : norm.get(); };
+  const auto weighted = [&](at::Tensor change, RMSNorm& norm_after) {
+    if (norm_placement_ != NormPlacement::kBefore) {
+      change = norm_after->forward(change);
+    }
     return residual_multiplier_ == 1.0 ? change : change * residual_multiplier_;
   };
   if (!self_attn.is_empty()) {
-    const at::Tensor change = weighted(self_attn->forward(*input_layernorm, stream, context));
+    const at::Tensor change =
+        weighted(self_attn->forward(pointer(input_layernorm), stream, context), post_attention_layernorm);
     stream = {context.of_chosen(stream.states), change};
   } else {
     stream = {context.of_chosen(stream.sum())};
   }
   if (!mlp.is_empty()) {
-    stream.change = weighted(mlp->forward(*post_attention_layernorm, stream));
+    stream.change = weighted(mlp->forward(pointer(norm_before_mlp()), stream), post_feedforward_layernorm);
   }
   return stream;
 }

@@ -58,8 +58,11 @@ void DecoderOptions::validate() const {
   require_within("head_dim", head_dim_, 0, kMaxSize);
   require_within("max_position_embeddings", max_position_embeddings_, 1, std::numeric_limits<int64_t>::max());
   require(rms_norm_eps_ > 0, "rms_norm_eps must be positive");
-  require(rope_.theta() > 0, "rope_theta must be positive");
-  require(rope_.factor() > 0, "rope_scaling's factor must be positive");
+  for (const RopeOptions& rope : {rope_, sliding_rope_.value_or(rope_)}) {
+    require(rope.theta() > 0, "rope_theta must be positive");
+    require(rope.factor() > 0, "rope_scaling's factor must be positive");
+  }
+  require(qk_norm_ || !qk_norm_of_all_heads_, "qk_norm_of_all_heads needs qk_norm");
   require(
       head_dim_ > 0 || hidden_size_ % num_attention_heads_ == 0,
       "hidden_size " + std::to_string(hidden_size_) + " is not a multiple of num_attention_heads " +

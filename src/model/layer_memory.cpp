@@ -43,6 +43,15 @@ int64_t formed_by_norm(int64_t hidden) {
   return 3 * hidden;
 }
 
+/// Where there are norms before and after, those after: each keeps its input too. One after in place of the one before
+/// keeps as much as that.
+void add_norm_after(KeptNumbers& numbers, NormPlacement placement, int64_t hidden) {
+  if (placement == NormPlacement::kBeforeAndAfter) {
+    numbers.norm_inputs += hidden;
+    numbers.statistics += 1;
+  }
+}
+
 } // namespace
 
 KeptNumbers AttentionImpl::memory(int64_t hidden) const {
@@ -56,7 +65,7 @@ KeptNumbers AttentionImpl::memory(int64_t hidden) const {
   numbers.statistics = 1 + q.out_features() / head_dim_;
   if (!q_norm.is_empty()) { // they keep their inputs
     numbers.norm_inputs += q.out_features() + k.out_features();
-    numbers.statistics += (q.out_features() + k.out_features()) / head_dim_;
+    numbers.statistics += norms_all_heads_ ? 2 : (q.out_features() + k.out_features()) / head_dim_;
   }
   numbers.backward = formed_by_norm(hidden) + 2 * q.out_features();
   return numbers;
@@ -87,6 +96,7 @@ LayerMemory DecoderLayerImpl::memory() const {
   if (!self_attn.is_empty()) {
     const AttentionImpl& attention = *self_attn;
     memory.all = attention.memory(hidden_);
+    add_norm_after(memory.all, norm_placement_, hidden_);
     memory.chosen_from_attention = kept_input({attention.o_proj.get()});
     if (const AttentionAdapter* adapter = attention.active_adapter()) {
       memory.row = adapter->prefix_length() * (attention.k_proj->out_features() + attention.v_proj->out_features());
@@ -94,6 +104,7 @@ LayerMemory DecoderLayerImpl::memory() const {
   }
   if (!mlp.is_empty()) {
     memory.behind_attention = mlp->memory(hidden_);
+    add_norm_after(memory.behind_attention, norm_placement_, hidden_);
     // All that the MLP kept is done with when attention's turn comes.
     memory.all.backward -= memory.behind_attention.gate_and_up / 2 * 3 + 2 * hidden_;
     memory.all += memory.behind_attention;

@@ -20,7 +20,7 @@ Prepared moved(Prepared prepared, at::Device device) {
 } // namespace
 
 std::vector<at::Tensor*> PreparedInput::tensors() {
-  return {&input_ids, &positions, &frequencies, &sequences.ids, &sequences.boundaries, &chosen};
+  return {&input_ids, &positions, &frequencies, &sliding_frequencies, &sequences.ids, &sequences.boundaries, &chosen};
 }
 
 PreparedInput PreparedInput::on(at::Device device) const {

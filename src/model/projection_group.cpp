@@ -52,7 +52,7 @@ std::vector<at::Tensor> project_norm(
     RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
   if (stream.states.is_cuda()) {
     auto terms = detail::terms_together(projections);
-    if (terms && ops::detail::takes_shrunk(*terms)) {
+    if (terms && ops::detail::takes_shrunk(*terms) && !norm.adds_one) {
       return detail::project_norm_with_shrunk(norm, stream, std::move(*terms));
     }
     if (terms) {

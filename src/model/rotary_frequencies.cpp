@@ -28,8 +28,7 @@ at::Tensor llama3_frequencies(const RopeOptions& rope, int64_t trained, const at
 
 } // namespace
 
-at::Tensor rotary_frequencies(const DecoderOptions& options, int64_t length) {
-  const RopeOptions& rope = options.rope();
+at::Tensor rotary_frequencies(const DecoderOptions& options, const RopeOptions& rope, int64_t length) {
   const int64_t head_dim = options.resolved_head_dim();
   switch (rope.scaling()) {
     case RopeScaling::kNone:
@@ -52,12 +51,12 @@ at::Tensor rotary_frequencies(const DecoderOptions& options, int64_t length) {
   TORCH_INTERNAL_ASSERT(false, "unknown RopeScaling");
 }
 
-at::Tensor rotary_frequencies(const DecoderOptions& options, const at::Tensor& position_ids) {
+at::Tensor rotary_frequencies(const DecoderOptions& options, const RopeOptions& rope, const at::Tensor& position_ids) {
   int64_t length = 0;
-  if (options.rope().scaling() == RopeScaling::kDynamic && position_ids.numel() > 0) {
+  if (rope.scaling() == RopeScaling::kDynamic && position_ids.numel() > 0) {
     length = position_ids.max().item<int64_t>() + 1;
   }
-  return rotary_frequencies(options, length);
+  return rotary_frequencies(options, rope, length);
 }
 
 std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& position_ids, const at::Tensor& frequencies) {

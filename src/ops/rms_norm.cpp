@@ -24,7 +24,11 @@ using torch::autograd::variable_list;
 std::tuple<at::Tensor, at::Tensor> forward_reference(const at::Tensor& x, const at::Tensor& weight, double eps) {
   const at::Tensor wide = x.to(wide_type(x.scalar_type()));
   const at::Tensor rstd = wide.square().mean(-1).add_(eps).rsqrt_();
-  return {(wide * rstd.unsqueeze(-1)).to(x.scalar_type()) * weight, rstd};
+  const at::Tensor normed = wide * rstd.unsqueeze(-1);
+  if (weight.scalar_type() == wide.scalar_type()) {
+    return {(normed * weight).to(x.scalar_type()), rstd};
+  }
+  return {normed.to(x.scalar_type()) * weight, rstd};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> add_forward_reference(

@@ -62,7 +62,23 @@ std::vector<Form> forms() {
       {"residual_multiplier", with([](DecoderOptions& options) { options.residual_multiplier(0.22); })},
       {"attention_multiplier", with([](DecoderOptions& options) { options.attention_multiplier(0.0078125); })},
       {"logits_scaling", with([](DecoderOptions& options) { options.logits_scaling(8.0); })},
-      {"everything", with_everything()}};
+      {"norms_after", with([](DecoderOptions& options) { options.norm_placement(NormPlacement::kAfter); })},
+      {"norms_before_and_after",
+       with([](DecoderOptions& options) { options.norm_placement(NormPlacement::kBeforeAndAfter); })},
+      {"norms_that_add_one", with([](DecoderOptions& options) { options.norm_adds_one(true).qk_norm(true); })},
+      {"qk_norm_of_all_heads", with([](DecoderOptions& options) { options.qk_norm(true).qk_norm_of_all_heads(true); })},
+      {"rope_of_sliding_layers", with([](DecoderOptions& options) {
+         options.sliding_window(4)
+             .layer_types({LayerType::kFullAttention, LayerType::kSlidingAttention})
+             .sliding_rope(RopeOptions().theta(20.0));
+       })},
+      {"everything", with_everything()},
+      {"everything_else",
+       with_everything()
+           .norm_placement(NormPlacement::kBeforeAndAfter)
+           .norm_adds_one(true)
+           .qk_norm_of_all_heads(true)
+           .sliding_rope(RopeOptions().theta(20.0))}};
   const auto with_bias = [&](const char* name, bool ProjectionBiases::*which) {
     ProjectionBiases bias;
     bias.*which = true;
@@ -180,6 +196,34 @@ TEST(DecoderFormsWindow, ChangesNothingWhereItReachesOverTheRow) {
   EXPECT_TRUE(at::equal(windowed->forward({some_ids(), {}, {}}), whole->forward({some_ids(), {}, {}})));
 }
 
+/// As Gemma does: one is added in fp32, and the product is rounded once.
+TEST(DecoderFormsInBFloat16, NormsThatAddOneRoundOnce) {
+  at::manual_seed(5);
+  RMSNorm norm(16, 1e-6, /*adds_one=*/true);
+  at::NoGradGuard no_grad;
+  norm->weight.normal_(0.0, 0.2);
+  norm->to(at::kBFloat16);
+  const at::Tensor x = at::randn({3, 4, 16}).to(at::kBFloat16);
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor normed = wide * (wide.square().mean(-1, true) + 1e-6).rsqrt();
+  const at::Tensor expected = (normed * (1.0 + norm->weight.to(at::kFloat))).to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(norm->forward(x), expected));
+  EXPECT_FALSE(at::equal(normed.to(at::kBFloat16) * (1.0 + norm->weight), expected)) << "the test could not fail";
+}
+
+TEST(DecoderFormsInBFloat16, TheEmbeddingsMultiplierIsRoundedWhereItIsAskedFor) {
+  const double root = std::sqrt(1152.0); // 33.94, and 34 in bfloat16
+  const auto of = [&](double multiplier, bool rounds) {
+    auto model = testing::tiny_llama(
+        testing::tiny_llama_options().embedding_multiplier(multiplier).embedding_multiplier_rounds(rounds));
+    model->to(at::kBFloat16);
+    at::NoGradGuard no_grad;
+    return model->forward({some_ids(), {}, {}});
+  };
+  EXPECT_TRUE(at::equal(of(root, true), of(34.0, false)));
+  EXPECT_FALSE(at::equal(of(root, false), of(34.0, false)));
+}
+
 TEST(DecoderFormsParameters, AreNamedAsInTransformers) {
   ProjectionBiases bias;
   bias.q = true;
@@ -189,6 +233,27 @@ TEST(DecoderFormsParameters, AreNamedAsInTransformers) {
   EXPECT_EQ(parameters["model.layers.1.self_attn.k_norm.weight"].sizes(), at::IntArrayRef({4}));
   EXPECT_TRUE(parameters.contains("model.layers.0.self_attn.q_proj.bias"));
   EXPECT_FALSE(parameters.contains("model.layers.0.self_attn.k_proj.bias"));
+  const auto names = [](NormPlacement placement) {
+    std::vector<std::string> found;
+    DecoderForCausalLM of(testing::tiny_llama_options().norm_placement(placement));
+    for (const std::string& name : of->named_parameters().keys()) {
+      if (name.starts_with("model.layers.0.") && name.find("norm") != std::string::npos) {
+        found.push_back(name.substr(15));
+      }
+    }
+    return found;
+  };
+  EXPECT_EQ(
+      names(NormPlacement::kBefore),
+      (std::vector<std::string>{"input_layernorm.weight", "post_attention_layernorm.weight"}));
+  EXPECT_EQ(
+      names(NormPlacement::kAfter),
+      (std::vector<std::string>{"post_attention_layernorm.weight", "post_feedforward_layernorm.weight"}));
+  EXPECT_EQ(
+      names(NormPlacement::kBeforeAndAfter),
+      (std::vector<std::string>{
+          "input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight",
+          "post_feedforward_layernorm.weight"}));
 }
 
 TEST(DecoderOptions, NameTheFieldThatContradictsAnother) {
@@ -203,6 +268,8 @@ TEST(DecoderOptions, NameTheFieldThatContradictsAnother) {
       {"residual_multiplier", testing::tiny_llama_options().residual_multiplier(NAN)},
       {"attention_multiplier", testing::tiny_llama_options().attention_multiplier(-1.0)},
       {"logits_scaling", testing::tiny_llama_options().logits_scaling(0.0)},
+      {"qk_norm_of_all_heads needs qk_norm", testing::tiny_llama_options().qk_norm_of_all_heads(true)},
+      {"rope_theta must be positive", testing::tiny_llama_options().sliding_rope(RopeOptions().theta(0.0))},
       {"head_dim must be even", testing::tiny_llama_options().head_dim(3)}};
   for (const auto& [message, options] : bad) {
     try {

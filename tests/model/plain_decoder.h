@@ -27,8 +27,15 @@ class PlainDecoder {
     at::Tensor x = embeddings * options_.embedding_multiplier();
     for (int64_t layer = 0; layer < options_.num_hidden_layers(); ++layer) {
       const std::string name = "model.layers." + std::to_string(layer) + ".";
-      x = x + attention(layer, norm(x, name + "input_layernorm"), mask) * options_.residual_multiplier();
-      x = x + mlp(layer, norm(x, name + "post_attention_layernorm")) * options_.residual_multiplier();
+      const bool before = options_.norm_placement() != NormPlacement::kAfter;
+      const bool after = options_.norm_placement() != NormPlacement::kBefore;
+      const auto normed = [&](bool here, const at::Tensor& y, const char* which) {
+        return here ? norm(y, name + which) : y;
+      };
+      at::Tensor y = attention(layer, normed(before, x, "input_layernorm"), mask);
+      x = x + normed(after, y, "post_attention_layernorm") * options_.residual_multiplier();
+      y = mlp(layer, normed(before, x, after ? "pre_feedforward_layernorm" : "post_attention_layernorm"));
+      x = x + normed(after, y, "post_feedforward_layernorm") * options_.residual_multiplier();
     }
     const std::string head = options_.tie_word_embeddings() ? "model.embed_tokens" : "lm_head";
     return linear(norm(x, "model.norm"), head) / options_.logits_scaling();
@@ -46,7 +53,8 @@ class PlainDecoder {
 
   at::Tensor norm(const at::Tensor& x, const std::string& name) const {
     const at::Tensor mean = x.square().mean(-1, /*keepdim=*/true);
-    return x / (mean + options_.rms_norm_eps()).sqrt() * parameter(name + ".weight");
+    const at::Tensor y = x / (mean + options_.rms_norm_eps()).sqrt() * parameter(name + ".weight");
+    return options_.norm_adds_one() ? y + x / (mean + options_.rms_norm_eps()).sqrt() : y;
   }
 
   /// The place of each token among those of its own sequence.
@@ -81,10 +89,12 @@ class PlainDecoder {
   }
 
   /// (x₁, x₂) → (x₁·cos − x₂·sin, x₂·cos + x₁·sin), x `[batch, heads, seq, head_dim]`.
-  at::Tensor turn(const at::Tensor& x, const at::Tensor& mask) const {
+  at::Tensor turn(int64_t layer, const at::Tensor& x, const at::Tensor& mask) const {
+    const bool slides = options_.window(layer) > 0 && options_.sliding_rope();
+    const double theta = slides ? options_.sliding_rope()->theta() : options_.rope().theta();
     const int64_t half = x.size(3) / 2;
     const at::Tensor exponent = at::arange(half, x.options()) * 2.0 / static_cast<double>(x.size(3));
-    const at::Tensor speed = at::pow(at::Scalar(options_.rope().theta()), -exponent);
+    const at::Tensor speed = at::pow(at::Scalar(theta), -exponent);
     const at::Tensor angle = positions(mask).to(x.scalar_type()).unsqueeze(-1) * speed; // [batch, seq, half]
     const at::Tensor cos = angle.cos().unsqueeze(1), sin = angle.sin().unsqueeze(1);
     const at::Tensor first = x.slice(3, 0, half), second = x.slice(3, half);
@@ -95,12 +105,16 @@ class PlainDecoder {
     const std::string name = "model.layers." + std::to_string(layer) + ".self_attn.";
     const int64_t head_dim = options_.resolved_head_dim();
     const auto heads = [&](const char* projection, const char* own_norm) {
-      at::Tensor y = linear(x, name + projection).view({x.size(0), x.size(1), -1, head_dim});
-      if (options_.qk_norm() && own_norm != nullptr) {
+      at::Tensor y = linear(x, name + projection);
+      if (options_.qk_norm_of_all_heads() && own_norm != nullptr) {
+        y = norm(y, name + own_norm);
+      }
+      y = y.view({x.size(0), x.size(1), -1, head_dim});
+      if (options_.qk_norm() && !options_.qk_norm_of_all_heads() && own_norm != nullptr) {
         y = norm(y, name + own_norm);
       }
       y = y.transpose(1, 2);
-      return options_.rotates(layer) && own_norm != nullptr ? turn(y, mask) : y;
+      return options_.rotates(layer) && own_norm != nullptr ? turn(layer, y, mask) : y;
     };
     at::Tensor q = heads("q_proj", "q_norm"), k = heads("k_proj", "k_norm"), v = heads("v_proj", nullptr);
     at::Tensor sees = visible(mask, options_.window(layer));

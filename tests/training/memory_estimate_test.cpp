@@ -41,16 +41,18 @@ struct Case {
 
 DecoderForCausalLM make_model(const Case& each) {
   torch::manual_seed(0);
-  DecoderForCausalLM model(DecoderOptions()
-                               .vocab_size(1000)
-                               .hidden_size(192)
-                               .intermediate_size(512)
-                               .num_hidden_layers(6)
-                               .num_attention_heads(6)
-                               .num_key_value_heads(2)
-                               .tie_word_embeddings(true)
-                               .qk_norm(each.other_form)
-                               .hidden_act(each.other_form ? Activation::kGELUTanh : Activation::kSiLU));
+  DecoderForCausalLM model(
+      DecoderOptions()
+          .vocab_size(1000)
+          .hidden_size(192)
+          .intermediate_size(512)
+          .num_hidden_layers(6)
+          .num_attention_heads(6)
+          .num_key_value_heads(2)
+          .tie_word_embeddings(true)
+          .qk_norm(each.other_form)
+          .norm_placement(each.other_form ? NormPlacement::kBeforeAndAfter : NormPlacement::kBefore)
+          .hidden_act(each.other_form ? Activation::kGELUTanh : Activation::kSiLU));
   {
     at::NoGradGuard no_grad;
     for (at::Tensor& parameter : model->parameters()) {
@@ -123,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"lora"}, Case{"lora_bfloat16", at::kBFloat16}, Case{"lora_dropout", at::kFloat, false, 0.1},
         Case{"dora", at::kFloat, true}, Case{"dora_dropout", at::kFloat, true, 0.1},
         Case{"checkpointing", at::kFloat, false, 0.0, true}, Case{"pretraining", at::kFloat, false, 0.0, false, true},
-        Case{"qk_norm_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
+        Case{"more_norms_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
         Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -12,10 +12,16 @@
 
 namespace rora {
 
+/// What turns q and k by their positions, each `[batch or 1, seq, head_dim]` in the model's dtype.
+struct RotaryTables {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+
 /// What every layer of one forward pass shares: computed once, read by each.
 struct LayerContext {
-  at::Tensor cos; ///< `[batch or 1, seq, head_dim]` in the model's dtype
-  at::Tensor sin; ///< the same
+  RotaryTables rotary;
+  RotaryTables sliding_rotary; ///< of layers with a window
   ops::Sequences sequences; ///< of `ModelInput::attention_mask`
   KeyValueCache* cache = nullptr;
   /// int64 `[chosen]`, of batch·seq: the only tokens whose states are wanted behind attention. Undefined: all.
@@ -37,9 +43,9 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
  public:
   AttentionImpl(const DecoderOptions& options, int64_t layer);
 
-  /// What attention adds to a stream `[batch, seq, hidden]`, which `norm` norms and whose sum becomes its states: of
-  /// the same shape, or `[1, chosen, hidden]`.
-  at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream, const LayerContext& context);
+  /// What attention adds to a stream `[batch, seq, hidden]`, which `norm` norms where there is one and whose sum
+  /// becomes its states: of the same shape, or `[1, chosen, hidden]`.
+  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context);
 
   /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
   KeptNumbers memory(int64_t hidden) const;
@@ -48,8 +54,8 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
   Projection k_proj{nullptr};
   Projection v_proj{nullptr};
   Projection o_proj{nullptr};
-  RMSNorm q_norm{nullptr}; ///< of each head's q; null without `qk_norm`
-  RMSNorm k_norm{nullptr}; ///< of each head's k
+  RMSNorm q_norm{nullptr}; ///< of each head's q, or of all heads' together; null without `qk_norm`
+  RMSNorm k_norm{nullptr}; ///< the same of k
 
  private:
   at::Tensor turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const;
@@ -59,6 +65,7 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
   int64_t head_dim_;
   int64_t window_;
   bool rotates_;
+  bool norms_all_heads_;
   double query_scale_; // beside the 1/√head_dim of the operation
 };
 TORCH_MODULE(Attention);
@@ -68,8 +75,9 @@ class MLPImpl : public AdaptedModule<MLPAdapter> {
  public:
   MLPImpl(const DecoderOptions& options, int64_t layer);
 
-  /// Of the norm of a stream `[batch, seq, hidden]`, whose sum becomes its states; the result has that shape.
-  at::Tensor forward(RMSNormImpl& norm, ResidualStream& stream);
+  /// Of a stream `[batch, seq, hidden]`, which `norm` norms where there is one and whose sum becomes its states; the
+  /// result has that shape.
+  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream);
 
   /// The MLP itself, whatever adapter stands in its slot: x `[..., hidden]` → the same shape.
   at::Tensor forward(const at::Tensor& x);
@@ -88,8 +96,12 @@ class MLPImpl : public AdaptedModule<MLPAdapter> {
 };
 TORCH_MODULE(MLP);
 
-/// h = x + m·attention(norm(x)); y = h + m·mlp(norm(h)), m the `residual_multiplier`. A pruned layer may lack either
+/// h = x + m·attention(norm(x)); y = h + m·mlp(norm(h)), m the `residual_multiplier`; by `norm_placement`
+/// h = x + m·norm(attention(x)), or norms before and after, and the same of the MLP. A pruned layer may lack either
 /// half.
+///
+/// The norms have transformers' names, by which `post_attention_layernorm` stands before the MLP in LLaMA and after
+/// attention where there are norms after. Those that the placement lacks are null.
 class DecoderLayerImpl : public torch::nn::Module {
  public:
   DecoderLayerImpl(const DecoderOptions& options, int64_t layer);
@@ -106,9 +118,14 @@ class DecoderLayerImpl : public torch::nn::Module {
   RMSNorm input_layernorm{nullptr};
   Attention self_attn{nullptr}; ///< null where the layer has none
   RMSNorm post_attention_layernorm{nullptr};
+  RMSNorm pre_feedforward_layernorm{nullptr};
   MLP mlp{nullptr}; ///< null where the layer has none
+  RMSNorm post_feedforward_layernorm{nullptr};
 
  private:
+  RMSNorm& norm_before_mlp();
+
+  NormPlacement norm_placement_;
   int64_t hidden_;
   double residual_multiplier_;
 };

@@ -48,6 +48,9 @@ enum class Activation { kSiLU, kGELUTanh };
 /// What a layer's tokens see: all before them in their sequence, or those in `sliding_window`.
 enum class LayerType { kFullAttention, kSlidingAttention };
 
+/// Whether attention and MLP are normed: what they read, what they give before it is added, or both.
+enum class NormPlacement { kBefore, kAfter, kBeforeAndAfter };
+
 /// The form of a decoder, with transformers' names and LLaMA's defaults. An option at its default costs nothing.
 struct DecoderOptions {
   TORCH_ARG(std::string, model_type) = "llama"; // the family (model/families/family.h)
@@ -69,10 +72,15 @@ struct DecoderOptions {
   TORCH_ARG(std::vector<LayerShape>, layer_shapes); // empty: all layers are alike
   TORCH_ARG(Activation, hidden_act) = Activation::kSiLU;
   TORCH_ARG(bool, qk_norm) = false; // an RMSNorm of each head's q and of its k, before rotary positions
+  TORCH_ARG(bool, qk_norm_of_all_heads) = false; // with qk_norm: one of all heads' q together, and one of their k
+  TORCH_ARG(NormPlacement, norm_placement) = NormPlacement::kBefore;
+  TORCH_ARG(bool, norm_adds_one) = false; // norms multiply by 1 + their weight
   TORCH_ARG(int64_t, sliding_window) = 0; // the last tokens that a token sees, itself among them; 0: all
   TORCH_ARG(std::vector<LayerType>, layer_types); // empty: every layer slides, where there is a window
+  TORCH_ARG(std::optional<RopeOptions>, sliding_rope); // that of layers with a window; absent: rope
   TORCH_ARG(std::vector<int64_t>, no_rope_layers); // as transformers has it: 1 with rotary positions, 0 without
   TORCH_ARG(double, embedding_multiplier) = 1.0; // of what enters the first layer
+  TORCH_ARG(bool, embedding_multiplier_rounds) = false; // it is rounded to the model's dtype first
   TORCH_ARG(double, residual_multiplier) = 1.0; // of what attention and MLP add
   TORCH_ARG(double, attention_multiplier) = 0.0; // of q·k; 0: 1/√head_dim
   TORCH_ARG(double, logits_scaling) = 1.0; // logits are divided by it

@@ -17,6 +17,7 @@ struct PreparedInput {
   at::Tensor inputs_embeds; ///< `[batch, seq, hidden]` on the model's device, or undefined
   at::Tensor positions; ///< int64 `[batch or 1, seq]`
   at::Tensor frequencies; ///< fp32 `[head_dim / 2]`: the angle that a position adds
+  at::Tensor sliding_frequencies; ///< the same of layers with a window, where they have their own; or undefined
   ops::Sequences sequences; ///< with boundaries where the model is on a GPU
   at::Tensor chosen; ///< int64, of batch·seq: the only tokens whose states are wanted. Undefined: all
 

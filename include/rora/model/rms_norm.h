@@ -17,10 +17,11 @@ struct ResidualStream {
 };
 
 /// y = γ ⊙ x / √(mean(x²) + eps) over the last dimension, computed in fp32 and rounded to x's dtype before γ
-/// multiplies, as in transformers (Zhang and Sennrich, arXiv 1910.07467, eq 4).
+/// multiplies, as in transformers (Zhang and Sennrich, arXiv 1910.07467, eq 4). With `adds_one`, γ is 1 + the weight in
+/// fp32, and the product is rounded once.
 class RMSNormImpl : public torch::nn::Module {
  public:
-  RMSNormImpl(int64_t size, double eps);
+  RMSNormImpl(int64_t size, double eps, bool adds_one = false);
 
   /// x `[..., size]`; the result has x's shape and dtype.
   at::Tensor forward(const at::Tensor& x);
@@ -28,8 +29,12 @@ class RMSNormImpl : public torch::nn::Module {
   /// The norm of the stream's sum, which becomes its states.
   at::Tensor forward(ResidualStream& stream);
 
-  at::Tensor weight; ///< γ `[size]`
+  /// γ `[size]`: in the weight's dtype, or at least fp32 where one is added.
+  at::Tensor factor() const;
+
+  at::Tensor weight; ///< γ, or what is added to 1 to give it
   double eps;
+  bool adds_one;
 };
 TORCH_MODULE(RMSNorm);
 

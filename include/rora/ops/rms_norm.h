@@ -7,7 +7,8 @@
 namespace rora::ops {
 
 /// y = weight ⊙ x/√(mean(x²) + eps) over the last dimension; inside in fp32 (fp64 for fp64), rounded to x's dtype
-/// before `weight` multiplies, as in transformers. x `[..., size]`, weight `[size]`.
+/// before `weight` multiplies, as in transformers; a weight of a wider dtype multiplies before. x `[..., size]`, weight
+/// `[size]`.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 /// sum = x + added and y = rms_norm(sum), in one pass forward and one backward. `added` has x's shape and dtype; where

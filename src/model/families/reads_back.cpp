@@ -9,18 +9,17 @@
 namespace rora::detail {
 namespace {
 
-bool same_rope(const DecoderOptions& a, const DecoderOptions& b) {
-  const auto trained = [](const DecoderOptions& options) {
-    const int64_t original = options.rope().original_max_position_embeddings();
+bool same_rope(const DecoderOptions& a, const RopeOptions& x, const DecoderOptions& b, const RopeOptions& y) {
+  const auto trained = [](const DecoderOptions& options, const RopeOptions& rope) {
+    const int64_t original = rope.original_max_position_embeddings();
     return original > 0 ? original : options.max_position_embeddings();
   };
-  const RopeOptions &x = a.rope(), &y = b.rope();
   const bool scaled = x.scaling() != RopeScaling::kNone;
   const bool llama3 = x.scaling() == RopeScaling::kLlama3;
   return x.theta() == y.theta() && x.scaling() == y.scaling() && (!scaled || x.factor() == y.factor()) &&
       (!llama3 ||
        (x.low_freq_factor() == y.low_freq_factor() && x.high_freq_factor() == y.high_freq_factor() &&
-        trained(a) == trained(b)));
+        trained(a, x) == trained(b, y)));
 }
 
 /// The first field in which two models' options differ, or null. Widths of single layers are no field: the tensors say
@@ -30,9 +29,13 @@ const char* first_difference(const DecoderOptions& a, const DecoderOptions& b) {
   if (layers != b.num_hidden_layers()) {
     return "num_hidden_layers";
   }
+  const RopeOptions a_sliding = a.sliding_rope().value_or(a.rope()), b_sliding = b.sliding_rope().value_or(b.rope());
   for (int64_t layer = 0; layer < layers; ++layer) {
     if (a.window(layer) != b.window(layer)) {
       return "sliding_window";
+    }
+    if (a.window(layer) > 0 && !same_rope(a, a_sliding, b, b_sliding)) {
+      return "sliding_rope";
     }
     if (a.rotates(layer) != b.rotates(layer)) {
       return "no_rope_layers";
@@ -46,11 +49,15 @@ const char* first_difference(const DecoderOptions& a, const DecoderOptions& b) {
       {"rms_norm_eps", a.rms_norm_eps() == b.rms_norm_eps()},
       {"tie_word_embeddings", a.tie_word_embeddings() == b.tie_word_embeddings()},
       {"a bias of some projections alone", a.bias() == b.bias()},
-      {"rope_parameters", same_rope(a, b)},
+      {"rope_parameters", same_rope(a, a.rope(), b, b.rope())},
       {"eos_token_id", a.eos_token_id() == b.eos_token_id()},
       {"bos_token_id", a.bos_token_id() == b.bos_token_id()},
       {"hidden_act", a.hidden_act() == b.hidden_act()},
       {"qk_norm", a.qk_norm() == b.qk_norm()},
+      {"qk_norm_of_all_heads", a.qk_norm_of_all_heads() == b.qk_norm_of_all_heads()},
+      {"norm_placement", a.norm_placement() == b.norm_placement()},
+      {"norm_adds_one", a.norm_adds_one() == b.norm_adds_one()},
+      {"embedding_multiplier_rounds", a.embedding_multiplier_rounds() == b.embedding_multiplier_rounds()},
       {"embedding_multiplier", a.embedding_multiplier() == b.embedding_multiplier()},
       {"residual_multiplier", a.residual_multiplier() == b.residual_multiplier()},
       {"attention_multiplier", attention_multiplier(a) == attention_multiplier(b)},
