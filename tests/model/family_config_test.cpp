@@ -72,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite"}) {
+  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite", "olmo2"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -84,8 +84,8 @@ TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
           {{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}},
           "rope_scaling.rope_type 'yarn' is not supported"},
          {family,
-          {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
-          "rope_parameters.full_attention is not supported"}});
+          {{"rope_parameters", {{"chunked_attention", {{"rope_type", "default"}}}}}},
+          "rope_parameters.chunked_attention is not supported"}});
     EXPECT_NO_THROW(read(family, {{"per_layer_config", nullptr}, {"is_causal", true}}));
   }
 }
@@ -105,7 +105,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
            {"mistral", 8, 8, 131072, false, 1e-6, 1e4, 1, {2}},
            {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}},
            {"smollm3", 4, 8, 32768, true, 1e-6, 2e6, 128000, {128001}},
-           {"granite", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}}}) {
+           {"granite", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
+           {"olmo2", 32, 8, 2048, false, 1e-5, 1e4, std::nullopt, {50279}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -141,7 +142,8 @@ TEST(FamilyConfigs, OfPublishedModelsAreRead) {
            {"Mistral-7B-v0.3", 4096, 14336, 32, 32, 8, 128, 32768, 32768, 1e6, 1e-5, false, 2},
            {"Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 40960, 151936, 1e6, 1e-6, true, 151645},
            {"SmolLM3-3B", 2048, 11008, 36, 16, 4, 128, 65536, 128256, 5e6, 1e-6, true, 128012},
-           {"granite-3.3-2b-base", 2048, 8192, 40, 32, 8, 64, 131072, 49159, 1e7, 1e-5, true, 0}}) {
+           {"granite-3.3-2b-base", 2048, 8192, 40, 32, 8, 64, 131072, 49159, 1e7, 1e-5, true, 0},
+           {"OLMo-2-0425-1B", 2048, 8192, 16, 16, 16, 128, 4096, 100352, 5e5, 1e-6, false, 100257}}) {
     SCOPED_TRACE(each.name);
     const DecoderOptions options = read_published(each.name);
     EXPECT_EQ(options.hidden_size(), each.hidden);
@@ -303,6 +305,17 @@ TEST(GraniteConfig, ReadsItsMultipliers) {
       {{"granite", {{"attention_multiplier", 0.0}}, "attention_multiplier must be positive"},
        {"granite", {{"logits_scaling", 0.0}}, "logits_scaling must be finite and not 0"},
        {"granite", {{"sliding_window", 7}}, "sliding_window is not supported"}});
+}
+
+TEST(Olmo2Config, NormsWhatAttentionAndTheMLPGive) {
+  const DecoderOptions options = read_published("OLMo-2-0425-1B");
+  EXPECT_EQ(options.norm_placement(), NormPlacement::kAfter);
+  EXPECT_TRUE(options.qk_norm() && options.qk_norm_of_all_heads());
+  EXPECT_FALSE(options.norm_adds_one());
+  expect_refused(
+      {{"olmo2", {{"clip_qkv", 8.0}}, "clip_qkv is not supported"},
+       {"olmo2", {{"sliding_window", 7}}, "sliding_window is not supported"},
+       {"olmo2", {{"mlp_bias", true}}, "mlp_bias is not supported"}});
 }
 
 } // namespace

@@ -195,17 +195,16 @@ TEST_P(FamilyGolden, ConfigsOfTransformers4And5ReadAlike) {
     return model_config_json(read_model_config(path), "float32");
   };
   copy_changed(out / "4", [](json& config) {
-    if (config.contains("rope_parameters")) {
-      config["rope_theta"] = config["rope_parameters"]["rope_theta"];
-      config["rope_scaling"] = nullptr;
-      config.erase("rope_parameters");
-    }
+    config.erase("rope_parameters");
+    config["rope_scaling"] = nullptr;
     config["rope_theta"] = 321.0;
   });
   copy_changed(out / "5", [](json& config) {
+    const bool nested = config.contains("rope_parameters") && config["rope_parameters"].contains("full_attention");
+    const json rope{{"rope_type", "default"}, {"rope_theta", 321.0}};
     config.erase("rope_theta");
     config.erase("rope_scaling");
-    config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 321.0}};
+    config["rope_parameters"] = nested ? json{{"full_attention", rope}} : rope;
   });
   EXPECT_EQ(text(out / "4"), text(out / "5"));
   EXPECT_THAT(text(out / "4"), HasSubstr("321.0"));
@@ -242,6 +241,9 @@ std::vector<std::pair<const char*, DecoderOptions>> poorer(const DecoderOptions&
          each.layer_types(each.sliding_window() > 0 ? each.layer_types() : std::vector<LayerType>());
        })},
       {"layer_types", with([](DecoderOptions& each) { each.layer_types({}); })},
+      {"sliding_rope", with([](DecoderOptions& each) { each.sliding_rope(std::nullopt); })},
+      {"hidden_act", with([](DecoderOptions& each) { each.hidden_act(Activation::kSiLU); })},
+      {"norm_adds_one", with([](DecoderOptions& each) { each.norm_adds_one(false); })},
       {"no_rope_layers", with([](DecoderOptions& each) { each.no_rope_layers({}); })},
       {"embedding_multiplier", with([](DecoderOptions& each) { each.embedding_multiplier(1.0); })},
       {"residual_multiplier", with([](DecoderOptions& each) { each.residual_multiplier(1.0); })},
@@ -256,8 +258,10 @@ bool same_form(const DecoderOptions& a, const DecoderOptions& b) {
       return false;
     }
   }
-  return a.embedding_multiplier() == b.embedding_multiplier() && a.residual_multiplier() == b.residual_multiplier() &&
-      a.attention_multiplier() == b.attention_multiplier() && a.logits_scaling() == b.logits_scaling();
+  return a.sliding_rope().has_value() == b.sliding_rope().has_value() && a.hidden_act() == b.hidden_act() &&
+      a.norm_adds_one() == b.norm_adds_one() && a.embedding_multiplier() == b.embedding_multiplier() &&
+      a.residual_multiplier() == b.residual_multiplier() && a.attention_multiplier() == b.attention_multiplier() &&
+      a.logits_scaling() == b.logits_scaling();
 }
 
 TEST_P(FamilyGolden, IsNotAnsweredWithoutWhatItsConfigAsksFor) {

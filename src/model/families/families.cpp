@@ -3,6 +3,7 @@
 #include "granite.h"
 #include "llama.h"
 #include "mistral.h"
+#include "olmo2.h"
 #include "qwen2.h"
 #include "qwen3.h"
 #include "smollm3.h"
@@ -25,6 +26,7 @@ class Families {
     add(detail::granite_family());
     add(detail::llama_family());
     add(detail::mistral_family());
+    add(detail::olmo2_family());
     add(detail::qwen2_family());
     add(detail::qwen3_family());
     add(detail::smollm3_family());
