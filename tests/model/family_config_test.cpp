@@ -72,7 +72,7 @@ void expect_refused(const std::vector<Refusal>& refusals) {
 }
 
 TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
-  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite", "olmo2"}) {
+  for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite", "olmo2", "gemma3_text"}) {
     expect_refused(
         {{family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
@@ -106,7 +106,8 @@ TEST(FamilyConfigs, FieldsThatAreAbsentMeanWhatTransformersClassesSay) {
            {"qwen3", 32, 128, 32768, false, 1e-6, 1e4, std::nullopt, {}},
            {"smollm3", 4, 8, 32768, true, 1e-6, 2e6, 128000, {128001}},
            {"granite", 32, 8, 2048, false, 1e-6, 1e4, 1, {2}},
-           {"olmo2", 32, 8, 2048, false, 1e-5, 1e4, std::nullopt, {50279}}}) {
+           {"olmo2", 32, 8, 2048, false, 1e-5, 1e4, std::nullopt, {50279}},
+           {"gemma3_text", 4, 256, 131072, true, 1e-6, 1e6, 2, {1}}}) {
     SCOPED_TRACE(each.family);
     json config = config_of(each.family, json::object());
     config.erase("num_key_value_heads");
@@ -316,6 +317,61 @@ TEST(Olmo2Config, NormsWhatAttentionAndTheMLPGive) {
       {{"olmo2", {{"clip_qkv", 8.0}}, "clip_qkv is not supported"},
        {"olmo2", {{"sliding_window", 7}}, "sliding_window is not supported"},
        {"olmo2", {{"mlp_bias", true}}, "mlp_bias is not supported"}});
+}
+
+TEST(Gemma3Config, ReadsThePublishedOne) {
+  const DecoderOptions options = read_published("gemma-3-1b-it");
+  EXPECT_EQ(options.layer_shape(0), (LayerShape{4, 1, 6912}));
+  EXPECT_EQ(options.resolved_head_dim(), 256);
+  EXPECT_EQ(options.hidden_act(), Activation::kGELUTanh);
+  EXPECT_EQ(options.norm_placement(), NormPlacement::kBeforeAndAfter);
+  EXPECT_TRUE(options.norm_adds_one() && options.qk_norm() && options.tie_word_embeddings());
+  EXPECT_EQ(options.embedding_multiplier(), std::sqrt(1152.0));
+  EXPECT_TRUE(options.embedding_multiplier_rounds());
+  EXPECT_EQ(options.attention_multiplier(), 1.0 / 16.0);
+  EXPECT_EQ(options.rope().theta(), 1e6);
+  ASSERT_TRUE(options.sliding_rope());
+  EXPECT_EQ(options.sliding_rope()->theta(), 1e4);
+  EXPECT_EQ(options.eos_token_id(), (std::vector<int64_t>{1, 106}));
+  const Windows found = windows(options);
+  EXPECT_EQ(Windows(found.begin(), found.begin() + 7), (Windows{512, 512, 512, 512, 512, 0, 512}));
+  EXPECT_EQ(std::count(found.begin(), found.end(), 0), 4);
+}
+
+TEST(Gemma3Config, ReadsWindowsAndRotaryBasesInBothSpellings) {
+  const std::vector<std::string> full(4, "full_attention");
+  const auto found = [](const json& fields) { return windows(read("gemma3_text", fields)); };
+  EXPECT_EQ(found(json::object()), Windows(4, 4096));
+  EXPECT_EQ(found({{"sliding_window_pattern", 2}, {"sliding_window", 7}}), (Windows{7, 0, 7, 0}));
+  EXPECT_EQ(found({{"layer_types", full}, {"sliding_window", nullptr}}), Windows(4, 0));
+  const json linear{{"rope_type", "linear"}, {"factor", 8.0}};
+  const DecoderOptions of_4 =
+      read("gemma3_text", {{"rope_theta", 50.0}, {"rope_local_base_freq", 20.0}, {"rope_scaling", linear}});
+  json full_rope = linear;
+  full_rope["rope_theta"] = 50.0;
+  const DecoderOptions of_5 = read(
+      "gemma3_text",
+      {{"rope_parameters",
+        {{"full_attention", full_rope}, {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 20.0}}}}}});
+  for (const DecoderOptions& options : {of_4, of_5}) {
+    EXPECT_EQ(options.rope().theta(), 50.0);
+    EXPECT_EQ(options.rope().scaling(), RopeScaling::kLinear);
+    EXPECT_EQ(options.rope().factor(), 8.0);
+    EXPECT_EQ(options.sliding_rope()->theta(), 20.0);
+    EXPECT_EQ(options.sliding_rope()->scaling(), RopeScaling::kNone) << "which is of full attention alone";
+  }
+  EXPECT_EQ(model_config_json(of_4, "float32"), model_config_json(of_5, "float32"));
+  const json written = json::parse(model_config_json(of_4, "float32"));
+  EXPECT_EQ(model_config_json(read(written), "float32"), model_config_json(of_4, "float32"));
+  expect_refused(
+      {{"gemma3_text", {{"use_bidirectional_attention", true}}, "use_bidirectional_attention is not supported"},
+       {"gemma3_text", {{"final_logit_softcapping", 30.0}}, "final_logit_softcapping is not supported"},
+       {"gemma3_text", {{"attn_logit_softcapping", 50.0}}, "attn_logit_softcapping is not supported"},
+       {"gemma3_text", {{"query_pre_attn_scalar", 0}}, "query_pre_attn_scalar must be from 1 to 2147483647, not 0"},
+       {"gemma3_text", {{"hidden_activation", "gelu"}}, "hidden_activation 'gelu' is not supported"},
+       {"gemma3_text", {{"sliding_window_pattern", 0}}, "sliding_window_pattern must be positive"},
+       {"gemma3_text", {{"sliding_window", nullptr}}, "layer_types names layers of sliding_attention"},
+       {"gemma3_text", {{"rope_parameters", {{"rope_theta", 1e6}}}}, "rope_parameters.rope_theta is not supported"}});
 }
 
 } // namespace

@@ -1,5 +1,6 @@
 #include "families.h"
 
+#include "gemma3.h"
 #include "granite.h"
 #include "llama.h"
 #include "mistral.h"
@@ -23,6 +24,7 @@ namespace {
 class Families {
  public:
   Families() {
+    add(detail::gemma3_text_family());
     add(detail::granite_family());
     add(detail::llama_family());
     add(detail::mistral_family());

@@ -14,6 +14,15 @@ const ModelFamily* find_family(const std::string& model_type);
 /// "'bert' is not supported (llama is)".
 std::string unsupported_model_type(const std::string& model_type);
 
+/// `read_shared_config` but for the rotary embedding.
+DecoderOptions read_config_without_rope(const ModelFamily& family, const JsonObject& config);
+
+/// One `rope_scaling` or `rope_parameters` object; `theta` where it names none.
+RopeOptions read_rope(const JsonObject& rope, double theta);
+
+/// The activation of a field, under the names that transformers has for it.
+Activation read_activation(const JsonObject& config, const char* field, const char* absent);
+
 /// What q·k are multiplied by.
 double attention_multiplier(const DecoderOptions& options);
 

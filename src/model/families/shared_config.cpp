@@ -1,62 +1,9 @@
-#include <rora/model/families/family.h>
+#include "families.h"
 
 #include <algorithm>
 
 namespace rora {
 namespace {
-
-/// One `rope_scaling` or `rope_parameters` object.
-RopeOptions read_rope(const JsonObject& rope, double theta) {
-  for (const std::string& field : rope.names()) {
-    if (rope.is_object(field)) {
-      rope.fail(field, "is not supported: all layers share one rotary embedding");
-    }
-  }
-  if (rope.number("partial_rotary_factor", 1.0) != 1.0) {
-    rope.fail("partial_rotary_factor", "other than 1 is not supported");
-  }
-  RopeOptions options;
-  options.theta(rope.number("rope_theta", theta));
-  const std::string type = rope.has("rope_type") ? rope.string("rope_type") : rope.string("type", "default");
-  if (type == "default") {
-    return options;
-  }
-  if (type == "linear") {
-    options.scaling(RopeScaling::kLinear);
-  } else if (type == "dynamic") {
-    options.scaling(RopeScaling::kDynamic);
-  } else if (type == "llama3") {
-    options.scaling(RopeScaling::kLlama3);
-  } else {
-    rope.fail("rope_type", "'" + type + "' is not supported (default, linear, dynamic, llama3 are)");
-  }
-  rope.number("factor");
-  options.factor(rope.number("factor", 1.0));
-  if (options.scaling() == RopeScaling::kLlama3) {
-    for (const char* field : {"low_freq_factor", "high_freq_factor"}) {
-      rope.number(field);
-    }
-    options.original_max_position_embeddings(rope.integer("original_max_position_embeddings", 0));
-    options.low_freq_factor(rope.number("low_freq_factor", 1.0));
-    options.high_freq_factor(rope.number("high_freq_factor", 4.0));
-    if (options.high_freq_factor() <= options.low_freq_factor()) {
-      rope.fail("high_freq_factor", "must be over low_freq_factor");
-    }
-  }
-  return options;
-}
-
-/// The activation of `hidden_act`, under the names that transformers has for it.
-Activation read_activation(const JsonObject& config) {
-  const std::string name = config.string("hidden_act", "silu");
-  if (name == "silu" || name == "swish") {
-    return Activation::kSiLU;
-  }
-  if (name == "gelu_pytorch_tanh") {
-    return Activation::kGELUTanh;
-  }
-  config.fail("hidden_act", "'" + name + "' is not supported (silu and gelu_pytorch_tanh are)");
-}
 
 /// What a config may ask for that no model of this library does is refused, never ignored.
 void refuse_unsupported(const JsonObject& config) {
@@ -171,12 +118,67 @@ void set_options_beyond_llama(JsonFields& fields, const DecoderOptions& options)
 
 } // namespace
 
-DecoderOptions read_shared_config(const ModelFamily& family, const JsonObject& config) {
+namespace detail {
+
+RopeOptions read_rope(const JsonObject& rope, double theta) {
+  for (const std::string& field : rope.names()) {
+    if (rope.is_object(field)) {
+      rope.fail(field, "is not supported: all layers share one rotary embedding");
+    }
+  }
+  if (rope.number("partial_rotary_factor", 1.0) != 1.0) {
+    rope.fail("partial_rotary_factor", "other than 1 is not supported");
+  }
+  RopeOptions options;
+  options.theta(rope.number("rope_theta", theta));
+  const std::string type = rope.has("rope_type") ? rope.string("rope_type") : rope.string("type", "default");
+  if (type == "default") {
+    return options;
+  }
+  if (type == "linear") {
+    options.scaling(RopeScaling::kLinear);
+  } else if (type == "dynamic") {
+    options.scaling(RopeScaling::kDynamic);
+  } else if (type == "llama3") {
+    options.scaling(RopeScaling::kLlama3);
+  } else {
+    rope.fail("rope_type", "'" + type + "' is not supported (default, linear, dynamic, llama3 are)");
+  }
+  rope.number("factor");
+  options.factor(rope.number("factor", 1.0));
+  if (options.scaling() == RopeScaling::kLlama3) {
+    for (const char* field : {"low_freq_factor", "high_freq_factor"}) {
+      rope.number(field);
+    }
+    options.original_max_position_embeddings(rope.integer("original_max_position_embeddings", 0));
+    options.low_freq_factor(rope.number("low_freq_factor", 1.0));
+    options.high_freq_factor(rope.number("high_freq_factor", 4.0));
+    if (options.high_freq_factor() <= options.low_freq_factor()) {
+      rope.fail("high_freq_factor", "must be over low_freq_factor");
+    }
+  }
+  return options;
+}
+
+Activation read_activation(const JsonObject& config, const char* field, const char* absent) {
+  const std::string name = config.string(field, absent);
+  if (name == "silu" || name == "swish") {
+    return Activation::kSiLU;
+  }
+  if (name == "gelu_pytorch_tanh") {
+    return Activation::kGELUTanh;
+  }
+  config.fail(field, "'" + name + "' is not supported (silu and gelu_pytorch_tanh are)");
+}
+
+} // namespace detail
+
+DecoderOptions detail::read_config_without_rope(const ModelFamily& family, const JsonObject& config) {
   refuse_unsupported(config);
   const DecoderOptions absent = family.absent_fields();
   DecoderOptions options;
   options.model_type(config.string("model_type", options.model_type()));
-  options.hidden_act(read_activation(config));
+  options.hidden_act(detail::read_activation(config, "hidden_act", "silu"));
   options.vocab_size(config.integer("vocab_size"));
   options.hidden_size(config.integer("hidden_size"));
   options.intermediate_size(config.integer("intermediate_size"));
@@ -192,12 +194,16 @@ DecoderOptions read_shared_config(const ModelFamily& family, const JsonObject& c
   options.mlp_bias(config.boolean("mlp_bias", false));
   options.eos_token_id(read_eos_token_id(config, absent));
   options.bos_token_id(read_bos_token_id(config, absent));
+  return options;
+}
 
-  const double theta = config.number("rope_theta", absent.rope().theta());
+DecoderOptions read_shared_config(const ModelFamily& family, const JsonObject& config) {
+  DecoderOptions options = detail::read_config_without_rope(family, config);
+  const double theta = config.number("rope_theta", family.absent_fields().rope().theta());
   options.rope(RopeOptions().theta(theta));
   for (const char* field : {"rope_parameters", "rope_scaling"}) { // transformers: rope_scaling or rope_parameters
     if (config.has(field) && !config.object(field).names().empty()) {
-      options.rope(read_rope(config.object(field), theta));
+      options.rope(detail::read_rope(config.object(field), theta));
     }
   }
   if (options.rope().scaling() == RopeScaling::kLlama3 && config.has("original_max_position_embeddings")) {

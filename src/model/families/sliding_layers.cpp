@@ -36,15 +36,13 @@ int64_t read_sliding_window(const JsonObject& config, int64_t absent) {
 }
 
 void read_sliding_layers(
-    const JsonObject& config, DecoderOptions& options, int64_t absent_window,
+    const JsonObject& config, DecoderOptions& options, int64_t window, const std::string& missing,
     const std::function<bool(int64_t layer)>& slides) {
-  const bool used = config.boolean("use_sliding_window", false);
-  const int64_t window = used ? read_sliding_window(config, absent_window) : 0;
   std::vector<LayerType> types;
   if (config.has("layer_types")) {
     types = read_layer_types(config, options.num_hidden_layers());
   } else {
-    for (int64_t layer = 0; window > 0 && layer < options.num_hidden_layers(); ++layer) {
+    for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
       types.push_back(slides(layer) ? LayerType::kSlidingAttention : LayerType::kFullAttention);
     }
   }
@@ -52,17 +50,30 @@ void read_sliding_layers(
     return;
   }
   if (window == 0) {
-    const std::string missing = used ? "sliding_window is null" : "use_sliding_window is not true";
     config.fail("layer_types", std::string("names layers of ") + kSliding + ", but " + missing);
   }
   options.sliding_window(window).layer_types(std::move(types));
 }
 
-void write_sliding_layers(JsonFields& fields, const DecoderOptions& options) {
+void read_sliding_layers(
+    const JsonObject& config, DecoderOptions& options, int64_t absent_window,
+    const std::function<bool(int64_t layer)>& slides) {
+  const bool used = config.boolean("use_sliding_window", false);
+  const int64_t window = used ? read_sliding_window(config, absent_window) : 0;
+  const char* missing = used ? "sliding_window is null" : "use_sliding_window is not true";
+  read_sliding_layers(config, options, window, missing, [&](int64_t layer) { return window > 0 && slides(layer); });
+}
+
+std::vector<std::string> layer_type_names(const DecoderOptions& options) {
   std::vector<std::string> types;
   for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
     types.emplace_back(options.window(layer) > 0 ? kSliding : kFull);
   }
+  return types;
+}
+
+void write_sliding_layers(JsonFields& fields, const DecoderOptions& options) {
+  const std::vector<std::string> types = layer_type_names(options);
   const bool any = std::count(types.begin(), types.end(), kSliding) > 0;
   fields.set("use_sliding_window", any);
   if (any) {
