@@ -51,6 +51,34 @@ def field_cases():
             yield changed(field, value, names=names)
 
 
+def family_cases():
+    """Fields that other families than LLaMA have."""
+    def changed(family, field, value):
+        return Case(f"config {family} {field} {json.dumps(value)[:60]}", LOAD, ("config.json", field),
+                    lambda place: place.change_json(CONFIG_FILE, model_type=family, **{field: value}))
+
+    for family, fields in {
+            "mistral": {"sliding_window": [0, -1, "x", 1.5, 2**64], "layer_types": [["full_attention"] * 2],
+                        "attention_bias": [True], "mlp_bias": [True]},
+            "qwen2": {"layer_types": ["x", [1], ["full_attention"], ["full_attention", "x"], ["sliding_attention"] * 2],
+                      "use_sliding_window": ["yes", 1], "max_window_layers": ["x", 1.5]},
+            "smollm3": {"no_rope_layers": [[1], [1, 2], ["x"], [1.5], {}], "no_rope_layer_interval": [0, -1, "x"]},
+            "granite": {"attention_multiplier": [0, -1, "x", {}], "logits_scaling": [0, "x"],
+                        "residual_multiplier": [0, []], "embedding_multiplier": [0, "x"], "sliding_window": [4]},
+            "olmo2": {"clip_qkv": [8], "sliding_window": [4]},
+            "gemma3_text": {"query_pre_attn_scalar": [0, -1, "x", 1.5, 2**32], "sliding_window_pattern": [0, -1, 1.5],
+                            "final_logit_softcapping": [30], "use_bidirectional_attention": [True],
+                            "hidden_activation": ["relu", 3], "rope_parameters": ["x", {"rope_theta": 5}]},
+    }.items():
+        for field, values in fields.items():
+            for value in values:
+                yield changed(family, field, value)
+        for layers in [3, 10**9, 2**63 - 1]:
+            yield changed(family, "num_hidden_layers", layers)
+    yield Case("config a mistral", LOAD, fine=True,
+               prepare=lambda place: place.change_json(CONFIG_FILE, model_type="mistral"))
+
+
 def config_file_cases():
     text = json.dumps(CONFIG)
     for name, content in {
@@ -226,5 +254,5 @@ def index_cases():
 def cases():
     yield Case("model good", LOAD, fine=True)
     yield Case("model good in memory", LOAD + ["--no-mmap"], fine=True)
-    for make in (field_cases, config_file_cases, header_cases, tensor_cases, index_cases):
+    for make in (field_cases, family_cases, config_file_cases, header_cases, tensor_cases, index_cases):
         yield from make()

@@ -5,6 +5,8 @@
 namespace rora {
 namespace {
 
+constexpr int64_t kMaxLayers = 10'000; // that of DecoderOptions::validate: families go through the layers before it
+
 /// What a config may ask for that no model of this library does is refused, never ignored.
 void refuse_unsupported(const JsonObject& config) {
   if (config.number("attention_dropout", 0.0) != 0.0) {
@@ -183,6 +185,9 @@ DecoderOptions detail::read_config_without_rope(const ModelFamily& family, const
   options.hidden_size(config.integer("hidden_size"));
   options.intermediate_size(config.integer("intermediate_size"));
   options.num_hidden_layers(config.integer("num_hidden_layers"));
+  if (options.num_hidden_layers() > kMaxLayers) {
+    config.fail("num_hidden_layers", "must be at most 10000, not " + std::to_string(options.num_hidden_layers()));
+  }
   options.num_attention_heads(config.integer("num_attention_heads"));
   options.num_key_value_heads(read_nullable(config, "num_key_value_heads", absent.num_key_value_heads()));
   options.head_dim(read_nullable(config, "head_dim", absent.head_dim()));
