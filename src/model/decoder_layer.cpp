@@ -1,7 +1,5 @@
 #include <rora/model/decoder_layer.h>
 
-#include "windowed_attention.h"
-
 #include <rora/model/projection_group.h>
 #include <rora/ops/attention.h>
 #include <rora/ops/rotary_embedding.h>
@@ -125,9 +123,7 @@ at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, con
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
   const ops::Sequences sequences = behind_prefix(context.sequences, prefix);
-  const at::Tensor mixed = window_ > 0 && window_ < k.size(2) - prefix
-      ? detail::windowed_attention(q, k, v, sequences.ids, window_, prefix)
-      : ops::attention_within(sequences, q, k, v);
+  const at::Tensor mixed = ops::attention_within(sequences, q, k, v, {window_, prefix});
   return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 

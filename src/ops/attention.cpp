@@ -27,10 +27,10 @@ double score_scale(const at::Tensor& q) {
 /// The weights `[batch, kv_heads, heads/kv_heads·queries, keys]` and log Σ e^score of each row, in the wide type: the
 /// heads that share keys are rows of one product.
 std::tuple<at::Tensor, at::Tensor> weights_reference(
-    const at::Tensor& q, const at::Tensor& k, const Sequence& sequence) {
+    const at::Tensor& q, const at::Tensor& k, const Sequence& sequence, const Window& window) {
   const at::Tensor rows = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
   const at::Tensor scores = rows.matmul(k.transpose(2, 3)).mul(score_scale(q));
-  const at::Tensor hidden = visible_keys(sequence, q.size(2), k.size(2), q.device()).logical_not();
+  const at::Tensor hidden = visible_keys(sequence, q.size(2), k.size(2), q.device(), window).logical_not();
   const at::Tensor masked = scores.view({q.size(0), k.size(1), -1, q.size(2), k.size(2)})
                                 .masked_fill(hidden.unsqueeze(2), -std::numeric_limits<double>::infinity())
                                 .view(scores.sizes());
@@ -39,9 +39,10 @@ std::tuple<at::Tensor, at::Tensor> weights_reference(
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_reference(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence, int64_t window,
+    int64_t prefix) {
   const auto wide = detail::wide_type(q.scalar_type());
-  const auto [weights, normaliser] = weights_reference(q.to(wide), k.to(wide), sequence);
+  const auto [weights, normaliser] = weights_reference(q.to(wide), k.to(wide), sequence, {window, prefix});
   return {
       weights.matmul(v.to(wide)).view(q.sizes()).to(q.scalar_type()),
       normaliser.view({q.size(0), q.size(1), q.size(2)})};
@@ -49,10 +50,10 @@ std::tuple<at::Tensor, at::Tensor> forward_reference(
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_reference(
     const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-    const at::Tensor& normaliser, const Sequence& sequence) {
+    const at::Tensor& normaliser, const Sequence& sequence, int64_t window, int64_t prefix) {
   const auto wide = detail::wide_type(q.scalar_type());
   const auto by_key = [&](const at::Tensor& t) { return t.to(wide).reshape({q.size(0), k.size(1), -1, q.size(3)}); };
-  const at::Tensor weights = std::get<0>(weights_reference(q.to(wide), k.to(wide), sequence));
+  const at::Tensor weights = std::get<0>(weights_reference(q.to(wide), k.to(wide), sequence, {window, prefix}));
   const at::Tensor rows = by_key(dout);
   const at::Tensor delta = (rows * by_key(out)).sum(-1, /*keepdim=*/true);
   const at::Tensor gradient = (rows.matmul(v.to(wide).transpose(2, 3)) - delta).mul(weights).mul(score_scale(q));
@@ -82,8 +83,24 @@ bool runs_on_kernel(const at::Tensor& q) {
   return q.is_cpu() && detail::has_kernel(q) && q.size(3) % 2 == 0;
 }
 
+/// Where a window counts each key, int64 `[batch, keys]`: real tokens up to it, or its place where all are real.
+at::Tensor positions_in_row(const at::Tensor& sequence) {
+  return (sequence > 0).cumsum(1);
+}
+
+/// What the kernels read of a row's tokens, dense.
+struct RowTokens {
+  RowTokens(const Sequence& ids, const Window& window) {
+    if (ids && ids->defined()) {
+      sequence = ids->to(at::kLong).contiguous();
+      position = window.size > 0 ? positions_in_row(sequence) : at::Tensor();
+    }
+  }
+  at::Tensor sequence, position; ///< undefined: each row is one sequence; keys count by their places
+};
+
 kernels::AttentionParameters describe(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sequence) {
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const RowTokens& tokens, const Window& window) {
   kernels::AttentionParameters p;
   p.type = detail::kernel_type(q);
   p.batch = q.size(0);
@@ -93,27 +110,28 @@ kernels::AttentionParameters describe(
   p.keys = k.size(2);
   p.head_dim = q.size(3);
   p.scale = score_scale(q);
-  p.sequence = sequence.defined() ? sequence.const_data_ptr<int64_t>() : nullptr;
+  p.sequence = tokens.sequence.defined() ? tokens.sequence.const_data_ptr<int64_t>() : nullptr;
+  p.position = tokens.position.defined() ? tokens.position.const_data_ptr<int64_t>() : nullptr;
+  p.window = window.size;
+  p.prefix = window.prefix;
   p.q = kernel_tensor(q);
   p.k = kernel_tensor(k);
   p.v = kernel_tensor(v);
   return p;
 }
 
-at::Tensor dense_sequence(const Sequence& sequence) {
-  return sequence && sequence->defined() ? sequence->to(at::kLong).contiguous() : at::Tensor();
-}
-
 std::tuple<at::Tensor, at::Tensor> forward_cpu(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence, int64_t window,
+    int64_t prefix) {
   if (!runs_on_kernel(q)) {
-    return forward_reference(q, k, v, sequence);
+    return forward_reference(q, k, v, sequence, window, prefix);
   }
-  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v), ids = dense_sequence(sequence);
+  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v);
+  const RowTokens tokens(sequence, {window, prefix});
   at::Tensor out = empty_heads(q);
   at::Tensor normaliser =
       at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(detail::wide_type(q.scalar_type())));
-  auto p = describe(own_q, own_k, own_v, ids);
+  auto p = describe(own_q, own_k, own_v, tokens, {window, prefix});
   p.out = kernel_tensor(out);
   p.normaliser = normaliser.data_ptr();
   detail::launch_on_cpu(&kernels::Kernels::attention, p, p.batch * p.kv_heads, p.queries * p.keys);
@@ -122,14 +140,15 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
     const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-    const at::Tensor& normaliser, const Sequence& sequence) {
+    const at::Tensor& normaliser, const Sequence& sequence, int64_t window, int64_t prefix) {
   if (!runs_on_kernel(q)) {
-    return backward_reference(dout, q, k, v, out, normaliser, sequence);
+    return backward_reference(dout, q, k, v, out, normaliser, sequence, window, prefix);
   }
-  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v), ids = dense_sequence(sequence);
+  const at::Tensor own_q = readable(q), own_k = readable(k), own_v = readable(v);
+  const RowTokens tokens(sequence, {window, prefix});
   const at::Tensor own_out = readable(out), own_dout = readable(dout), own_normaliser = normaliser.contiguous();
   at::Tensor dq = empty_heads(q), dk = empty_heads(k), dv = empty_heads(v);
-  auto p = describe(own_q, own_k, own_v, ids);
+  auto p = describe(own_q, own_k, own_v, tokens, {window, prefix});
   p.out = kernel_tensor(own_out);
   p.dout = kernel_tensor(own_dout);
   p.normaliser = own_normaliser.data_ptr();
@@ -142,8 +161,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(
-      AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
-    auto [out, normaliser] = detail::call_operation<forward_reference>("rora::attention_forward", q, k, v, sequence);
+      AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence,
+      int64_t window, int64_t prefix) {
+    auto [out, normaliser] =
+        detail::call_operation<forward_reference>("rora::attention_forward", q, k, v, sequence, window, prefix);
+    ctx->saved_data["window"] = window;
+    ctx->saved_data["prefix"] = prefix;
     ctx->save_for_backward({q, k, v, out, normaliser, sequence.value_or(at::Tensor())});
     return out;
   }
@@ -153,8 +176,9 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const auto saved = ctx->get_saved_variables();
     const Sequence sequence = saved[5].defined() ? Sequence(saved[5]) : std::nullopt;
     auto [dq, dk, dv] = detail::call_operation<backward_reference>(
-        "rora::attention_backward", gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], sequence);
-    return {dq, dk, dv, at::Tensor()};
+        "rora::attention_backward", gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4], sequence,
+        ctx->saved_data["window"].toInt(), ctx->saved_data["prefix"].toInt());
+    return {dq, dk, dv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -167,12 +191,15 @@ TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("attention_backward", backward_cpu);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
-  m.impl("attention", attention);
+  m.impl("attention", [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
+    return attention(q, k, v, sequence);
+  });
 }
 
 } // namespace
 
-at::Tensor visible_keys(const Sequence& sequence, int64_t queries, int64_t keys, at::Device device) {
+at::Tensor visible_keys(
+    const Sequence& sequence, int64_t queries, int64_t keys, at::Device device, const Window& window) {
   const at::Tensor key_place = at::arange(keys, at::TensorOptions().dtype(at::kLong).device(device));
   const at::Tensor query_place = key_place.slice(0, keys - queries).unsqueeze(1);
   at::Tensor visible = (key_place <= query_place).unsqueeze(0);
@@ -180,6 +207,12 @@ at::Tensor visible_keys(const Sequence& sequence, int64_t queries, int64_t keys,
     const at::Tensor of_query = sequence->slice(1, keys - queries).unsqueeze(2);
     const at::Tensor of_key = sequence->unsqueeze(1);
     visible = (visible & (of_query == of_key) & (of_key > 0)) | (key_place == query_place);
+  }
+  if (window.size > 0) {
+    const bool whole_rows = !sequence || !sequence->defined();
+    const at::Tensor position = whole_rows ? key_place.unsqueeze(0) : positions_in_row(*sequence);
+    const at::Tensor distance = position.slice(1, keys - queries).unsqueeze(2) - position.unsqueeze(1);
+    visible = visible & ((distance < window.size) | (key_place < window.prefix));
   }
   return visible.unsqueeze(1);
 }
@@ -193,20 +226,22 @@ at::Tensor positions_in_sequence(const at::Tensor& sequence) {
   return (place - start).masked_fill_(sequence == 0, 0);
 }
 
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence) {
-  const bool whole_rows = !sequence || !sequence->defined();
+at::Tensor attention(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence, const Window& asked) {
+  const Window window = asked.size < k.size(2) - asked.prefix ? asked : Window(); // it hides keys
+  const bool sees_all = (!sequence || !sequence->defined()) && window.size == 0;
   if (q.size(2) == 1) {
     // One query a head, in generation: the heads that share keys are rows of one product. In bfloat16 that is six times
     // as fast on a CPU as going through the heads one by one.
-    const auto visible = whole_rows ? Sequence() : Sequence(visible_keys(sequence, 1, k.size(2), q.device()));
+    const auto visible = sees_all ? Sequence() : Sequence(visible_keys(sequence, 1, k.size(2), q.device(), window));
     const at::Tensor grouped = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
     return at::scaled_dot_product_attention(grouped, k, v, visible).reshape(q.sizes());
   }
   if (runs_on_kernel(q)) {
-    return AttentionFunction::apply(q, k, v, sequence);
+    return AttentionFunction::apply(q, k, v, sequence, window.size, window.prefix);
   }
-  const bool causal = whole_rows && q.size(2) == k.size(2);
-  const auto visible = causal ? Sequence() : Sequence(visible_keys(sequence, q.size(2), k.size(2), q.device()));
+  const bool causal = sees_all && q.size(2) == k.size(2);
+  const auto visible = causal ? Sequence() : Sequence(visible_keys(sequence, q.size(2), k.size(2), q.device(), window));
   return at::scaled_dot_product_attention(
       q, k, v, visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt, /*enable_gqa=*/q.size(1) != k.size(1));
 }

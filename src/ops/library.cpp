@@ -26,9 +26,12 @@ TORCH_LIBRARY(rora, m) {
 
   m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sequence=None) -> Tensor");
   m.def("varlen_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, int longest) -> Tensor");
-  m.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? sequence) -> (Tensor out, Tensor normaliser)");
   m.def(
-      "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor normaliser, Tensor? sequence)"
+      "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? sequence, int window=0, "
+      "int prefix=0) -> (Tensor out, Tensor normaliser)");
+  m.def(
+      "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor normaliser, Tensor? sequence, "
+      "int window=0, int prefix=0)"
       " -> (Tensor dq, Tensor dk, Tensor dv)");
 
   m.def("token_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, int chunk=0) -> Tensor");

@@ -120,9 +120,11 @@ at::Tensor varlen_attention(
   return out.slice(2, 0, q.size(2));
 }
 
-at::Tensor attention_within(const Sequences& sequences, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  if (!sequences.boundaries.defined() || q.size(2) != k.size(2) || !flash_takes(q)) {
-    return attention(q, k, v, sequences.ids);
+at::Tensor attention_within(
+    const Sequences& sequences, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Window& window) {
+  const bool hides = window.size > 0 && window.size < k.size(2) - window.prefix;
+  if (hides || !sequences.boundaries.defined() || q.size(2) != k.size(2) || !flash_takes(q)) {
+    return attention(q, k, v, sequences.ids, window);
   }
   const auto tokens = [](const at::Tensor& x) { return x.transpose(1, 2).reshape({-1, x.size(1), x.size(3)}); };
   const at::Tensor out = varlen_attention(tokens(q), tokens(k), tokens(v), sequences.boundaries, sequences.longest);

@@ -234,6 +234,61 @@ TEST(AttentionWithin, GivesTheCpuTheSameBitsWithBoundariesOrWithout) {
   }
 }
 
+/// Counted pair by pair.
+at::Tensor seen_by_definition(const at::Tensor& mask, const Window& window) {
+  const int64_t rows = mask.size(0), tokens = mask.size(1);
+  at::Tensor seen = at::zeros({rows, 1, tokens, tokens}, at::kBool);
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto id = [&](int64_t place) { return mask[row][place].item<int64_t>(); };
+    for (int64_t query = 0; query < tokens; ++query) {
+      int64_t between = 0; // tokens of the query's sequence from the key to it
+      for (int64_t key = query; key >= 0; --key) {
+        const bool same = id(key) > 0 && id(key) == id(query);
+        between += same;
+        const bool near = window.size == 0 || between <= window.size || key < window.prefix;
+        seen[row][0][query][key].fill_(key == query || (same && near));
+      }
+    }
+  }
+  return seen;
+}
+
+TEST(VisibleKeys, AreThoseOfTheDefinition) {
+  at::manual_seed(13);
+  for (int round = 0; round < 60; ++round) {
+    const int64_t tokens = 1 + round % 17;
+    const at::Tensor ones = at::ones({2, tokens}, at::kLong);
+    const at::Tensor padded = ones * (at::rand({2, tokens}) < 0.7);
+    const Window window{round % 5, 0};
+    const auto packed = random_mask(2, tokens, /*returning=*/false);
+    for (const at::Tensor& mask : {ones, padded, packed}) {
+      EXPECT_TRUE(at::equal(visible_keys(mask, tokens, tokens, at::kCPU, window), seen_by_definition(mask, window)))
+          << mask << window.size;
+    }
+    const Window behind_prefix{1 + round % 4, round % 3};
+    const at::Tensor seen = seen_by_definition(ones, behind_prefix);
+    EXPECT_TRUE(at::equal(visible_keys(ones, tokens, tokens, at::kCPU, behind_prefix), seen));
+    EXPECT_TRUE(at::equal(visible_keys({}, tokens, tokens, at::kCPU, behind_prefix), seen.slice(0, 0, 1)));
+    const int64_t last = (tokens + 1) / 2;
+    EXPECT_TRUE(at::equal(visible_keys(ones, last, tokens, at::kCPU, behind_prefix), seen.slice(2, tokens - last)));
+  }
+}
+
+TEST_F(AttentionTest, WithinAWindowHidesWhatIsFurtherAway) {
+  const at::Tensor mask = longs({{1, 1, 1, 1, 1}, {0, 1, 1, 1, 2}});
+  const Window window{2};
+  const at::Tensor allowed = seen_by_definition(mask, window);
+  EXPECT_LT(relative_error(attention(q, k, v, mask, window), expected(q, k, v, allowed)), 1e-13);
+  EXPECT_LT(relative_error(attention_within({mask}, q, k, v, window), expected(q, k, v, allowed)), 1e-13);
+  const at::Tensor last = q.slice(2, 4);
+  EXPECT_LT(relative_error(attention(last, k, v, mask, window), expected(last, k, v, allowed.slice(2, 4))), 1e-13);
+  EXPECT_TRUE(at::equal(attention(q, k, v, mask, {5}), attention(q, k, v, mask))) << "a window over the whole row";
+  const auto function = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    return {attention(in[0], in[1], in[2], mask, window)};
+  };
+  EXPECT_LT(gradient_error(function, {q, k, v}), 1e-7);
+}
+
 TEST(PositionsInSequence, CountEachSequenceFromZero) {
   const at::Tensor mask = longs({{1, 1, 1, 2, 2, 0}, {0, 0, 1, 1, 1, 1}, {1, 2, 3, 3, 0, 0}, {0, 1, 0, 1, 2, 2}});
   EXPECT_TRUE(at::equal(

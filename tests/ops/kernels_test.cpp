@@ -197,6 +197,47 @@ TEST(Kernels, AttentionOfPaddingThatFillsABlockIsItsEquation) {
   }
 }
 
+/// Windows shorter than a block, as long as one and over several, so that blocks are left out and cut.
+TEST(Kernels, AttentionWithinAWindowIsItsEquation) {
+  at::manual_seed(10);
+  struct Size {
+    int64_t queries, keys, window, prefix;
+  };
+  for (const Size s :
+       {Size{7, 7, 3, 0}, Size{200, 200, 2, 0}, Size{200, 200, 64, 0}, Size{130, 130, 100, 0}, Size{330, 330, 70, 0},
+        Size{66, 329, 20, 0}, Size{200, 230, 33, 30}, Size{140, 270, 5, 130}}) {
+    const std::string what = std::to_string(s.keys) + " keys, a window of " + std::to_string(s.window);
+    const Window window{s.window, s.prefix};
+    const Tensors inputs{random({2, 4, s.queries, 34}), random({2, 2, s.keys, 34}), random({2, 2, s.keys, 34})};
+    const at::Tensor visible = visible_keys({}, s.queries, s.keys, at::kCPU, window);
+    expect_right(
+        [&](const Tensors& in) { return attention(in[0], in[1], in[2], {}, window); },
+        [&](const Tensors& in) { return attention_equation(in, visible); }, inputs, what);
+  }
+}
+
+TEST(Kernels, AttentionOfSequencesWithinAWindowIsItsEquation) {
+  at::manual_seed(11);
+  const int64_t keys = 210;
+  at::Tensor sequence = at::zeros({3, keys}, at::kLong);
+  sequence[0].slice(0, 0, 70) = 1; // packed
+  sequence[0].slice(0, 70, 75) = 2;
+  sequence[0].slice(0, 75, 200) = 3;
+  sequence[1].slice(0, 130) = 1; // padded on the left
+  sequence[2].slice(0, 0, 30) = 1; // padded amid, over which a window reaches
+  sequence[2].slice(0, 170, 210) = 1;
+  for (const int64_t queries : {keys, int64_t{90}}) {
+    for (const int64_t size : {4, 35, 100}) {
+      const Tensors inputs{random({3, 4, queries, 16}), random({3, 2, keys, 16}), random({3, 2, keys, 16})};
+      const at::Tensor visible = visible_keys(sequence, queries, keys, at::kCPU, {size});
+      expect_right(
+          [&](const Tensors& in) { return attention(in[0], in[1], in[2], sequence, {size}); },
+          [&](const Tensors& in) { return attention_equation(in, visible); }, inputs,
+          std::to_string(queries) + ", " + std::to_string(size));
+    }
+  }
+}
+
 TEST(Kernels, AttentionReadsHeadsAsProjectionsLeaveThem) {
   at::manual_seed(6);
   const Tensors inputs{random({2, 70, 4, 16}), random({2, 70, 2, 16}), random({2, 70, 2, 16})};

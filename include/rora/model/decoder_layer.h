@@ -37,8 +37,7 @@ struct LayerContext {
 /// where the options say so, and q·k times 1/√head_dim or `attention_multiplier`.
 ///
 /// A token sees those of its sequence up to itself; where the layer has a window, its last ones, counted without
-/// padding. Beyond the window, keys are hidden by a mask in memory `[batch, queries, keys]` and stay in the cache: a
-/// plain reference. An adapter's prefix is seen by every token, within a window or not.
+/// padding. Keys beyond the window stay in the cache. An adapter's prefix is seen by every token, in a window or not.
 class AttentionImpl : public AdaptedModule<AttentionAdapter> {
  public:
   AttentionImpl(const DecoderOptions& options, int64_t layer);

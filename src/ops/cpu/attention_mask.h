@@ -12,20 +12,28 @@ struct QueryBlock {
   int64_t count = 0;
   Vector<W> place[kTileVectors];
   Vector<W> sequence[kTileVectors];
+  Vector<W> position[kTileVectors]; ///< by which a window counts
   int64_t least = 0, most = 0; ///< of the sequences
+  int64_t first_position = 0, last_position = 0;
 };
 
 /// How many of a block's pairs of query and key may look at each other.
 enum class Sight { kNone, kSome, kAll };
 
-/// Which keys the queries of one row of a batch see: those of their own sequence, up to themselves.
+/// Which keys the queries of one row of a batch see: those of their own sequence, up to themselves and, where there is
+/// a window, no further away than it reaches, but for the prefix. Positions never fall from a key to the next.
 template <class W>
 class AttentionMask {
  public:
   static constexpr int64_t kBlock = kTileColumns<W>; ///< queries of a block, and keys
 
   AttentionMask(const AttentionParameters& p, int64_t batch)
-      : queries_(p.queries), keys_(p.keys), sequence_(p.sequence == nullptr ? nullptr : p.sequence + batch * p.keys) {}
+      : queries_(p.queries),
+        keys_(p.keys),
+        window_(p.window),
+        prefix_(p.prefix),
+        sequence_(p.sequence == nullptr ? nullptr : p.sequence + batch * p.keys),
+        position_(p.position == nullptr ? nullptr : p.position + batch * p.keys) {}
 
   /// The queries [begin, begin + kBlock), as far as there are any; lanes behind them repeat the last.
   QueryBlock<W> queries(int64_t begin) const {
@@ -33,6 +41,8 @@ class AttentionMask {
     q.count = queries_ - begin < kBlock ? queries_ - begin : kBlock;
     q.first = keys_ - queries_ + begin;
     q.least = q.most = sequence(q.first);
+    q.first_position = position(q.first);
+    q.last_position = position(q.first + q.count - 1);
     for (int64_t i = 0; i < kBlock; ++i) {
       const int64_t place = q.first + (i < q.count ? i : q.count - 1);
       const int64_t own = sequence(place);
@@ -40,16 +50,19 @@ class AttentionMask {
       q.most = own > q.most ? own : q.most;
       q.place[i / kLanes<W>][i % kLanes<W>] = static_cast<W>(place);
       q.sequence[i / kLanes<W>][i % kLanes<W>] = static_cast<W>(own);
+      q.position[i / kLanes<W>][i % kLanes<W>] = static_cast<W>(position(place));
     }
     return q;
   }
 
   /// How much of the keys [key, key + count) the queries see.
   Sight sight(const QueryBlock<W>& q, int64_t key, int64_t count) const {
-    if (key > q.first + q.count - 1) {
+    const bool beyond = window_ > 0 && key >= prefix_ && q.first_position - position(key + count - 1) >= window_;
+    if (key > q.first + q.count - 1 || beyond) {
       return Sight::kNone;
     }
-    const bool before = key + count - 1 <= q.first;
+    const bool within = window_ == 0 || key + count <= prefix_ || q.last_position - position(key) < window_;
+    const bool before = within && key + count - 1 <= q.first;
     if (sequence_ == nullptr) {
       return before ? Sight::kAll : Sight::kSome;
     }
@@ -87,6 +100,8 @@ class AttentionMask {
     for (int64_t j = 0; j < count; ++j) {
       const W place = static_cast<W>(key + j);
       const W own = static_cast<W>(sequence(key + j));
+      const bool far = window_ > 0 && key + j >= prefix_;
+      const W end = static_cast<W>(position(key + j) + window_); // of the positions that see it
       for (int n = first; n < kTileVectors; ++n) {
         W* score = scores + j * kBlock + n * kLanes<W>;
         Vector<W> seen = load(score);
@@ -94,6 +109,9 @@ class AttentionMask {
           seen = q.sequence[n] == own ? seen : nothing;
         } else {
           seen = nothing;
+        }
+        if (far) {
+          seen = q.position[n] < end ? seen : nothing;
         }
         // A padding query sees itself, as a softmax over nothing is NaN.
         seen = q.place[n] == place ? load(score) : seen;
@@ -107,8 +125,13 @@ class AttentionMask {
     return sequence_ == nullptr ? 1 : sequence_[key];
   }
 
-  int64_t queries_, keys_;
+  int64_t position(int64_t key) const {
+    return position_ == nullptr ? key : position_[key];
+  }
+
+  int64_t queries_, keys_, window_, prefix_;
   const int64_t* sequence_;
+  const int64_t* position_;
 };
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -16,6 +16,9 @@ struct AttentionParameters {
   int64_t batch = 0, heads = 0, kv_heads = 0, queries = 0, keys = 0, head_dim = 0;
   double scale = 1.0;
   const int64_t* sequence = nullptr; ///< `[batch, keys]`: as in `AttentionMask`; null where each row is one sequence
+  int64_t window = 0; ///< as in `Window`
+  int64_t prefix = 0;
+  const int64_t* position = nullptr; ///< `[batch, keys]`: by which the window counts; null: by the places of keys
   struct Tensor {
     void* data = nullptr;
     int64_t stride[3] = {}; ///< of batch, heads and tokens
