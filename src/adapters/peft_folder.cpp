@@ -1,6 +1,7 @@
 #include <rora/adapters/peft_folder.h>
 
 #include "../checkpoint/atomic_file.h"
+#include "../checkpoint/other_forms.h"
 #include "adapter_config.h"
 #include "attachment.h"
 
@@ -142,6 +143,7 @@ void save_adapter(const torch::nn::Module& model, const std::filesystem::path& f
 }
 
 AdapterOptions read_adapter_config(const std::filesystem::path& folder) {
+  detail::require_folder(folder);
   const std::filesystem::path path = folder / kConfigFile;
   return detail::parse_adapter_config(path, read_file(path));
 }
@@ -151,6 +153,11 @@ AdapterOptions load_adapter(
   detail::check_attachable(model, load.name());
   AdapterOptions options = read_adapter_config(folder);
   use_dropout(options, load);
+  std::error_code ignored;
+  if (!std::filesystem::exists(folder / kWeightsFile, ignored)) {
+    throw FileError(
+        folder, std::string("holds no ") + kWeightsFile + detail::weights_in_another_form(folder, "adapter_model"));
+  }
   const SafetensorsFile file(folder / kWeightsFile);
   std::vector<detail::Attachment> plan;
   try {

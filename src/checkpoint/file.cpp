@@ -3,6 +3,7 @@
 #include <rora/error.h>
 
 #include "checkpoint/atomic_file.h"
+#include "checkpoint/other_forms.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -101,7 +102,11 @@ std::string wait_for_writer(const std::filesystem::path& path, const Descriptor&
 std::string read_regular(const std::filesystem::path& path, const Descriptor& file, const struct stat& status) {
   // The size is a hint only: files under /proc have none.
   const size_t hint = status.st_size > 0 ? static_cast<size_t>(status.st_size) + 1 : kFirstRead;
-  return read_all(path, file, hint, std::numeric_limits<size_t>::max());
+  std::string content = read_all(path, file, hint, std::numeric_limits<size_t>::max());
+  if (detail::is_lfs_pointer(content)) {
+    throw FormatError(path, detail::kLfsPointer);
+  }
+  return content;
 }
 
 } // namespace

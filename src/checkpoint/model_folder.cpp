@@ -4,6 +4,7 @@
 
 #include "checkpoint/json.h"
 #include "checkpoint/model_folder.h"
+#include "checkpoint/other_forms.h"
 #include "checkpoint/quote.h"
 
 namespace rora {
@@ -40,6 +41,7 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
 
 ModelFolder::ModelFolder(const std::filesystem::path& folder, bool mapped) : path_(folder) {
   std::error_code ignored;
+  detail::require_folder(folder);
   if (!std::filesystem::is_directory(folder, ignored)) {
     throw FileError(folder, "is not a folder that can be read");
   }
@@ -48,7 +50,10 @@ ModelFolder::ModelFolder(const std::filesystem::path& folder, bool mapped) : pat
   if (!std::filesystem::exists(std::filesystem::symlink_status(index_path, ignored)) ||
       std::filesystem::exists(folder / detail::kModelFile, ignored)) {
     if (!std::filesystem::exists(std::filesystem::symlink_status(folder / detail::kModelFile, ignored))) {
-      throw FileError(folder, std::string("holds neither ") + detail::kModelFile + " nor " + detail::kModelIndex);
+      throw FileError(
+          folder,
+          std::string("holds neither ") + detail::kModelFile + " nor " + detail::kModelIndex +
+              detail::weights_in_another_form(folder, "model"));
     }
     shards_.emplace_back(folder / detail::kModelFile, mapped);
     for (const std::string& name : shards_.front().names()) {

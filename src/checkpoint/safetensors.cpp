@@ -3,6 +3,7 @@
 #include <rora/error.h>
 
 #include "checkpoint/mapped_file.h"
+#include "checkpoint/other_forms.h"
 #include "checkpoint/quote.h"
 #include "checkpoint/safetensors_header.h"
 
@@ -43,6 +44,9 @@ void SafetensorsFile::Mapping::read_header() {
   const size_t size = file.size();
   if (size < 8) {
     throw FormatError(path, "expected at least the 8 bytes of the header length, found " + std::to_string(size));
+  }
+  if (detail::is_lfs_pointer(std::string_view(base, std::min<size_t>(size, 64)))) {
+    throw FormatError(path, detail::kLfsPointer);
   }
   uint64_t length = 0;
   std::memcpy(&length, base, sizeof(length));

@@ -1,5 +1,6 @@
 #include <rora/text/tokenizer.h>
 
+#include "checkpoint/other_forms.h"
 #include "checkpoint/quote.h"
 #include "text/json_field.h"
 #include "text/json_tokenizer.h"
@@ -93,6 +94,7 @@ void read_special_tokens(const std::filesystem::path& folder, Tokenizer& tokeniz
 } // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, TokenizerKind kind) {
+  detail::require_folder(folder);
   const std::filesystem::path model = folder / "tokenizer.model";
   const std::filesystem::path json = folder / "tokenizer.json";
   if (kind == TokenizerKind::kAuto) {

@@ -231,7 +231,8 @@ TEST(ModelFolder, RefusesFoldersWithoutWeights) {
   EXPECT_THAT(
       message_of<FileError>([&] { ModelFolder{folder.path()}; }),
       AllOf(HasSubstr("neither model.safetensors nor"), HasSubstr(kIndex)));
-  EXPECT_THAT(message_of<FileError>([&] { ModelFolder{folder / "absent"}; }), HasSubstr("absent: is not a folder"));
+  EXPECT_THAT(
+      message_of<FileError>([&] { ModelFolder{folder / "absent"}; }), HasSubstr("absent: there is no such folder"));
   write_file(folder / "file", "");
   EXPECT_THAT(message_of<FileError>([&] { ModelFolder{folder / "file"}; }), HasSubstr("is not a folder"));
 }

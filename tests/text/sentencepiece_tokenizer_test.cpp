@@ -115,7 +115,7 @@ TEST(SentencePieceTokenizer, RefusesWhatIsNoWholeModel) {
   };
   EXPECT_EQ(refusal_of(model), "");
   EXPECT_THAT(refusal_of(""), HasSubstr("tokenizer.model: not a whole sentencepiece model"));
-  EXPECT_THAT(refusal_of("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("not a whole sentencepiece model"));
+  EXPECT_THAT(refusal_of("version https://git-lfs.github.com/spec/v1\n"), HasSubstr("is a Git LFS pointer"));
   for (size_t length = 1; length < model.size(); length += 97) {
     EXPECT_THAT(refusal_of(model.substr(0, length)), HasSubstr("sentencepiece model")) << length;
   }

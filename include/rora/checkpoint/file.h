@@ -8,7 +8,7 @@
 namespace rora {
 
 /// The whole content of a regular file, byte for byte. Throws `FileError`, also for what is none: a pipe may wait for
-/// ever, a device may have no end.
+/// ever, a device may have no end; and `FormatError` for the pointer that Git LFS leaves in place of a file.
 std::string read_file(const std::filesystem::path& path);
 
 /// The same of a file or a pipe, such as a shell's `<(...)`, which can be read once: up to `max_pipe_bytes`, over which
