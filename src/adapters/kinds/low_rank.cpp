@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -35,10 +36,19 @@ ModulePattern<T> read_pattern(const JsonObject& config, const std::string& field
   return pattern;
 }
 
+/// An alpha whose scale float32 holds.
+double read_alpha(const JsonObject& config, const std::string& field) {
+  const double alpha = config.number(field);
+  if (std::abs(alpha) > static_cast<double>(std::numeric_limits<float>::max())) {
+    config.fail(field, "must be finite in float32, not " + config.text(field));
+  }
+  return alpha;
+}
+
 LowRankOptions read_options(const JsonObject& config) {
   LowRankOptions low_rank; // PEFT's own defaults for what is absent
   low_rank.rank(config.integer("r", 8));
-  low_rank.alpha(config.number("lora_alpha", 8.0));
+  low_rank.alpha(config.has("lora_alpha") ? read_alpha(config, "lora_alpha") : 8.0);
   low_rank.dropout(config.number("lora_dropout", 0.0));
   low_rank.scaling(config.boolean("use_rslora", false) ? Scaling::kRankStabilized : Scaling::kStandard);
   low_rank.dora(config.boolean("use_dora", false));
@@ -66,7 +76,8 @@ std::shared_ptr<const AdapterKind> parse(const JsonObject& config) {
   const auto ranks = read_pattern<int64_t>(
       config, "rank_pattern", [](const JsonObject& object, const std::string& key) { return object.integer(key); });
   const auto alphas = read_pattern<double>(
-      config, "alpha_pattern", [](const JsonObject& object, const std::string& key) { return object.number(key); });
+      config, "alpha_pattern",
+      [](const JsonObject& object, const std::string& key) { return read_alpha(object, key); });
   for (const auto& [key, rank] : ranks) {
     if (rank < 1) {
       config.fail("rank_pattern." + key, "must be at least 1, not " + std::to_string(rank));
