@@ -1,12 +1,14 @@
 #include "command.h"
 #include "generation_flags.h"
+#include "positions.h"
+#include "prompt_flags.h"
 
-#include <rora/data/dataset.h>
 #include <rora/text/prompt.h>
 
 #include <unistd.h>
 
 #include <iostream>
+#include <utility>
 
 namespace rora::cli {
 namespace {
@@ -14,35 +16,35 @@ namespace {
 struct Arguments {
   ModelFlags model;
   GenerationFlags generation;
-  std::optional<ChatTemplate> chat_template;
+  PromptFlags prompts;
+  std::string old_template = "auto";
   std::string system;
 };
 
-/// The token that ends an assistant's message.
-const char* end_of_message(ChatTemplate format) {
-  switch (format) {
-    case ChatTemplate::kLlama3:
-      return "<|eot_id|>";
-    case ChatTemplate::kChatML:
-      return "<|im_end|>";
-    default:
-      return "</s>";
+/// The template: --chat-template, or --template, its older name.
+Prompts resolve_prompts(const Arguments& arguments, const Tokenizer& tokenizer) {
+  PromptFlags flags = arguments.prompts;
+  if (arguments.old_template != "auto") {
+    if (flags.chat_template != "auto") {
+      throw UsageError("--template and --chat-template exclude each other");
+    }
+    flags.chat_template = arguments.old_template;
   }
+  flags.prompt_format = PromptFormat::kAlpaca; // of records, of which there are none
+  Prompts prompts = flags.resolve(arguments.model.model, arguments.model.adapter, &tokenizer);
+  guess_chat_template(prompts, true, tokenizer, std::cerr);
+  return prompts;
 }
 
 class Chat {
  public:
   Chat(const Arguments& arguments)
       : tokenizer_(arguments.model.load_tokenizer()),
-        format_(arguments.chat_template ? *arguments.chat_template : default_chat_template(*tokenizer_)),
+        prompts_(resolve_prompts(arguments, *tokenizer_)),
         system_(arguments.system),
         options_(arguments.generation.options(arguments.model, *tokenizer_)),
         model_(arguments.model.load()) {
-    if (const auto end = tokenizer_->token_id(end_of_message(format_))) {
-      auto stops = options_.stop_token_ids();
-      stops.push_back(*end);
-      options_.stop_token_ids(std::move(stops));
-    }
+    add_stop(options_, end_of_message(*tokenizer_, *prompts_.chat_template));
     reset();
   }
 
@@ -72,17 +74,44 @@ class Chat {
   }
 
  private:
-  /// The chat so far, to where the assistant's message begins.
-  std::vector<int64_t> prompt_ids() const {
-    return encode_chat_prompt(*tokenizer_, format_, render_chat(format_, messages_, true));
+  /// The chat so far, to where the assistant's message begins. Of one that leaves no room for an answer within the
+  /// positions that the model was made for the oldest turns are forgotten, but for the system message and the last.
+  std::vector<int64_t> prompt_ids() {
+    const int64_t limit = max_positions(model_->options);
+    const auto has_room = [&](const std::vector<int64_t>& ids) {
+      return std::ssize(ids) + options_.max_new_tokens() <= limit;
+    };
+    std::vector<int64_t> ids = encoded();
+    const size_t first = system_.empty() ? 0 : 1;
+    bool has_forgotten = false;
+    while (!has_room(ids) && messages_.size() > first + 2) {
+      const auto oldest = messages_.begin() + static_cast<std::ptrdiff_t>(first);
+      messages_.erase(oldest, oldest + 2); // a user's message and its answer
+      has_forgotten = true;
+      ids = encoded();
+    }
+    if (has_forgotten && !std::exchange(told_of_forgetting_, true)) {
+      std::cerr << "the oldest turns are forgotten from here on: the chat and an answer of up to "
+                << options_.max_new_tokens() << " tokens go beyond the model's " << limit << " positions" << std::endl;
+    }
+    if (!has_room(ids) && !std::exchange(told_of_positions_, true)) {
+      warn_beyond_positions(std::ssize(ids) + options_.max_new_tokens(), model_->options, std::cerr);
+    }
+    return ids;
+  }
+
+  std::vector<int64_t> encoded() const {
+    return encode_chat_prompt(*tokenizer_, *prompts_.chat_template, messages_, RenderOptions().now(prompts_.now));
   }
 
   std::unique_ptr<Tokenizer> tokenizer_;
-  ChatTemplate format_;
+  Prompts prompts_;
   std::string system_;
   GenerationOptions options_;
   CausalLM model_;
   std::vector<ChatMessage> messages_;
+  bool told_of_forgetting_ = false;
+  bool told_of_positions_ = false;
 };
 
 int chat(const Arguments& arguments) {
@@ -126,13 +155,8 @@ Run add_chat(Flags& flags) {
   arguments->generation.top_p = 0.9;
   arguments->model.add_model(flags);
   arguments->model.add_adapter(flags);
-  flags.choice<std::optional<ChatTemplate>>(
-      "template", arguments->chat_template,
-      {{"auto", std::nullopt},
-       {"llama2", ChatTemplate::kLlama2},
-       {"llama3", ChatTemplate::kLlama3},
-       {"chatml", ChatTemplate::kChatML}},
-      "The chat's format; auto: by the special tokens that the tokenizer has");
+  arguments->prompts.add_template(flags);
+  flags.add("template", arguments->old_template, "The same as --chat-template");
   flags.add("system", arguments->system, "The system message (default: none)");
   arguments->generation.add_max_new_tokens(flags);
   arguments->generation.add_sampling(flags);

@@ -2,6 +2,8 @@
 #include "common/progress_bar.h"
 #include "generation_flags.h"
 #include "lazy_tokenizer.h"
+#include "positions.h"
+#include "prompt_flags.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
@@ -15,6 +17,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 
@@ -26,6 +29,7 @@ enum class Task { kPerplexity, kChoice, kGeneration };
 struct Arguments {
   ModelFlags model;
   GenerationFlags generation;
+  PromptFlags prompts;
   std::string data;
   Task task = Task::kPerplexity;
   int64_t batch_size = 32;
@@ -52,10 +56,25 @@ CausalLM load_model(const Arguments& arguments) {
 Json perplexity(const Arguments& arguments) {
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
   const DecoderOptions config = read_model_config(arguments.model.model);
-  Dataset data = load_dataset(
-      {arguments.data}, [&] { return tokenizer.get(); }, DatasetOptions().vocab_size(config.vocab_size()));
+  const std::vector<RecordFile> files = read_record_files({arguments.data}, arguments.prompts.column_names());
+  const auto has = [&](auto holds) { return std::any_of(files[0].records.begin(), files[0].records.end(), holds); };
+  Prompts prompts;
+  if (has([](const Record& record) { return record.kind != RecordKind::kTokenized; })) {
+    prompts = arguments.prompts.resolve(arguments.model.model, arguments.model.adapter, tokenizer.get());
+    guess_chat_template(
+        prompts, has([](const Record& record) { return record.kind == RecordKind::kChat; }), *tokenizer.get(),
+        std::cerr);
+  }
+  Dataset data = encode_records(
+      files, [&] { return tokenizer.get(); },
+      DatasetOptions()
+          .vocab_size(config.vocab_size())
+          .chat_template(prompts.chat_template)
+          .prompt_format(prompts.format)
+          .now(prompts.now));
   keep_first(data.examples, arguments.limit);
   CausalLM model = load_model(arguments);
+  warn_beyond_positions(longest(data.examples), model->options, std::cerr);
   examples::ProgressBar bar("perplexity", data.size());
   const Perplexity result =
       evaluate_perplexity(model, data.examples, arguments.batch_size, [&](int64_t done) { bar.update(done); });
@@ -64,17 +83,23 @@ Json perplexity(const Arguments& arguments) {
 }
 
 AnswerEvaluation answers(const Arguments& arguments, const Tokenizer& tokenizer, const std::vector<Record>& records) {
-  const GenerationOptions generation = arguments.generation.options(arguments.model, tokenizer);
+  GenerationOptions generation = arguments.generation.options(arguments.model, tokenizer);
+  const auto prompts =
+      arguments.prompts.resolve(arguments.model.model, arguments.model.adapter, &tokenizer).of_prompts();
+  if (prompts) {
+    add_stop(generation, end_of_message(tokenizer, *prompts));
+  }
   CausalLM model = load_model(arguments);
   const bool by_choice = arguments.task == Task::kChoice;
   examples::ProgressBar bar(by_choice ? "choice" : "generation", static_cast<int64_t>(records.size()));
   const auto on_progress = [&](int64_t done) { bar.update(done); };
   try {
     return by_choice
-        ? evaluate_choice(model, tokenizer, records, arguments.batch_size, on_progress)
+        ? evaluate_choice(model, tokenizer, records, arguments.batch_size, on_progress, prompts)
         : evaluate_generation(
               model, tokenizer, records,
-              GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation), on_progress);
+              GenerationTaskOptions().batch_size(arguments.batch_size).generation(generation).chat_template(prompts),
+              on_progress);
   } catch (const c10::ValueError& error) {
     throw FormatError(arguments.data, error.what_without_backtrace()); // a record that asks for no answer
   }
@@ -119,7 +144,7 @@ int evaluate(const Arguments& arguments) {
   if (arguments.predictions) {
     require_writable(*arguments.predictions);
   }
-  std::vector<Record> records = read_records(arguments.data);
+  std::vector<Record> records = read_records(arguments.data, arguments.prompts.column_names());
   keep_first(records, arguments.limit);
   const auto tokenizer = arguments.model.load_tokenizer();
   const AnswerEvaluation found = answers(arguments, *tokenizer, records);
@@ -153,6 +178,9 @@ Run add_evaluate(Flags& flags) {
           "--beams")
       .required();
   flags.add("batch-size", arguments->batch_size, "Examples, or prompts, a batch").between(1, kMaxCount);
+  arguments->prompts.add_columns(flags);
+  arguments->prompts.add_template(flags);
+  arguments->prompts.add_format(flags);
   arguments->generation.add_max_new_tokens(flags);
   arguments->generation.add_beams(flags);
   flags.add("limit", arguments->limit, "Only the first N records; 0: all").between(0, kMaxCount);

@@ -42,7 +42,11 @@ int finetune(Arguments& arguments, const Flags& flags) {
   const AdapterOptions options = arguments.adapter.resolve(flags);
   const DecoderOptions config = read_model_config(arguments.model.model);
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
-  TrainingData data = load_training_data(training, training.read_data(), tokenizer, config.vocab_size());
+  TrainingData data = load_training_data(
+      training, training.read_data(), tokenizer, config.vocab_size(), arguments.model.model,
+      arguments.adapter.init_adapter);
+  const Prompts prompts = data.prompts;
+  const bool has_chats = data.has_chats;
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
@@ -50,6 +54,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   const auto save = [&](const std::filesystem::path& target) {
     check_mapped_files(); // an adapter of other weights than those that the run began with is worth nothing
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
+    write_chat_template(prompts, has_chats, target);
   };
   return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
       folder, tokenizer.loaded());

@@ -75,6 +75,11 @@ Flag& Flag::in_range(double minimum, double supremum) {
   return *this;
 }
 
+Flag& Flag::once() {
+  option_->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  return *this;
+}
+
 Flag& Flag::excludes(const Flag& other) {
   option_->excludes(other.option_);
   return *this;

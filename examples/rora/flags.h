@@ -42,6 +42,8 @@ class Flag {
   Flag& between(int64_t minimum, int64_t maximum);
   /// The value, where there is one, must be in [minimum, supremum).
   Flag& in_range(double minimum, double supremum);
+  /// Given twice it is refused: neither of two can be left out unseen.
+  Flag& once();
   /// Both may not be given.
   Flag& excludes(const Flag& other);
 

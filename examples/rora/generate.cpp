@@ -1,5 +1,7 @@
 #include "command.h"
 #include "generation_flags.h"
+#include "positions.h"
+#include "prompt_flags.h"
 
 #include <rora/checkpoint/file.h>
 #include <rora/text/prompt.h>
@@ -16,12 +18,45 @@ struct Arguments {
   GenerationFlags generation;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_file;
+  PromptFlags prompts;
+  bool chat = false;
+  std::string system;
   bool json = false;
 };
 
+/// The prompts' form: text without --chat and without an adapter that was trained on chats.
+Prompts resolve_prompts(const Arguments& arguments, const Tokenizer& tokenizer) {
+  PromptFlags flags = arguments.prompts;
+  if (arguments.chat) {
+    if (flags.prompt_format == PromptFormat::kAlpaca) {
+      throw UsageError("--chat and --prompt-format alpaca exclude each other");
+    }
+    flags.prompt_format = PromptFormat::kChat;
+  } else if (flags.prompt_format == PromptFormat::kAuto && arguments.model.adapter && flags.chat_template == "auto") {
+    const PromptFormat trained = format_of_adapter(*arguments.model.adapter);
+    flags.prompt_format = trained == PromptFormat::kChat ? trained : PromptFormat::kAlpaca;
+  } else if (
+      flags.prompt_format == PromptFormat::kAuto && (!arguments.model.adapter || flags.chat_template != "auto")) {
+    flags.prompt_format = flags.chat_template != "auto" ? PromptFormat::kChat : PromptFormat::kAlpaca;
+  }
+  Prompts prompts = flags.resolve(arguments.model.model, arguments.model.adapter, &tokenizer);
+  if (prompts.format == PromptFormat::kAlpaca && !arguments.system.empty()) {
+    throw UsageError("--system needs --chat: a text has no place for it");
+  }
+  return prompts;
+}
+
 /// The prompt's ids. Where there are none, generation starts from BOS, as in transformers.
-std::vector<int64_t> prompt_ids(const Arguments& arguments, const Tokenizer& tokenizer, const DecoderOptions& options) {
+std::vector<int64_t> prompt_ids(
+    const Arguments& arguments, const Tokenizer& tokenizer, const DecoderOptions& options, const Prompts& prompts) {
   const std::string prompt = arguments.prompt ? *arguments.prompt : read_file_or_pipe(*arguments.prompt_file);
+  if (const auto chat_template = prompts.of_prompts()) {
+    std::vector<ChatMessage> messages{{"user", prompt}};
+    if (!arguments.system.empty()) {
+      messages.insert(messages.begin(), {"system", arguments.system});
+    }
+    return encode_chat_prompt(tokenizer, *chat_template, messages, RenderOptions().now(prompts.now));
+  }
   std::vector<int64_t> ids = encode_prompt(tokenizer, prompt);
   if (ids.empty()) {
     const auto bos = options.bos_token_id() ? options.bos_token_id() : tokenizer.bos_id;
@@ -40,10 +75,15 @@ int generate_text(const Arguments& arguments) {
                          : "one of --prompt and --prompt-file is required");
   }
   const auto tokenizer = arguments.model.load_tokenizer();
-  const GenerationOptions options = arguments.generation.options(arguments.model, *tokenizer);
+  GenerationOptions options = arguments.generation.options(arguments.model, *tokenizer);
+  const Prompts prompts = resolve_prompts(arguments, *tokenizer);
+  if (const auto chat_template = prompts.of_prompts()) {
+    add_stop(options, end_of_message(*tokenizer, *chat_template));
+  }
   CausalLM model = arguments.model.load();
-  std::vector<int64_t> ids = prompt_ids(arguments, *tokenizer, model->options);
+  std::vector<int64_t> ids = prompt_ids(arguments, *tokenizer, model->options, prompts);
 
+  warn_beyond_positions(std::ssize(ids) + options.max_new_tokens(), model->options, std::cerr);
   const bool streams = !arguments.json && options.num_beams() == 1 && isatty(STDOUT_FILENO) != 0;
   TextStream stream(*tokenizer);
   std::function<void(int64_t, int64_t)> on_token;
@@ -71,6 +111,13 @@ Run add_generate(Flags& flags) {
   arguments->model.add_adapter(flags);
   flags.add("prompt", arguments->prompt, "The text to go on from, byte for byte");
   flags.add("prompt-file", arguments->prompt_file, "A file that holds the text, byte for byte");
+  flags.add(
+      "chat", arguments->chat,
+      "The prompt is a user's message, written by the chat template (default: off, but for an adapter that was trained "
+      "on chats)");
+  flags.add("system", arguments->system, "The system message before it (default: none)");
+  arguments->prompts.add_template(flags);
+  arguments->prompts.add_format(flags);
   arguments->generation.add_max_new_tokens(flags);
   arguments->generation.add_sampling(flags);
   arguments->generation.add_beams(flags);

@@ -51,6 +51,14 @@ GenerationOptions GenerationFlags::options(const ModelFlags& model, const Tokeni
       .stop_token_ids(std::move(stops));
 }
 
+void add_stop(GenerationOptions& options, std::optional<int64_t> id) {
+  std::vector<int64_t> stops = options.stop_token_ids();
+  if (id && std::find(stops.begin(), stops.end(), *id) == stops.end()) {
+    stops.push_back(*id);
+    options.stop_token_ids(std::move(stops));
+  }
+}
+
 std::string generated_text(const Tokenizer& tokenizer, std::vector<int64_t> ids) {
   std::erase_if(ids, [&](int64_t id) { return id >= tokenizer.vocab_size(); });
   return tokenizer.decode(ids, /*skip_special_tokens=*/true);

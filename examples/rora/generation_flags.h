@@ -25,6 +25,9 @@ struct GenerationFlags {
   GenerationOptions options(const ModelFlags& model, const Tokenizer& tokenizer) const;
 };
 
+/// One more token that generation stops at, if there is one.
+void add_stop(GenerationOptions& options, std::optional<int64_t> id);
+
 /// The text of `ids` without special tokens; ids that no token has are passed over.
 std::string generated_text(const Tokenizer& tokenizer, std::vector<int64_t> ids);
 

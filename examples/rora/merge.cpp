@@ -4,6 +4,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/file.h>
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/core/projection.h>
 #include <rora/error.h>
@@ -107,6 +108,33 @@ void verify_weights(const CausalLM& merged, const std::vector<ChangedProjection>
   }
 }
 
+/// Gives the config.json in `to` the fields of the one in `from` that this library does not know of. What it knows
+/// reads as before: where it would not, the fields that were written stay.
+void keep_config_fields(const std::filesystem::path& from, const std::filesystem::path& to) {
+  const std::filesystem::path path = to / "config.json";
+  const std::string written_text = read_file(path);
+  const Json written = Json::parse(written_text);
+  const std::string known = model_config_json(read_model_config(to), "float32");
+  Json kept = Json::parse(read_file(from / "config.json"));
+  const char* const dtype = kept.contains("dtype") ? "dtype" : "torch_dtype";
+  kept[dtype] = written.contains("dtype") ? written["dtype"] : written["torch_dtype"];
+  kept["tie_word_embeddings"] = written["tie_word_embeddings"];
+  const auto reads_alike = [&] {
+    write_file(path, kept.dump(2) + "\n");
+    try {
+      return model_config_json(read_model_config(to), "float32") == known;
+    } catch (const FormatError&) {
+      return false;
+    }
+  };
+  if (!reads_alike()) {
+    kept.update(written);
+    if (!reads_alike()) {
+      write_file(path, written_text);
+    }
+  }
+}
+
 int merge(const Arguments& arguments) {
   const std::filesystem::path output = arguments.output;
   require_neither_model_nor_adapter(output);
@@ -119,7 +147,11 @@ int merge(const Arguments& arguments) {
   }
   StagedFolder staged(output);
   save_model(*model, staged.path());
+  keep_config_fields(arguments.model.model, staged.path());
   copy_companion_files(arguments.model.model, staged.path());
+  if (const auto own = std::filesystem::path(arguments.adapter) / "chat_template.jinja"; std::filesystem::exists(own)) {
+    write_file(staged.path() / own.filename(), read_file(own)); // what the adapter was trained with
+  }
   unmerge_adapters(*model);
   CausalLM merged = load_model(staged.path());
   verify_weights(merged, changed);
@@ -128,8 +160,9 @@ int merge(const Arguments& arguments) {
   check_mapped_files();
   staged.commit();
   std::cout << "merged " << changed.size() << " projections into " << output.string()
-            << ", each weight within one rounding of W + s*B*A; logits differ from the adapted model's by "
-            << Json(error).dump() << " of their largest\n";
+            << ", each weight within one rounding of W + s*B*A to " << dtype_text(model->dtype())
+            << "; logits differ from the adapted model's by " << Json(error).dump()
+            << " of their largest, which is that rounding\n";
   return 0;
 }
 

@@ -24,7 +24,7 @@ Flag ModelFlags::add_model(Flags& flags) {
 }
 
 Flag ModelFlags::add_adapter(Flags& flags) {
-  return flags.add("adapter", adapter, "A PEFT folder whose adapter is attached (default: none)");
+  return flags.add("adapter", adapter, "A PEFT folder whose adapter is attached (default: none)").once();
 }
 
 Flag ModelFlags::add_dtype(Flags& flags) {

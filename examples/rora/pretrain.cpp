@@ -179,7 +179,10 @@ int pretrain(Arguments& arguments, const Flags& flags) {
   if (arguments.tokenizer_vocab_size) {
     tokenizer.get(); // it is made, and written, whether the records need one or not
   }
-  TrainingData data = load_training_data(training, records, tokenizer, start.options.vocab_size());
+  TrainingData data =
+      load_training_data(training, records, tokenizer, start.options.vocab_size(), start.companions.value_or(""));
+  const Prompts prompts = data.prompts;
+  const bool has_chats = data.has_chats;
   records.clear(); // the examples are all that training needs
   CausalLM model = make_model(arguments, start.options);
   const auto save = [&](const std::filesystem::path& target) {
@@ -191,6 +194,7 @@ int pretrain(Arguments& arguments, const Flags& flags) {
     if (!start.tokenizer_model.empty()) {
       write_file(target / "tokenizer.model", start.tokenizer_model);
     }
+    write_chat_template(prompts, has_chats, target);
   };
   return TrainingRun{"pretrain", &flags, &training, model, std::move(data), save, {}}.run(folder, tokenizer.loaded());
 }

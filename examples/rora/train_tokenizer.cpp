@@ -26,7 +26,8 @@ std::vector<std::string> lines_of(const std::vector<RecordFile>& files) {
     for (const Record& record : file.records) {
       append_lines(record.prompt, lines);
       append_lines(record.completion, lines);
-      for (const ChatMessage& message : record.messages) {
+      for (const ChatMessage& message :
+           record.kind == RecordKind::kChat ? record.messages : std::vector<ChatMessage>()) {
         append_lines(message.content, lines);
       }
     }

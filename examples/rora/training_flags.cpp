@@ -1,5 +1,7 @@
 #include "training_flags.h"
 
+#include <charconv>
+
 namespace rora::cli {
 
 void TrainingFlags::add_data(Flags& flags) {
@@ -7,6 +9,11 @@ void TrainingFlags::add_data(Flags& flags) {
       .add(
           "data", data, "Files of records to train on, JSON or JSONL: alpaca, prompt-completion, chat, text, input_ids")
       .required();
+  flags.add(
+      "data-weights", data_weights,
+      "A number for each file of --data, such as 2,0.5: its examples twice, every second one (default: 1 for all)",
+      ',');
+  prompts.add_columns(flags);
   flags.add("output", output, "The folder to write").required();
   flags.add("eval-data", eval_data, "Files to validate on; the best weights are kept then (default: none)");
 }
@@ -45,13 +52,8 @@ void TrainingFlags::add(Flags& flags) {
   flags.add(
       "cuda-graph", cuda_graph,
       "Forward and backward by CUDA graphs where batches are of like shape; needs --device cuda (default: off)");
-  flags.choice<std::optional<ChatTemplate>>(
-      "chat-template", chat_template,
-      {{"auto", std::nullopt},
-       {"llama2", ChatTemplate::kLlama2},
-       {"llama3", ChatTemplate::kLlama3},
-       {"chatml", ChatTemplate::kChatML}},
-      "How chat records are written; auto: by the tokenizer's tokens");
+  prompts.add_template(flags);
+  prompts.add_format(flags);
   flags.add(
       "dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
 }
@@ -96,16 +98,36 @@ TrainerOptions TrainingFlags::trainer_options() const {
       .cuda_graph(cuda_graph);
 }
 
-DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size) const {
+DatasetOptions TrainingFlags::dataset_options(int64_t vocab_size, const Prompts& settled) const {
   return DatasetOptions()
       .max_length(max_length)
       .train_on_inputs(train_on_inputs)
-      .chat_template(chat_template)
+      .chat_template(settled.chat_template)
+      .prompt_format(settled.format)
+      .now(settled.now)
       .vocab_size(vocab_size);
 }
 
 std::vector<RecordFile> TrainingFlags::read_data() const {
-  return read_record_files({data.begin(), data.end()});
+  if (!data_weights.empty() && data_weights.size() != data.size()) {
+    throw UsageError(
+        "--data-weights has " + std::to_string(data_weights.size()) + " numbers for " + std::to_string(data.size()) +
+        " files of --data");
+  }
+  std::vector<double> weights;
+  for (const std::string& text : data_weights) {
+    double weight = 0;
+    const auto end = std::from_chars(text.data(), text.data() + text.size(), weight);
+    if (end.ec != std::errc() || end.ptr != text.data() + text.size() || !(weight > 0 && weight <= 1000)) {
+      throw UsageError("--data-weights: expected numbers above 0, up to 1000, found '" + text + "'");
+    }
+    weights.push_back(weight);
+  }
+  std::vector<RecordFile> files = read_record_files({data.begin(), data.end()}, prompts.column_names());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    files[i].weight = weights[i];
+  }
+  return files;
 }
 
 } // namespace rora::cli

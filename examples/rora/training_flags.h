@@ -2,6 +2,7 @@
 
 #include "flags.h"
 #include "model_flags.h"
+#include "prompt_flags.h"
 
 #include <rora/data/dataset.h>
 #include <rora/training/trainer.h>
@@ -15,6 +16,7 @@ namespace rora::cli {
 /// The flags of whatever trains: data, output, optimiser, schedule.
 struct TrainingFlags {
   std::vector<std::string> data;
+  std::vector<std::string> data_weights;
   std::vector<std::string> eval_data;
   std::string output;
   double lr = 2e-4;
@@ -39,7 +41,7 @@ struct TrainingFlags {
   bool activation_checkpointing = false;
   bool cuda_graph = false;
   bool dry_run = false;
-  std::optional<ChatTemplate> chat_template;
+  PromptFlags prompts;
 
   void add_data(Flags& flags);
   void add(Flags& flags);
@@ -48,7 +50,7 @@ struct TrainingFlags {
   void check() const;
 
   TrainerOptions trainer_options() const;
-  DatasetOptions dataset_options(int64_t vocab_size) const;
+  DatasetOptions dataset_options(int64_t vocab_size, const Prompts& settled) const;
 
   /// The files of --data, each read once: it may be a pipe.
   std::vector<RecordFile> read_data() const;

@@ -1,12 +1,15 @@
 #include "training_run.h"
 
 #include "common/progress_bar.h"
+#include "positions.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/checkpoint/file.h>
 #include <rora/training/memory_estimate.h>
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -196,7 +199,8 @@ Json data_json(const Dataset& data) {
 }
 
 /// What is trained on, the parameters that are trained and the memory that it will need, in MiB.
-void print_plan(const CausalLM& model, const TrainingData& data, const TrainingFlags& flags) {
+void print_plan(
+    const CausalLM& model, const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
   std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
@@ -204,6 +208,9 @@ void print_plan(const CausalLM& model, const TrainingData& data, const TrainingF
             << data.train.skipped << " empty ones skipped";
   if (!flags.eval_data.empty()) {
     std::cout << "; validation: " << data.eval.size();
+  }
+  if (tokenizer != nullptr) {
+    std::cout << "\nprompts: " << data.prompts.text();
   }
   std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " ("
             << fixed(counts.share(), 4) << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
@@ -276,15 +283,42 @@ Json results_json(
 } // namespace
 
 TrainingData load_training_data(
-    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size) {
-  const DatasetOptions options = flags.dataset_options(vocab_size);
-  const auto ask = [&tokenizer] { return tokenizer.get(); };
+    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size,
+    const std::filesystem::path& model, const std::optional<std::string>& adapter) {
+  const std::vector<RecordFile> eval_records =
+      read_record_files({flags.eval_data.begin(), flags.eval_data.end()}, flags.prompts.column_names());
+  const auto any = [&](const auto& holds) {
+    const auto in_files = [&](const std::vector<RecordFile>& files) {
+      return std::any_of(files.begin(), files.end(), [&](const RecordFile& file) {
+        return std::any_of(file.records.begin(), file.records.end(), holds);
+      });
+    };
+    return in_files(records) || in_files(eval_records);
+  };
   TrainingData data;
+  if (any([](const Record& record) { return record.kind != RecordKind::kTokenized; })) {
+    PromptFlags asked = flags.prompts;
+    if (flags.resume && !asked.chat_date) {
+      asked.chat_date = day_of_run(flags.output);
+    }
+    data.prompts = asked.resolve(model, adapter, tokenizer.get());
+    const bool has_chat = any([](const Record& record) { return record.kind == RecordKind::kChat; });
+    guess_chat_template(data.prompts, has_chat, *tokenizer.get(), std::cout);
+  }
+  data.has_chats = any([&](const Record& record) { return data.prompts.is_chat(record); });
+  const DatasetOptions options = flags.dataset_options(vocab_size, data.prompts);
+  const auto ask = [&tokenizer] { return tokenizer.get(); };
   data.train = encode_records(records, ask, options);
   if (!flags.eval_data.empty()) {
-    data.eval = load_dataset({flags.eval_data.begin(), flags.eval_data.end()}, ask, options);
+    data.eval = encode_records(eval_records, ask, options);
   }
   return data;
+}
+
+void write_chat_template(const Prompts& prompts, bool has_chats, const std::filesystem::path& folder) {
+  if (has_chats) {
+    write_file(folder / "chat_template.jinja", prompts.chat_template->source());
+  }
 }
 
 int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
@@ -292,11 +326,14 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }
-  print_plan(model, data, *training);
+  print_plan(model, data, *training, tokenizer);
   Json record;
   record["command"] = command;
   record["finished"] = false;
   record["config"] = flags->resolved();
+  if (tokenizer != nullptr) {
+    record["prompts"] = data.prompts.json();
+  }
   const Json train_counts = data_json(data.train);
   const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
   Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
@@ -311,6 +348,11 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     fingerprint[name] = record["config"][name].dump();
   }
   trainer.set_fingerprint(fingerprint);
+  if (const int64_t steps = trainer.total_steps(); training->warmup_steps >= steps && steps > 0) {
+    std::cout << "the learning rate rises for " << training->warmup_steps << " steps (--warmup-steps) and the run has "
+              << steps << ": it ends before --lr is reached" << std::endl;
+  }
+  warn_beyond_positions(longest(trainer.examples()), model->options, std::cout);
   const int64_t restored = trainer.restore();
   if (restored > 0) {
     std::cout << "going on from step " << restored << std::endl;

@@ -7,7 +7,9 @@
 #include <rora/data/dataset.h>
 #include <rora/model/causal_lm.h>
 
+#include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,12 +19,19 @@ namespace rora::cli {
 struct TrainingData {
   Dataset train;
   Dataset eval;
+  Prompts prompts;
+  bool has_chats = false; ///< whether the template has written one
 };
 
-/// Tokenises the records to train on, and reads and tokenises those to validate on. The tokenizer is asked for only
+/// Tokenises the records to train on, and reads and tokenises those to validate on, chats as `adapter` was trained, if
+/// one is gone on with, else by the template of the folder `model`, if there is one. The tokenizer is asked for only
 /// where a record is not tokenised.
 TrainingData load_training_data(
-    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size);
+    const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size,
+    const std::filesystem::path& model, const std::optional<std::string>& adapter = std::nullopt);
+
+/// Keeps beside an adapter, or a model, how its chats were written.
+void write_chat_template(const Prompts& prompts, bool has_chats, const std::filesystem::path& folder);
 
 /// A subcommand's run, from a model ready to train to the files in its folder.
 struct TrainingRun {

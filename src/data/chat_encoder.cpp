@@ -2,62 +2,136 @@
 
 #include <rora/text/prompt.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
 
 namespace rora::detail {
 
-Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages) const {
+Example RecordEncoder::encode_as_chat(const Record& record) {
+  if (record.kind == RecordKind::kChat) {
+    return encode_chat(record.messages, record.prompt_messages, record.tools);
+  }
+  std::vector<ChatMessage> messages = record.messages;
+  messages.push_back({"assistant", record.completion});
+  return encode_chat(messages, messages.size() - 1, "");
+}
+
+Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, size_t first, const std::string& tools) {
   Example example;
-  if (std::all_of(messages.begin(), messages.end(), [](const ChatMessage& m) { return m.content.empty(); })) {
+  const auto is_empty = [](const ChatMessage& message) { return message.content.empty() && message.fields.empty(); };
+  if (std::all_of(messages.begin(), messages.end(), is_empty)) {
     return example;
   }
-  const ChatTemplate format = options_.chat_template() ? *options_.chat_template() : default_chat_template(*tokenizer_);
-  const std::string* previous = nullptr;
-  for (const Piece& piece : chat_pieces(format, messages)) {
-    std::vector<int64_t> ids;
-    if (previous == nullptr) {
-      ids = encode_chat_prompt(*tokenizer_, format, piece.text);
-    } else {
-      ids = encode_after(*previous, piece.text);
-    }
-    const size_t end = piece.labelled ? end_of_answer(ids) : 0;
-    append(example, {ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(end)}, true);
-    append(example, {ids.begin() + static_cast<std::ptrdiff_t>(end), ids.end()}, options_.train_on_inputs());
-    previous = &piece.text;
+  if (!chat_template_) {
+    chat_template_ = options_.chat_template() ? *options_.chat_template() : default_chat_template(*tokenizer_);
+    end_of_message_ = end_of_message(*tokenizer_, *chat_template_);
+  }
+  const RenderOptions options = RenderOptions().tools(tools).now(now_);
+  const std::vector<Piece> pieces = chat_template_->marks_generation(!tools.empty())
+      ? generated_pieces(messages, first, options)
+      : prefix_pieces(messages, first, options);
+  std::string text;
+  for (const Piece& piece : pieces) {
+    text += piece.text;
+  }
+  const std::vector<int64_t> ids = tokenizer_->encode(text, false);
+  size_t begin = 0;
+  size_t offset = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    offset += pieces[i].text.size();
+    const std::string* const previous = i > 0 ? &pieces[i - 1].text : nullptr;
+    const size_t end = i + 1 == pieces.size()
+        ? ids.size()
+        : end_of_piece(ids, begin, previous, pieces[i].text, std::string_view(text).substr(0, offset));
+    const std::vector<int64_t> own(
+        ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(end));
+    const bool by_prefix = pieces[i].labelled && !chat_template_->marks_generation(!tools.empty());
+    const size_t labelled = by_prefix ? end_of_answer(own) : (pieces[i].labelled ? own.size() : 0);
+    const auto middle = own.begin() + static_cast<std::ptrdiff_t>(labelled);
+    append(example, {own.begin(), middle}, true);
+    append(example, {middle, own.end()}, options_.train_on_inputs());
+    begin = end;
   }
   return example;
 }
 
-std::vector<RecordEncoder::Piece> RecordEncoder::chat_pieces(
-    ChatTemplate format, const std::vector<ChatMessage>& messages) const {
+size_t RecordEncoder::end_of_piece(
+    const std::vector<int64_t>& ids, size_t begin, const std::string* previous, const std::string& piece,
+    std::string_view prefix) const {
+  const std::vector<int64_t> own =
+      previous == nullptr ? tokenizer_->encode(piece, false) : encode_after(*previous, piece);
+  if (own.size() <= ids.size() - begin &&
+      std::equal(own.begin(), own.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin))) {
+    return begin + own.size();
+  }
+  // A token goes over the end: it belongs to what follows.
+  const std::vector<int64_t> before = tokenizer_->encode(prefix, false);
+  const size_t count = std::min(before.size(), ids.size());
+  const auto differ = std::mismatch(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(count), ids.begin());
+  return std::max(begin, static_cast<size_t>(differ.first - before.begin()));
+}
+
+std::vector<RecordEncoder::Piece> RecordEncoder::generated_pieces(
+    const std::vector<ChatMessage>& messages, size_t first, const RenderOptions& options) const {
+  const RenderedChat chat = chat_template_->render(messages, options);
+  std::vector<Piece> pieces;
+  size_t end = 0;
+  const auto add = [&](size_t to, bool labelled) {
+    if (to > end) {
+      pieces.push_back({chat.text.substr(end, to - end), labelled});
+      end = to;
+    }
+  };
+  // The assistants of a prompt, and one that opens the chat, write the first of the blocks and take no label.
+  size_t unlabelled = static_cast<size_t>(std::count_if(
+      messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(first, 1)),
+      [](const ChatMessage& message) { return message.role == "assistant"; }));
+  for (const auto& [from, to] : chat.generated) {
+    add(from, false);
+    add(to, unlabelled == 0);
+    unlabelled -= unlabelled > 0 ? 1 : 0;
+  }
+  add(chat.text.size(), false);
+  return pieces;
+}
+
+std::vector<RecordEncoder::Piece> RecordEncoder::prefix_pieces(
+    const std::vector<ChatMessage>& messages, size_t first, const RenderOptions& options) const {
   std::vector<Piece> pieces;
   std::string text;
-  const auto extend = [&](const std::string& longer, bool labelled) {
+  const auto extend = [&](size_t count, bool with_prompt, bool labelled) {
+    const auto end = messages.begin() + static_cast<std::ptrdiff_t>(count);
+    RenderOptions asked = options;
+    const std::string longer =
+        chat_template_->render({messages.begin(), end}, asked.add_generation_prompt(with_prompt)).text;
     if (longer.compare(0, text.size(), text) != 0) {
-      throw std::logic_error("the rendering of a chat's first messages is not a prefix of the whole");
+      C10_THROW_ERROR(
+          ValueError,
+          "message " + std::to_string(count - 1) + ": the chat template " + chat_template_->origin() +
+              " writes what stands before it otherwise once it follows, so that the answers' places are not known: a "
+              "template with {% generation %} blocks says where they are");
     }
     if (longer.size() > text.size()) {
       pieces.push_back({longer.substr(text.size()), labelled});
       text = longer;
     }
   };
-  for (size_t i = 0; i < messages.size(); ++i) {
+  for (size_t i = std::max<size_t>(first, 1); i < messages.size(); ++i) {
     // An assistant's message that opens a chat answers nothing: it is context.
-    if (i > 0 && messages[i].role == "assistant") {
-      const auto end = messages.begin() + static_cast<std::ptrdiff_t>(i);
-      extend(render_chat(format, {messages.begin(), end}, true), false);
-      extend(render_chat(format, {messages.begin(), end + 1}, false), !messages[i].content.empty());
+    if (messages[i].role == "assistant") {
+      const bool is_empty = messages[i].content.empty() && messages[i].fields.empty();
+      extend(i, true, false);
+      extend(i + 1, false, !is_empty);
     }
   }
-  extend(render_chat(format, messages, false), false);
+  extend(messages.size(), false, false);
   return pieces;
 }
 
 size_t RecordEncoder::end_of_answer(const std::vector<int64_t>& ids) const {
-  if (tokenizer_->eos_id) {
-    const auto last = std::find(ids.rbegin(), ids.rend(), *tokenizer_->eos_id);
-    if (last != ids.rend()) {
+  for (const std::optional<int64_t>& end : {end_of_message_, tokenizer_->eos_id}) {
+    if (const auto last = std::find(ids.rbegin(), ids.rend(), end.value_or(-1)); last != ids.rend()) {
       return static_cast<size_t>(ids.rend() - last);
     }
   }

@@ -7,6 +7,8 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <string>
 
 namespace rora {
@@ -50,6 +52,25 @@ void encode_file(
   }
 }
 
+/// Takes the examples from `begin` on so often, at least one of them.
+void weigh(std::vector<Example>& examples, size_t begin, double weight) {
+  const auto count = static_cast<double>(examples.size() - begin);
+  TORCH_CHECK_VALUE(
+      weight > 0 && count * weight <= 0x1p30,
+      "weight: expected a number above 0 that makes up to 2^30 examples, found ", weight);
+  if (weight == 1.0) {
+    return;
+  }
+  const auto wanted = static_cast<size_t>(std::max(1.0, std::round(count * weight)));
+  std::vector<Example> taken;
+  for (size_t i = 0; i < wanted; ++i) {
+    const auto from = static_cast<size_t>((static_cast<double>(i) + 0.5) * count / static_cast<double>(wanted));
+    taken.push_back(examples[begin + from]);
+  }
+  examples.resize(begin);
+  std::move(taken.begin(), taken.end(), std::back_inserter(examples));
+}
+
 } // namespace
 
 Dataset load_dataset(
@@ -68,16 +89,17 @@ Dataset load_dataset(
   check_options(options);
   detail::RecordEncoder encoder(tokenizer, options);
   Dataset dataset;
-  for (const std::filesystem::path& file : files) {
+  for (const std::filesystem::path& file : files) { // one file's records at a time are held in memory
     encode_file(file, read_records(file), encoder, options.max_length(), dataset);
   }
   return dataset;
 }
 
-std::vector<RecordFile> read_record_files(const std::vector<std::filesystem::path>& files) {
+std::vector<RecordFile> read_record_files(
+    const std::vector<std::filesystem::path>& files, const std::map<std::string, std::string>& columns) {
   std::vector<RecordFile> read;
   for (const std::filesystem::path& file : files) {
-    read.push_back({file, read_records(file)});
+    read.push_back({file, read_records(file, columns)});
   }
   return read;
 }
@@ -89,16 +111,19 @@ Dataset encode_records(
   detail::RecordEncoder encoder(tokenizer, options);
   Dataset dataset;
   for (const RecordFile& file : files) {
+    const auto before = static_cast<size_t>(dataset.size());
     encode_file(file.path, file.records, encoder, options.max_length(), dataset);
+    weigh(dataset.examples, before, file.weight);
   }
   return dataset;
 }
 
 ChatTemplate default_chat_template(const Tokenizer& tokenizer) {
+  const auto tokens = special_tokens_of(tokenizer);
   if (tokenizer.token_id("<|im_start|>")) {
-    return ChatTemplate::kChatML;
+    return ChatTemplate::named("chatml", tokens);
   }
-  return tokenizer.token_id("<|start_header_id|>") ? ChatTemplate::kLlama3 : ChatTemplate::kLlama2;
+  return ChatTemplate::named(tokenizer.token_id("<|start_header_id|>") ? "llama3" : "llama2", tokens);
 }
 
 } // namespace rora

@@ -1,28 +1,24 @@
 #include <rora/checkpoint/file.h>
-#include <rora/data/dataset.h>
 #include <rora/data/record.h>
 #include <rora/error.h>
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string_view>
 
 #include "checkpoint/json.h"
-#include "checkpoint/quote.h"
+#include "data/record_parser.h"
 #include "utf8_sequence.h"
 
 namespace rora {
 
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json; // the keys of tool calls are rendered in their order
 
 // Tokenising takes a hundred times as much memory for a while.
 constexpr size_t kMaxRecordBytes = size_t{16} << 20;
-// A chat is rendered up to each of its messages.
-constexpr size_t kMaxMessages = 4096;
 
 int64_t line_of(std::string_view text, size_t offset) {
   return 1 + std::count(text.begin(), text.begin() + std::min(offset, text.size()), '\n');
@@ -64,178 +60,12 @@ json parse(const std::filesystem::path& file, std::string_view content, size_t o
   return {};
 }
 
-std::string describe(const json& value) {
-  switch (value.type()) {
-    case json::value_t::string:
-      return "a string";
-    case json::value_t::array:
-      return "an array";
-    case json::value_t::object:
-      return "an object";
-    default:
-      return value.dump(); // null, a boolean or a number
-  }
-}
-
-/// Turns one JSON value into a `Record`; what it throws names the record.
-class RecordParser {
- public:
-  RecordParser(const std::filesystem::path& file, int64_t number, int64_t line) : file_(file) {
-    record_.number = number;
-    record_.line = line;
-  }
-
-  Record parse(const json& value) {
-    if (!value.is_object()) {
-      fail("expected an object, found " + describe(value));
-    }
-    const auto has = [&](const char* key) {
-      const auto found = value.find(key);
-      return found != value.end() && !found->is_null();
-    };
-    // A kind whose keys are all there goes before one that lacks some: the missing key is what is reported then.
-    for (const bool whole : {true, false}) {
-      if (has("input_ids")) {
-        parse_tokenized(value, has("labels"));
-      } else if (has("messages")) {
-        parse_messages(value);
-      } else if (has("instruction") && (!whole || has("output"))) {
-        parse_alpaca(value, has("input"));
-      } else if (has("prompt") && (!whole || has("completion"))) {
-        record_.kind = RecordKind::kCompletion;
-        record_.prompt = string_field(value, "prompt");
-        record_.completion = string_field(value, "completion");
-      } else if (has("text")) {
-        record_.kind = RecordKind::kText;
-        record_.completion = string_field(value, "text");
-      } else {
-        continue;
-      }
-      parse_answer(value);
-      return std::move(record_);
-    }
-    fail(
-        "expected the keys `instruction` and `output`, `prompt` and `completion`, `messages`, `text` or `input_ids`, "
-        "found " +
-        keys_of(value));
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw FormatError(file_, record_.place() + ": " + what);
-  }
-
-  [[noreturn]] void fail_field(const std::string& field, const std::string& expected, const std::string& found) const {
-    fail("field `" + field + "`: expected " + expected + ", found " + found);
-  }
-
-  static std::string keys_of(const json& object) {
-    constexpr size_t kShown = 8;
-    std::string keys;
-    size_t count = 0;
-    for (const auto& item : object.items()) {
-      if (++count > kShown) {
-        return keys + ", ...";
-      }
-      keys += (keys.empty() ? "" : ", ") + detail::quote(item.key());
-    }
-    return keys.empty() ? "none" : keys;
-  }
-
-  std::string string_field(const json& object, const char* key, const std::string& parent = "") const {
-    const auto found = object.find(key);
-    if (found == object.end()) {
-      fail_field(parent + key, "a string", "none");
-    }
-    if (!found->is_string()) {
-      fail_field(parent + key, "a string", describe(*found));
-    }
-    return found->get<std::string>();
-  }
-
-  std::vector<int64_t> integers_field(const json& object, const char* key) const {
-    const json& value = object.at(key);
-    if (!value.is_array()) {
-      fail_field(key, "an array of integers", describe(value));
-    }
-    std::vector<int64_t> integers;
-    integers.reserve(value.size());
-    for (const json& element : value) {
-      const bool too_large = element.is_number_unsigned() &&
-          element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-      if (!element.is_number_integer() || too_large) {
-        fail_field(key + ("[" + std::to_string(integers.size()) + "]"), "an integer", describe(element));
-      }
-      integers.push_back(element.get<int64_t>());
-    }
-    return integers;
-  }
-
-  void parse_tokenized(const json& value, bool has_labels) {
-    record_.kind = RecordKind::kTokenized;
-    record_.input_ids = integers_field(value, "input_ids");
-    record_.labels = has_labels ? integers_field(value, "labels") : record_.input_ids;
-    if (record_.labels.size() != record_.input_ids.size()) {
-      fail_field(
-          "labels", "as many as `input_ids`, " + std::to_string(record_.input_ids.size()),
-          std::to_string(record_.labels.size()));
-    }
-    for (size_t i = 0; i < record_.input_ids.size(); ++i) {
-      if (record_.input_ids[i] < 0) {
-        fail_field("input_ids[" + std::to_string(i) + "]", "an id of at least 0", std::to_string(record_.input_ids[i]));
-      }
-      if (record_.labels[i] < 0 && record_.labels[i] != kIgnoreIndex) {
-        fail_field(
-            "labels[" + std::to_string(i) + "]", "an id or " + std::to_string(kIgnoreIndex),
-            std::to_string(record_.labels[i]));
-      }
-    }
-  }
-
-  void parse_messages(const json& value) {
-    record_.kind = RecordKind::kChat;
-    const json& messages = value.at("messages");
-    if (!messages.is_array()) {
-      fail_field("messages", "an array", describe(messages));
-    }
-    if (messages.size() > kMaxMessages) {
-      fail_field("messages", "at most " + std::to_string(kMaxMessages), std::to_string(messages.size()));
-    }
-    for (const json& message : messages) {
-      const std::string field = "messages[" + std::to_string(record_.messages.size()) + "]";
-      if (!message.is_object()) {
-        fail_field(field, "an object", describe(message));
-      }
-      const std::string role = string_field(message, "role", field + ".");
-      if (role != "system" && role != "user" && role != "assistant") {
-        fail_field(field + ".role", "system, user or assistant", detail::quote(role));
-      }
-      record_.messages.push_back({role, string_field(message, "content", field + ".")});
-    }
-  }
-
-  void parse_alpaca(const json& value, bool has_input) {
-    record_.kind = RecordKind::kCompletion;
-    record_.prompt =
-        alpaca_prompt(string_field(value, "instruction"), has_input ? string_field(value, "input") : std::string());
-    record_.completion = string_field(value, "output");
-  }
-
-  void parse_answer(const json& value) {
-    const auto answer = value.find("answer");
-    if (answer != value.end() && (answer->is_string() || answer->is_number())) {
-      record_.answer = answer->is_string() ? answer->get<std::string>() : answer->dump();
-    }
-  }
-
-  const std::filesystem::path& file_;
-  Record record_;
-};
-
 /// Makes records of their texts, one after the other.
 class RecordReader {
  public:
-  RecordReader(const std::filesystem::path& file, std::string_view content) : file_(file), content_(content) {}
+  RecordReader(
+      const std::filesystem::path& file, std::string_view content, const std::map<std::string, std::string>& columns)
+      : file_(file), content_(content), columns_(columns) {}
 
   /// A record that has the content from `begin` to `end`; `line` is 0 in an array.
   void add(size_t begin, size_t end, int64_t line) {
@@ -249,8 +79,9 @@ class RecordReader {
           record.place() + ": expected at most " + std::to_string(kMaxRecordBytes) + " bytes, found " +
               std::to_string(end - begin));
     }
-    const json value = parse(file_, content_, begin, content_.substr(begin, end - begin));
-    records_.push_back(RecordParser(file_, number, line).parse(value));
+    json value = parse(file_, content_, begin, content_.substr(begin, end - begin));
+    detail::rename_columns(file_, value, columns_, number, line);
+    records_.push_back(detail::parse_record(file_, value, number, line));
   }
 
   void add_lines() {
@@ -316,6 +147,7 @@ class RecordReader {
 
   const std::filesystem::path& file_;
   std::string_view content_;
+  const std::map<std::string, std::string>& columns_;
   std::vector<Record> records_;
 };
 
@@ -334,7 +166,7 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
   return prompt + "### Response:\n";
 }
 
-std::vector<Record> read_records(const std::filesystem::path& file) {
+std::vector<Record> read_records(const std::filesystem::path& file, const std::map<std::string, std::string>& columns) {
   const std::string bytes = read_file_or_pipe(file);
   const size_t invalid = detail::find_invalid_utf8(bytes);
   if (invalid != std::string::npos) {
@@ -356,7 +188,7 @@ std::vector<Record> read_records(const std::filesystem::path& file) {
   if (first == std::string_view::npos) {
     throw FormatError(file, "expected records, found an empty file");
   }
-  RecordReader reader(file, content);
+  RecordReader reader(file, content, columns);
   if (content[first] == '[') {
     reader.add_elements(first);
   } else {

@@ -19,7 +19,10 @@ void append(Example& example, const std::vector<int64_t>& ids, bool labelled) {
 }
 
 RecordEncoder::RecordEncoder(const std::function<const Tokenizer*()>& tokenizer, const DatasetOptions& options)
-    : ask_for_tokenizer_(tokenizer), options_(options), vocab_size_(options.vocab_size()) {}
+    : ask_for_tokenizer_(tokenizer),
+      options_(options),
+      now_(options.now().value_or(std::time(nullptr))),
+      vocab_size_(options.vocab_size()) {}
 
 void RecordEncoder::require_tokenizer(const Record& record, const std::filesystem::path& file) {
   tokenizer_ = tokenizer_ == nullptr ? ask_for_tokenizer_() : tokenizer_;
@@ -36,21 +39,26 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
     require_tokenizer(record, file);
   }
   Result result;
+  const bool as_chat = writes_chat(record);
   bool label_on_eos = true;
   switch (record.kind) {
     case RecordKind::kCompletion:
-      result.example = encode_completion(record);
-      label_on_eos = options_.train_on_inputs() || !record.completion.empty();
+      if (!as_chat) {
+        result.example = encode_completion(record);
+        label_on_eos = options_.train_on_inputs() || !record.completion.empty();
+        break;
+      }
+      [[fallthrough]];
+    case RecordKind::kChat:
+      try {
+        result.example = encode_as_chat(record);
+      } catch (const c10::ValueError& error) {
+        const std::string field = record.kind == RecordKind::kChat ? "field `messages`: " : "as a chat: ";
+        throw FormatError(file, record.place() + ": " + field + error.what_without_backtrace());
+      }
       break;
     case RecordKind::kText:
       result.example = encode_text(record.completion);
-      break;
-    case RecordKind::kChat:
-      try {
-        result.example = encode_chat(record.messages);
-      } catch (const c10::ValueError& error) {
-        throw FormatError(file, record.place() + ": field `messages`: " + error.what_without_backtrace());
-      }
       break;
     case RecordKind::kTokenized:
       result.example = {record.input_ids, record.labels};
@@ -62,11 +70,20 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
     result.example.labels.resize(limit);
     result.truncated = true;
   }
-  if (record.kind == RecordKind::kCompletion || record.kind == RecordKind::kText) {
+  if (!as_chat && (record.kind == RecordKind::kCompletion || record.kind == RecordKind::kText)) {
     append_eos(result.example, label_on_eos);
   }
   check_vocabulary(record, result.example, file);
   return result;
+}
+
+bool RecordEncoder::writes_chat(const Record& record) const {
+  if (record.kind != RecordKind::kCompletion) {
+    return record.kind == RecordKind::kChat;
+  }
+  const bool has_template = options_.chat_template().has_value();
+  return options_.prompt_format() == PromptFormat::kChat ||
+      (options_.prompt_format() == PromptFormat::kAuto && has_template);
 }
 
 Example RecordEncoder::encode_completion(const Record& record) const {

@@ -3,6 +3,7 @@
 #include <rora/data/dataset.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,11 +36,22 @@ class RecordEncoder {
   void require_tokenizer(const Record& record, const std::filesystem::path& file);
   Example encode_completion(const Record& record) const;
   Example encode_text(const std::string& text) const;
-  Example encode_chat(const std::vector<ChatMessage>& messages) const;
-  std::vector<Piece> chat_pieces(ChatTemplate format, const std::vector<ChatMessage>& messages) const;
+  Example encode_as_chat(const Record& record);
+  /// Labels on what assistants say from message `first` on.
+  Example encode_chat(const std::vector<ChatMessage>& messages, size_t first, const std::string& tools);
+  std::vector<Piece> generated_pieces(
+      const std::vector<ChatMessage>& messages, size_t first, const RenderOptions& options) const;
+  std::vector<Piece> prefix_pieces(
+      const std::vector<ChatMessage>& messages, size_t first, const RenderOptions& options) const;
+  bool writes_chat(const Record& record) const;
+  /// Where in `ids`, those of the whole text, the tokens of a piece end that begin at `begin`; `prefix` is the text up
+  /// to its end.
+  size_t end_of_piece(
+      const std::vector<int64_t>& ids, size_t begin, const std::string* previous, const std::string& piece,
+      std::string_view prefix) const;
   std::vector<int64_t> encode_after(const std::string& previous, const std::string& text) const;
-  /// The number of an assistant's tokens up to and with the last EOS, or all: what a template writes behind it (ChatML
-  /// a line break) is never generated.
+  /// The number of an assistant's tokens up to and with the template's end of a message, or EOS, or all: what a
+  /// template writes behind it (ChatML a line break) is never generated.
   size_t end_of_answer(const std::vector<int64_t>& ids) const;
   void append_eos(Example& example, bool labelled) const;
   void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
@@ -47,6 +59,9 @@ class RecordEncoder {
   const std::function<const Tokenizer*()>& ask_for_tokenizer_;
   const Tokenizer* tokenizer_ = nullptr; ///< until a record needs it
   const DatasetOptions& options_;
+  std::optional<ChatTemplate> chat_template_; ///< once a chat needs it
+  std::optional<int64_t> end_of_message_; ///< of that template
+  std::time_t now_; ///< one date for all chats
   int64_t vocab_size_ = 0; ///< 0: unknown
 };
 

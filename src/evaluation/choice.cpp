@@ -67,7 +67,7 @@ std::vector<std::string> answer_candidates(const Record& record) {
 
 AnswerEvaluation evaluate_choice(
     CausalLM model, const Tokenizer& tokenizer, const std::vector<Record>& records, int64_t batch_size,
-    const std::function<void(int64_t)>& on_progress) {
+    const std::function<void(int64_t)>& on_progress, const std::optional<ChatTemplate>& chat_template) {
   std::vector<Question> questions;
   std::vector<PromptContinuations> prompts;
   std::vector<size_t> asked; // the record of each prompt
@@ -75,7 +75,7 @@ AnswerEvaluation evaluate_choice(
     Question question = read_question(record);
     if (question.gold) {
       asked.push_back(questions.size());
-      prompts.push_back({detail::encode_prompt(tokenizer, record), {}});
+      prompts.push_back({detail::encode_prompt(tokenizer, record, chat_template), {}});
       for (const std::string& candidate : question.candidates) {
         prompts.back().continuations.push_back(tokenizer.encode(std::string(kAnswerBegins) + candidate, false));
       }

@@ -38,7 +38,7 @@ AnswerEvaluation evaluate_generation(
           ValueError, record.place() + ": expected an answer to compare with, a choice or a number, found none");
     }
     golds.push_back(*gold);
-    prompts.push_back(detail::encode_prompt(tokenizer, record));
+    prompts.push_back(detail::encode_prompt(tokenizer, record, options.chat_template()));
   }
 
   const GenerationOptions generation = with_stop_tokens(options.generation(), model, tokenizer);

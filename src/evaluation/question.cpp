@@ -6,8 +6,15 @@
 
 namespace rora::detail {
 
-std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record) {
-  std::vector<int64_t> ids = rora::encode_prompt(tokenizer, record.prompt);
+std::vector<int64_t> encode_prompt(
+    const Tokenizer& tokenizer, const Record& record, const std::optional<ChatTemplate>& chat_template) {
+  std::vector<int64_t> ids;
+  try {
+    ids = chat_template ? encode_chat_prompt(tokenizer, *chat_template, record.messages)
+                        : rora::encode_prompt(tokenizer, record.prompt);
+  } catch (const c10::ValueError& error) {
+    C10_THROW_ERROR(ValueError, record.place() + ": " + error.what_without_backtrace());
+  }
   if (ids.empty()) {
     C10_THROW_ERROR(ValueError, record.place() + ": expected a prompt, found an empty one");
   }

@@ -1,17 +1,20 @@
 #pragma once
 
 #include <rora/evaluation/answer.h>
+#include <rora/text/chat_template.h>
 #include <rora/text/tokenizer.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace rora::detail {
 
 /// The ids that an answer to the record's prompt goes on from, as in training. Throws `c10::ValueError` where
-/// there are none: an empty prompt without a BOS.
-std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, const Record& record);
+/// there are none: an empty prompt without a BOS; and what `ChatTemplate::render` throws, naming the record.
+std::vector<int64_t> encode_prompt(
+    const Tokenizer& tokenizer, const Record& record, const std::optional<ChatTemplate>& chat_template);
 
 /// The text of generated ids without special tokens. Ids that no token has are passed over: a model's embedding may
 /// have more rows than its tokenizer has tokens.

@@ -1,5 +1,7 @@
 #include <rora/text/prompt.h>
 
+#include <c10/util/Exception.h>
+
 namespace rora {
 namespace {
 
@@ -21,17 +23,31 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
   return ids;
 }
 
-std::vector<int64_t> encode_chat_prompt(const Tokenizer& tokenizer, ChatTemplate format, std::string_view text) {
-  std::vector<int64_t> ids = encode_prompt(tokenizer, text);
-  const auto bos = tokenizer.bos_id;
-  const bool begins_with_bos = bos && !ids.empty() && ids[0] == *bos;
-  if (bos && !begins_with_bos && format != ChatTemplate::kChatML) {
-    ids.insert(ids.begin(), *bos);
+std::vector<int64_t> encode_chat_prompt(
+    const Tokenizer& tokenizer, const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+    const RenderOptions& options) {
+  RenderOptions prompt = options;
+  return tokenizer.encode(chat_template.render(messages, prompt.add_generation_prompt(true)).text, false);
+}
+
+std::optional<int64_t> end_of_message(const Tokenizer& tokenizer, const ChatTemplate& chat_template) {
+  const std::string answer = "rora";
+  std::string text;
+  try {
+    text = chat_template.render({{"user", "Hi"}, {"assistant", answer}}).text;
+  } catch (const c10::ValueError&) {
+    return std::nullopt;
   }
-  while (begins_with_bos && ids.size() > 1 && ids[1] == *bos) {
-    ids.erase(ids.begin());
+  const size_t found = text.rfind(answer);
+  if (found == std::string::npos) {
+    return std::nullopt;
   }
-  return ids;
+  for (const int64_t id : tokenizer.encode(text.substr(found + answer.size()), false)) {
+    if (tokenizer.decode({id}, /*skip_special_tokens=*/true).empty() && !tokenizer.decode({id}).empty()) {
+      return id;
+    }
+  }
+  return std::nullopt;
 }
 
 } // namespace rora

@@ -183,6 +183,26 @@ TEST(Dataset, RefusesAnEosOutsideTheModelsVocabulary) {
       "record 1: token 3: expected an id below the vocabulary's size of 257, found 257");
 }
 
+TEST(Dataset, TakesTheExamplesOfAFileAsOftenAsItsWeightSays) {
+  const DataFile file(
+      "{\"input_ids\": [1, 1]}\n{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 3]}\n{\"input_ids\": [1, 4]}\n");
+  const auto last_ids = [&](double weight) {
+    auto files = read_record_files({file.path()});
+    files[0].weight = weight;
+    Ids ids;
+    for (const Example& example : encode_records(files, [] { return nullptr; }).examples) {
+      ids.push_back(example.input_ids.back());
+    }
+    return ids;
+  };
+  EXPECT_THAT(last_ids(1), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(last_ids(2), ElementsAre(1, 1, 2, 2, 3, 3, 4, 4));
+  EXPECT_THAT(last_ids(0.5), ElementsAre(2, 4));
+  EXPECT_THAT(last_ids(1.5), ElementsAre(1, 2, 2, 3, 4, 4));
+  EXPECT_EQ(last_ids(0.01).size(), 1u);
+  EXPECT_THROW(last_ids(0), c10::ValueError);
+}
+
 TEST(Dataset, RefusesNegativeOptions) {
   DatasetOptions length;
   length.max_length(-1);
@@ -238,17 +258,16 @@ TEST(ChatDataset, BeginsWithOneBosWhereTheTemplateHasOne) {
 TEST(ChatDataset, TakesTheTemplateThatIsAskedFor) {
   const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
   DatasetOptions options;
-  options.chat_template(ChatTemplate::kLlama2);
+  options.chat_template(ChatTemplate::named("llama2", special_tokens_of(tokenizer)));
   EXPECT_THAT(marked_only(chat(), tokenizer, options), HasSubstr("[INST] Hi [/INST]"));
 }
 
-TEST(ChatDataset, TokenisesPiecesAsInTheWholeText) {
-  // "\n\n" inside a piece is one token; the one that ends a prompt stays apart from the answer that begins with
-  // another.
+TEST(ChatDataset, TokenisesTheWholeText) {
+  // "\n\n" is one token, also where the one line's end ends a prompt and the other begins the answer.
   const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
   const std::string text = marked_only(
       R"([{"messages": [{"role": "user", "content": "a\n\nb"}, {"role": "assistant", "content": "\nc"}]}])", tokenizer);
-  EXPECT_EQ(text, "<|im_start|>user\na\n\nb<|im_end|>\n<|im_start|>assistant\n[\nc<|im_end|>]\n");
+  EXPECT_EQ(text, "<|im_start|>user\na\n\nb<|im_end|>\n<|im_start|>assistant[\n\nc<|im_end|>]\n");
 }
 
 /// A space in front of every text, as sentencepiece's dummy prefix.
@@ -262,7 +281,7 @@ class PrefixingTokenizer : public ByteTokenizer {
 TEST(ChatDataset, GivesOnlyTheFirstPieceADummyPrefix) {
   EXPECT_EQ(
       marked_only(chat(), PrefixingTokenizer()),
-      "<s> [INST] Hi [/INST][ Hello </s>]<s>[INST] Bye [/INST][ So long </s>]");
+      " <s>[INST] Hi [/INST][ Hello </s>]<s>[INST] Bye [/INST][ So long </s>]");
 }
 
 TEST(ChatDataset, LeavesMessagesAfterTheLastAnswerWithoutLabels) {
@@ -290,13 +309,79 @@ TEST(ChatDataset, RefusesWhatTheTemplateDoesNotAllow) {
   const ByteTokenizer tokenizer;
   EXPECT_THAT(
       refusal(R"({"messages": [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}]})", &tokenizer),
-      HasSubstr("record 1 (line 1): field `messages`: message 1: "));
+      HasSubstr("record 1 (line 1): field `messages`: the chat template llama2 refuses these messages: "));
 }
 
 TEST(ChatTemplateChoice, FollowsTheTokenizersTokens) {
-  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|im_start|>"})), ChatTemplate::kChatML);
-  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|start_header_id|>"})), ChatTemplate::kLlama3);
-  EXPECT_EQ(default_chat_template(ByteTokenizer()), ChatTemplate::kLlama2);
+  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|im_start|>"})).origin(), "chatml");
+  EXPECT_EQ(default_chat_template(ByteTokenizer(true, false, {"<|start_header_id|>"})).origin(), "llama3");
+  EXPECT_EQ(default_chat_template(ByteTokenizer()).origin(), "llama2");
+}
+
+DatasetOptions with_template(const std::string& source) {
+  return DatasetOptions().chat_template(ChatTemplate(source, "x.jinja", {{"eos_token", "</s>"}}));
+}
+
+TEST(ChatDataset, LabelsWhatGenerationBlocksWrite) {
+  const ByteTokenizer tokenizer;
+  const std::string source =
+      "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
+      "{% endgeneration %}{% else %}{{ m.content }}\n{% endif %}{% endfor %}";
+  EXPECT_EQ(marked_only(chat(), tokenizer, with_template(source)), "u:Hi\na:[Hello</s>]u:Bye\na:[So long</s>]");
+}
+
+TEST(ChatDataset, RefusesATemplateThatRewritesWhatStandsBeforeAnAnswer) {
+  const ByteTokenizer tokenizer;
+  const std::string source =
+      "{% for m in messages %}{{ '(last)' if loop.last }}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+  EXPECT_THAT(
+      refusal(chat(), &tokenizer, with_template(source)),
+      HasSubstr("the chat template x.jinja writes what stands before it otherwise once it follows"));
+}
+
+constexpr const char* kPlain =
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}</s>{% endfor %}{{ 'a:' if add_generation_prompt }}";
+
+TEST(ChatDataset, WritesPromptsAsChatsWhereThereIsATemplate) {
+  const ByteTokenizer tokenizer;
+  const char* const alpaca = R"([{"instruction": "Add.", "input": "1 2", "output": "3", "system": "Be kind."}])";
+  const char* const prompt = R"([{"prompt": "p", "completion": "c"}])";
+  EXPECT_EQ(marked_only(alpaca, tokenizer, with_template(kPlain)), "s:Be kind.</s>u:Add.\n\n1 2</s>a:[3</s>]");
+  EXPECT_EQ(marked_only(prompt, tokenizer, with_template(kPlain)), "u:p</s>a:[c</s>]");
+  EXPECT_EQ(
+      marked_only(alpaca, tokenizer, with_template(kPlain).prompt_format(PromptFormat::kAlpaca)),
+      "<s>Be kind.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n[3</s>]");
+  EXPECT_EQ(marked_only(alpaca, tokenizer).substr(0, 11), "<s>Be kind.");
+  EXPECT_EQ(
+      marked_only(prompt, tokenizer, DatasetOptions().prompt_format(PromptFormat::kChat)),
+      "<s>[INST] p [/INST][ c </s>]"); // by the template that the tokenizer points to
+}
+
+TEST(ChatDataset, LabelsTheCompletionAloneOfAPromptOfMessages) {
+  const ByteTokenizer tokenizer;
+  const char* const record = R"([{
+    "prompt": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"},
+               {"role": "user", "content": "v"}],
+    "completion": [{"role": "assistant", "content": "b"}]}])";
+  EXPECT_EQ(marked_only(record, tokenizer, with_template(kPlain)), "u:u</s>a:a</s>u:v</s>a:[b</s>]");
+  const std::string marking =
+      "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+      "{% else %}{{ m.content }}{% endif %}{% endfor %}";
+  EXPECT_EQ(marked_only(record, tokenizer, with_template(marking)), "uav[b]");
+}
+
+TEST(ChatDataset, HandsToolsAndTheirCallsToTheTemplate) {
+  const ByteTokenizer tokenizer;
+  const std::string source =
+      "{{ tools[0].name }}|{% for m in messages %}{{ m.role[0] }}:{{ m.content if m.content is defined else "
+      "m.tool_calls | tojson }}|{% endfor %}{{ 'a:' if add_generation_prompt }}";
+  EXPECT_EQ(
+      marked_only(
+          R"([{"tools": [{"name": "add"}], "messages": [{"role": "user", "content": "u"},
+               {"role": "assistant", "content": null, "tool_calls": [{"z": 1, "b": 2}]},
+               {"role": "tool", "content": "3"}, {"role": "assistant", "content": "x"}]}])",
+          tokenizer, with_template(source)),
+      "add|u:u|a:[[{\"z\": 1, \"b\": 2}]|]t:3|a:[x|]");
 }
 
 TEST(Dataset, AsksForATokenizerOnceAndOnlyForText) {

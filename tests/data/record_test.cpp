@@ -96,7 +96,8 @@ TEST(Records, TakesNullForAbsent) {
 
 TEST(Records, RefusesARecordOfNoKind) {
   const std::string expected =
-      "expected the keys `instruction` and `output`, `prompt` and `completion`, `messages`, `text` or `input_ids`, ";
+      "expected the keys `instruction` and `output`, `prompt` and `completion`, `messages`, `conversations`, `text` or "
+      "`input_ids`, ";
   EXPECT_EQ(
       refusal(R"([{"text": "t"}, {"answer": 1, "x\ny": 2}])"), "record 2: " + expected + "found 'answer', 'x\\x0ay'");
   EXPECT_EQ(refusal("{}\n"), "record 1 (line 1): " + expected + "found none");
@@ -124,22 +125,75 @@ TEST(Records, RefusesMalformedMessages) {
   EXPECT_EQ(of("[1]"), "record 1 (line 1): field `messages[0]`: expected an object, found 1");
   EXPECT_EQ(of(R"([{"content": "c"}])"), "record 1 (line 1): field `messages[0].role`: expected a string, found none");
   EXPECT_EQ(
-      of(R"([{"role": "user", "content": "c"}, {"role": "tool", "content": "c"}])"),
-      "record 1 (line 1): field `messages[1].role`: expected system, user or assistant, found 'tool'");
-  EXPECT_EQ(
       of(R"([{"role": "user", "content": null}])"),
       "record 1 (line 1): field `messages[0].content`: expected a string, found null");
 }
 
+TEST(Records, ReadsShareGptsConversations) {
+  const auto records = read(R"([{"system": "s", "conversations": [
+    {"from": "human", "value": "u"}, {"from": "gpt", "value": "a", "weight": 1}, {"from": "tool", "value": "t"}]}])");
+  ASSERT_EQ(records[0].messages.size(), 4u);
+  EXPECT_EQ(records[0].kind, RecordKind::kChat);
+  const char* const roles[] = {"system", "user", "assistant", "tool"};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(records[0].messages[i].role, roles[i]);
+  }
+  EXPECT_EQ(records[0].messages[2].content, "a");
+  EXPECT_EQ(records[0].messages[2].fields, R"({"weight":1})");
+  EXPECT_EQ(
+      refusal(R"([{"conversations": [{"from": "narrator", "value": "x"}]}])"),
+      "record 1: field `conversations[0].from`: expected human, gpt, system or tool, found 'narrator'");
+}
+
+TEST(Records, KeepsWhatElseAMessageHas) {
+  const auto records = read(
+      R"([{"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}], "name": "n"},
+                       {"role": "assistant", "tool_calls": [1]}], "tools": "[{\"b\": 1, \"a\": 2}]"}])");
+  EXPECT_EQ(records[0].messages[0].fields, R"({"content":[{"type":"text","text":"u"}],"name":"n"})");
+  EXPECT_EQ(records[0].messages[1].fields, R"({"content":null,"tool_calls":[1]})");
+  EXPECT_EQ(records[0].tools, R"([{"b":1,"a":2}])");
+}
+
+TEST(Records, ReadsPromptsAndCompletionsOfMessages) {
+  const auto records = read(
+      R"([{"prompt": [{"role": "user", "content": "u"}], "completion": [{"role": "assistant", "content": "a"}]}])");
+  EXPECT_EQ(records[0].kind, RecordKind::kChat);
+  EXPECT_EQ(records[0].messages.size(), 2u);
+  EXPECT_EQ(records[0].prompt_messages, 1u);
+}
+
+TEST(Records, ReadsColumnsByOtherNames) {
+  const DataFile file(R"([{"question": "q", "answer": "a", "prompt": "unused", "label": 1}])");
+  const auto records = read_records(file.path(), {{"prompt", "question"}, {"completion", "answer"}});
+  EXPECT_EQ(records[0].prompt, "q");
+  EXPECT_EQ(records[0].completion, "a");
+  EXPECT_EQ(
+      file.message_of<FormatError>([&] {
+        read_records(file.path(), {{"text", "body"}});
+      }),
+      "record 1: expected the column 'body', which is to be `text`");
+}
+
+TEST(Records, UsesASystemFieldOrRefusesIt) {
+  EXPECT_EQ(read(R"([{"prompt": "p", "completion": "c", "system": "s"}])")[0].prompt, "s\n\np");
+  EXPECT_EQ(read(R"([{"prompt": "p", "completion": "c", "system": ""}])")[0].prompt, "p");
+  EXPECT_EQ(
+      refusal(R"([{"text": "t", "system": "s"}])"),
+      "record 1: field `system`: only chats, prompts and instructions have a place for it");
+  EXPECT_EQ(
+      refusal(R"([{"messages": [{"role": "system", "content": "a"}], "system": "s"}])"),
+      "record 1: field `system`: the first message is a system message already");
+}
+
 TEST(Records, RefusesMoreMessagesThanAChatHas) {
   std::string messages = R"({"role": "user", "content": "c"})";
-  for (int i = 1; i < 4096; ++i) {
+  for (int i = 1; i < 1024; ++i) {
     messages += R"(,{"role": "assistant", "content": "c"})";
   }
-  EXPECT_EQ(read("{\"messages\": [" + messages + "]}")[0].messages.size(), 4096u);
+  EXPECT_EQ(read("{\"messages\": [" + messages + "]}")[0].messages.size(), 1024u);
   EXPECT_EQ(
       refusal("{\"messages\": [" + messages + ",1]}"),
-      "record 1 (line 1): field `messages`: expected at most 4096, found 4097");
+      "record 1 (line 1): field `messages`: expected at most 1024, found 1025");
 }
 
 TEST(Records, RefusesIdsAndLabelsThatAreNone) {

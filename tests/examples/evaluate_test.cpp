@@ -214,7 +214,7 @@ TEST_F(EvaluateTest, RefusesFlagsThatContradictEachOther) {
 
 TEST_F(EvaluateTest, ChatsLineByLine) {
   const auto chat = [&](const std::string& input) {
-    const Outcome outcome = run("chat", {"--temperature", "0", "--max-new-tokens", "8"}, input);
+    const Outcome outcome = run("chat", {"--temperature", "0", "--max-new-tokens", "8", "--template", "llama2"}, input);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_EQ(outcome.err, "");
     return outcome.out;

@@ -212,7 +212,7 @@ TEST_F(FinetuneTextTest, WritesChatsByTheTemplateThatIsAskedFor) {
       R"([{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]}])");
   DatasetOptions options;
   const auto llama2 = expected("chat.json", options);
-  options.chat_template(ChatTemplate::kChatML);
+  options.chat_template(ChatTemplate::named("chatml"));
   const auto chatml = expected("chat.json", options);
   ASSERT_NE(llama2, chatml);
   EXPECT_EQ(counts(step("auto", "chat.json", {})), llama2);

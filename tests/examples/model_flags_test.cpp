@@ -103,7 +103,9 @@ TEST(NumbersThatOverflow, EndEveryCommandWithOneLine) {
   expect_error(run_rora(evaluate + Arguments{"perplexity"}), 1, "the loss is not finite");
   expect_error(run_rora(evaluate + Arguments{"choice"}), 1, "not finite");
   expect_error(run_rora(evaluate + Arguments{"generation"}), 1, "logits are NaN or infinite");
-  expect_error(run_rora({"chat", "--model", place.path("text")}, "hello\n"), 1, "logits are NaN or infinite");
+  expect_error(
+      run_rora({"chat", "--template", "llama2", "--model", place.path("text")}, "hello\n"), 1,
+      "logits are NaN or infinite");
   expect_error(
       run_rora({"generate", "--model", place.path("text"), "--prompt", "hello"}), 1, "logits are NaN or infinite");
 }

@@ -31,15 +31,5 @@ TEST(Prompt, KeepsABosThatIsAlsoEos) {
   EXPECT_THAT(encode_prompt(tokenizer, ""), ElementsAre(kBos));
 }
 
-TEST(Prompt, OfAChatBeginsWithOneBos) {
-  for (const bool adds_bos : {true, false}) {
-    const ByteTokenizer tokenizer(adds_bos, true);
-    EXPECT_THAT(encode_chat_prompt(tokenizer, ChatTemplate::kLlama2, "p"), ElementsAre(kBos, 'p'));
-    EXPECT_THAT(encode_chat_prompt(tokenizer, ChatTemplate::kLlama3, "<s>p"), ElementsAre(kBos, 'p'));
-  }
-  EXPECT_THAT(encode_chat_prompt(ByteTokenizer(true), ChatTemplate::kChatML, "<s>p"), ElementsAre(kBos, 'p'));
-  EXPECT_THAT(encode_chat_prompt(ByteTokenizer(false), ChatTemplate::kChatML, "p"), ElementsAre('p'));
-}
-
 } // namespace
 } // namespace rora

@@ -3,6 +3,7 @@
 #include <rora/data/record.h>
 #include <rora/ops/cross_entropy.h>
 #include <rora/text/chat_template.h>
+#include <rora/text/prompt.h>
 #include <rora/text/tokenizer.h>
 
 #include <torch/arg.h>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -26,6 +28,8 @@ struct DatasetOptions {
   TORCH_ARG(int64_t, max_length) = 0; // longer examples are cut at the end; 0 is no limit
   TORCH_ARG(bool, train_on_inputs) = false; // labels on the prompt as well
   TORCH_ARG(std::optional<ChatTemplate>, chat_template); // for chats; `default_chat_template` where absent
+  TORCH_ARG(PromptFormat, prompt_format) = PromptFormat::kAuto; // of alpaca and prompt–completion records
+  TORCH_ARG(std::optional<std::time_t>, now); // the date that a chat template may tell; the clock's where absent
   TORCH_ARG(int64_t, vocab_size) = 0; // the model's: an id beyond it is an error; 0 is the tokenizer's, if there is one
 };
 
@@ -53,11 +57,13 @@ struct Dataset {
 /// answer takes no label and nor does its EOS. `train_on_inputs` puts labels on all ids, but for tokenised records,
 /// whose labels stand as given.
 ///
-/// A chat is cut where an assistant's message begins and ends, found by rendering the messages before and through it.
-/// Each piece b is tokenised behind the piece a before it: where encode(a) is the beginning of encode(a + b), b is the
-/// rest of it, as in the whole text, else encode(b). So each token belongs to one piece, and a prompt that ends where
-/// an answer begins has the tokens it has in generation. Exactly one BOS stands at the beginning where the tokenizer
-/// adds one or the template has one (llama2, llama3). An assistant's message that opens a chat takes no label.
+/// Alpaca and prompt–completion records are chats of a user and an assistant where `prompt_format` says so.
+///
+/// A chat's labels are on what the template's `{% generation %}` blocks write, where it has such blocks; else on what
+/// stands between the chat rendered up to an assistant's message, as in generation, and rendered through it, and a
+/// template by which one does not begin the other is an error. The text is tokenised whole, as transformers does,
+/// without more special tokens than the template has; a token that goes over the beginning of an answer belongs to it.
+/// An assistant's message that opens a chat, or belongs to the `prompt` of a record, takes no label.
 ///
 /// `tokenizer` may be null where every record is tokenised. Throws `FileError`, and `FormatError` that names file,
 /// record and field: what `read_records` throws, an id or label outside the vocabulary, a chat that the template does
@@ -75,17 +81,22 @@ Dataset load_dataset(
 struct RecordFile {
   std::filesystem::path path;
   std::vector<Record> records;
+  /// How often its examples are taken: 2 takes each twice, 0.5 every second one. The share is even over the file.
+  double weight = 1.0;
 };
 
 /// `read_records` of each.
-std::vector<RecordFile> read_record_files(const std::vector<std::filesystem::path>& files);
+std::vector<RecordFile> read_record_files(
+    const std::vector<std::filesystem::path>& files, const std::map<std::string, std::string>& columns = {});
 
-/// `load_dataset` of files that were read already.
+/// `load_dataset` of files that were read already. Throws `c10::ValueError` too, for a weight that is not above 0 or
+/// makes more than 2³⁰ examples.
 Dataset encode_records(
     const std::vector<RecordFile>& files, const std::function<const Tokenizer*()>& tokenizer,
     const DatasetOptions& options = {});
 
-/// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2.
+/// ChatML where the tokenizer knows `<|im_start|>`, llama3 where it knows `<|start_header_id|>`, else llama2: for
+/// models whose folders have no template.
 ChatTemplate default_chat_template(const Tokenizer& tokenizer);
 
 } // namespace rora

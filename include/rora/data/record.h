@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,7 +13,7 @@ namespace rora {
 
 enum class RecordKind {
   kCompletion, ///< `instruction`, `input` (may be absent), `output` (alpaca), or `prompt`, `completion`
-  kChat, ///< `messages`: objects of `role` ("system", "user", "assistant") and `content`
+  kChat, ///< `messages`, `conversations` (ShareGPT), or `prompt` and `completion` that are lists of messages
   kText, ///< `text`
   kTokenized, ///< `input_ids`, `labels` (may be absent: the ids)
 };
@@ -22,7 +23,9 @@ struct Record {
   RecordKind kind = RecordKind::kText;
   std::string prompt; ///< kCompletion: all before the answer, for alpaca records by `alpaca_prompt`
   std::string completion; ///< kCompletion: the answer; kText: the text
-  std::vector<ChatMessage> messages; ///< kChat
+  std::vector<ChatMessage> messages; ///< kChat; kCompletion: the prompt as a chat, a system message and a user's
+  size_t prompt_messages = 0; ///< kChat: of the messages, those of a `prompt`, which take no label
+  std::string tools; ///< kChat: `tools`, a JSON list of functions; empty: none
   std::vector<int64_t> input_ids; ///< kTokenized
   std::vector<int64_t> labels; ///< kTokenized: as long as `input_ids`
   std::optional<std::string> answer; ///< the key `answer`, a string or a number: what evaluation compares with
@@ -38,10 +41,19 @@ struct Record {
 /// the keys of several kinds are there, the first of tokenised, chat, alpaca, prompt and completion, text is taken. A
 /// key that is null counts as absent.
 ///
+/// A message is an object of `role` and `content`, a text, a list of parts or, beside `tool_calls`, null; its other
+/// keys go to the chat template as they are. ShareGPT's `conversations` have `from` (human or user, gpt or assistant,
+/// system, tool and their like) and `value`. A `system` beside a chat, a prompt or an instruction is the message before
+/// the others; in a prompt's text it stands in front, with an empty line behind.
+///
 /// A pipe is read once, up to 1 GiB, and a record may have 16 MiB of text. Throws `FileError`, and `FormatError` that
 /// names record, line and field: malformed JSON or UTF-8, a key given twice, a record of no kind, a field of another
 /// type, labels that are not as many as the ids, a file without records.
-std::vector<Record> read_records(const std::filesystem::path& file);
+///
+/// `columns` says what a key is called in the file, {{"instruction", "question"}}: a record without that column is
+/// refused.
+std::vector<Record> read_records(
+    const std::filesystem::path& file, const std::map<std::string, std::string>& columns = {});
 
 /// The prompt of an alpaca record, ending where the answer begins:
 /// "### Instruction:\n{instruction}\n\n[### Input:\n{input}\n\n]### Response:\n".

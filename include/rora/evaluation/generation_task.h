@@ -2,10 +2,12 @@
 
 #include <rora/evaluation/answer.h>
 #include <rora/model/generation.h>
+#include <rora/text/chat_template.h>
 #include <rora/text/tokenizer.h>
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 namespace rora {
@@ -14,6 +16,7 @@ struct GenerationTaskOptions {
   TORCH_ARG(int64_t, batch_size) = 32;
   /// Without stop tokens: the tokenizer's EOS and the model's.
   TORCH_ARG(GenerationOptions, generation) = GenerationOptions().max_new_tokens(72);
+  TORCH_ARG(std::optional<ChatTemplate>, chat_template); // prompts are its chats; absent: they are text
 };
 
 /// Answers by generation: each record's prompt is continued, the text is decoded without special tokens, and its answer

@@ -4,6 +4,7 @@
 #include <rora/text/tokenizer.h>
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -13,8 +14,21 @@ namespace rora {
 /// EOS that it may put behind. Training, evaluation and generation begin alike.
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text);
 
-/// `encode_prompt` for the beginning of a chat as `render_chat` writes it: with exactly one BOS where the tokenizer
-/// adds one or the template has one (llama2, llama3).
-std::vector<int64_t> encode_chat_prompt(const Tokenizer& tokenizer, ChatTemplate format, std::string_view text);
+/// How the prompts of alpaca and prompt–completion records are written.
+enum class PromptFormat {
+  kAuto, ///< as chats where there is a chat template, else as text
+  kChat, ///< as a user's message, by the chat template
+  kAlpaca, ///< as text: alpaca records under "### Instruction:", prompts as they are
+};
+
+/// The ids of a chat up to where the assistant's next message begins: those of the template's text, whose special
+/// tokens are all that there are. Throws what `ChatTemplate::render` throws.
+std::vector<int64_t> encode_chat_prompt(
+    const Tokenizer& tokenizer, const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+    const RenderOptions& options = {});
+
+/// The first special token behind an assistant's message, by the template: where generation is to stop. Nothing where
+/// the template has none there, or does not take a chat of a user and an assistant.
+std::optional<int64_t> end_of_message(const Tokenizer& tokenizer, const ChatTemplate& chat_template);
 
 } // namespace rora
