@@ -112,9 +112,42 @@ class Mutator {
   void change(std::string& bytes) {
     // Tokens that lead further into a parser than random bytes do.
     static const std::vector<std::string> kTokens{
-        "{",     "}",    "[",  "]",    ",",       ":",   "\"",     "\\", "-1",   "0",        "18446744073709551616",
-        "1e999", "null", "\"", "true", "(?:a+)+", "{9}", "\\p{L}", ".*", "\xFF", "\xC3\xA9", "\n",
-        "$",     "|",    ")"};
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\\",
+        "-1",
+        "0",
+        "18446744073709551616",
+        "1e999",
+        "null",
+        "\"",
+        "true",
+        "(?:a+)+",
+        "{9}",
+        "\\p{L}",
+        ".*",
+        "\xFF",
+        "\xC3\xA9",
+        "\n",
+        "$",
+        "|",
+        ")",
+        "{%",
+        "%}",
+        "{{",
+        "}}",
+        " if ",
+        " for x in ",
+        "| ",
+        "~",
+        "range(99999)",
+        "{% endfor %}",
+        "*"};
     const size_t at = below(bytes.size() + 1);
     const size_t length = std::min(size_t{1} << below(8), bytes.size() - at);
     switch (below(8)) {
