@@ -32,12 +32,11 @@ Prompts resolve_prompts(const Arguments& arguments, const Tokenizer& tokenizer) 
       throw UsageError("--chat and --prompt-format alpaca exclude each other");
     }
     flags.prompt_format = PromptFormat::kChat;
-  } else if (flags.prompt_format == PromptFormat::kAuto && arguments.model.adapter && flags.chat_template == "auto") {
-    const PromptFormat trained = format_of_adapter(*arguments.model.adapter);
-    flags.prompt_format = trained == PromptFormat::kChat ? trained : PromptFormat::kAlpaca;
-  } else if (
-      flags.prompt_format == PromptFormat::kAuto && (!arguments.model.adapter || flags.chat_template != "auto")) {
-    flags.prompt_format = flags.chat_template != "auto" ? PromptFormat::kChat : PromptFormat::kAlpaca;
+  } else if (flags.prompt_format == PromptFormat::kAuto) {
+    const std::optional<std::string>& adapter = arguments.model.adapter;
+    const bool is_chat =
+        flags.chat_template != "auto" || (adapter && format_of_adapter(*adapter) == PromptFormat::kChat);
+    flags.prompt_format = is_chat ? PromptFormat::kChat : PromptFormat::kAlpaca;
   }
   Prompts prompts = flags.resolve(arguments.model.model, arguments.model.adapter, &tokenizer);
   if (prompts.format == PromptFormat::kAlpaca && !arguments.system.empty()) {

@@ -52,6 +52,13 @@ PromptFormat format_of_run(const fs::path& adapter) {
   return format == "chat" ? PromptFormat::kChat : (format == "alpaca" ? PromptFormat::kAlpaca : PromptFormat::kAuto);
 }
 
+/// The template that is kept beside an adapter, if there is one.
+std::optional<fs::path> own_template(const fs::path& adapter) {
+  std::error_code ignored;
+  const fs::path file = adapter / "chat_template.jinja";
+  return fs::exists(file, ignored) ? std::make_optional(file) : std::nullopt;
+}
+
 } // namespace
 
 std::string Prompts::text() const {
@@ -108,13 +115,10 @@ std::map<std::string, std::string> PromptFlags::column_names() const {
 Prompts PromptFlags::resolve(
     const fs::path& model, const std::optional<std::string>& adapter, const Tokenizer* tokenizer) const {
   Prompts prompts;
-  std::error_code ignored;
-  const bool has_own = adapter && fs::exists(fs::path(*adapter) / "chat_template.jinja", ignored);
   if (chat_template != "auto") {
     prompts.chat_template = load_chat_template(chat_template, model, tokenizer);
-  } else if (has_own) {
-    const fs::path file = fs::path(*adapter) / "chat_template.jinja";
-    prompts.chat_template = ChatTemplate(read_file(file), file, read_special_tokens(model, tokenizer));
+  } else if (const auto own = adapter ? own_template(*adapter) : std::nullopt) {
+    prompts.chat_template = ChatTemplate(read_file(*own), *own, read_special_tokens(model, tokenizer));
   } else {
     prompts.chat_template = load_chat_template(model, tokenizer);
   }
@@ -138,10 +142,8 @@ Prompts PromptFlags::resolve(
 }
 
 PromptFormat format_of_adapter(const fs::path& adapter) {
-  std::error_code ignored;
   const PromptFormat noted_format = format_of_run(adapter);
-  const bool has_own = fs::exists(adapter / "chat_template.jinja", ignored);
-  return noted_format == PromptFormat::kAuto && has_own ? PromptFormat::kChat : noted_format;
+  return noted_format == PromptFormat::kAuto && own_template(adapter) ? PromptFormat::kChat : noted_format;
 }
 
 std::optional<std::string> day_of_run(const fs::path& run) {
