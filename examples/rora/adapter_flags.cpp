@@ -3,6 +3,8 @@
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 
+#include <charconv>
+#include <iostream>
 #include <set>
 
 namespace rora::cli {
@@ -22,6 +24,20 @@ bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
     return std::set<std::string>(each.names.begin(), each.names.end());
   };
   return a.regex == b.regex && a.all_linear == b.all_linear && sorted(a) == sorted(b);
+}
+
+/// The ids of --trainable-token-indices, which are the embedding's.
+TokenIndices token_indices(const std::vector<std::string>& ids) {
+  std::vector<int64_t> tokens;
+  for (const std::string& id : ids) {
+    int64_t token = 0;
+    const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), token);
+    if (error != std::errc() || end != id.data() + id.size()) {
+      throw UsageError("--trainable-token-indices: '" + id + "' is not a token's id");
+    }
+    tokens.push_back(token);
+  }
+  return tokens.empty() ? TokenIndices() : TokenIndices{{"embed_tokens", tokens}};
 }
 
 } // namespace
@@ -47,9 +63,22 @@ void AdapterFlags::add(Flags& flags) {
   flags.add(
       "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head",
       ',');
+  add_rows(flags);
   flags.add(
       "init-adapter", init_adapter,
       "A PEFT folder to go on from, which brings rank, alpha, scaling and targets (default: none)");
+}
+
+void AdapterFlags::add_rows(Flags& flags) {
+  flags.add(
+      "modules-to-save", modules_to_save,
+      "Modules to train and save as a whole beside the adapter: embed_tokens, lm_head", ',');
+  flags.add(
+      "trainable-token-indices", trainable_token_indices,
+      "Ids of tokens whose embeddings are trained beside the adapter, and whose rows of a tied head", ',');
+  flags.add(
+      "ensure-weight-tying", ensure_weight_tying,
+      "Keep a tied head and embedding one weight when --modules-to-save trains it (default: off, as in PEFT)");
 }
 
 AdapterOptions AdapterFlags::resolve(const Flags& flags) {
@@ -58,11 +87,19 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
       throw UsageError("--dora-dropout needs --dora");
     }
   };
+  if (ensure_weight_tying && !init_adapter && modules_to_save.empty()) {
+    throw UsageError("--ensure-weight-tying needs --modules-to-save");
+  }
   if (!init_adapter) {
     require_dora();
     LowRankOptions low_rank;
     low_rank.rank(rank).alpha(alpha).scaling(scaling).dora(dora).dropout(dropout).dora_dropout(dora_dropout);
-    return AdapterOptions().low_rank(low_rank).target_modules(selection(target_modules));
+    return AdapterOptions()
+        .low_rank(low_rank)
+        .target_modules(selection(target_modules))
+        .modules_to_save(modules_to_save)
+        .trainable_token_indices(token_indices(trainable_token_indices))
+        .ensure_weight_tying(ensure_weight_tying);
   }
   AdapterOptions options = read_adapter_config(*init_adapter);
   LowRankOptions low_rank = options.low_rank();
@@ -76,11 +113,23 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   require("scaling", scaling == low_rank.scaling());
   require("dora", dora == low_rank.dora());
   require("target-modules", same_modules(selection(target_modules), options.target_modules()));
+  require("modules-to-save", modules_to_save == options.modules_to_save());
+  require("trainable-token-indices", token_indices(trainable_token_indices) == options.trainable_token_indices());
+  require("ensure-weight-tying", ensure_weight_tying == options.ensure_weight_tying());
   rank = low_rank.rank();
   alpha = low_rank.alpha();
   scaling = low_rank.scaling();
   dora = low_rank.dora();
   require_dora();
+  modules_to_save = options.modules_to_save();
+  if (const TokenIndices& indices = options.trainable_token_indices();
+      indices.size() == 1 && indices.front().first == "embed_tokens") {
+    trainable_token_indices.clear();
+    for (const int64_t token : indices.front().second) {
+      trainable_token_indices.push_back(std::to_string(token));
+    }
+  }
+  ensure_weight_tying = options.ensure_weight_tying();
   const ModuleSelection& targets = options.target_modules();
   target_modules = targets.all_linear ? std::vector<std::string>{kAllLinear} : targets.names;
   dropout = flags.given("dropout") ? dropout : low_rank.dropout();
@@ -93,7 +142,15 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
     load_adapter(
         *model, *init_adapter, LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
   } else {
+    if (ensure_weight_tying && !model->options.tie_word_embeddings()) {
+      throw UsageError("--ensure-weight-tying: the head of this model is not tied to its embedding");
+    }
+    const bool tied = model->options.tie_word_embeddings();
     attach_adapters(*model, options);
+    if (tied && !model->options.tie_word_embeddings()) {
+      std::cerr << "the head is no longer tied to the embedding, as --modules-to-save trains one without the other or "
+                   "each for itself; --ensure-weight-tying keeps them one\n";
+    }
   }
 }
 

@@ -21,10 +21,15 @@ struct AdapterFlags {
   ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
   std::vector<std::string> target_modules = kDefaultTargetModules;
   std::optional<std::string> init_adapter;
+  std::vector<std::string> modules_to_save;
+  std::vector<std::string> trainable_token_indices; ///< ids
+  bool ensure_weight_tying = false;
 
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
   void add_scaling(Flags& flags);
+  /// What is trained beside the adapter.
+  void add_rows(Flags& flags);
   /// All of them.
   void add(Flags& flags);
 

@@ -9,6 +9,7 @@
 #include <rora/core/projection.h>
 #include <rora/error.h>
 #include <rora/model/pretrained.h>
+#include <rora/model/trained_rows.h>
 
 #include <ATen/ATen.h>
 
@@ -62,13 +63,19 @@ void merge_exactly(ProjectionImpl& projection) {
   projection.weight.copy_(exact);
 }
 
-/// W + Σ s·B·A over the adapter's factors, with DoRA's rows brought to their magnitudes, in fp64: the merged weight by
-/// its equation.
+/// W + Σ s·B·A over the adapter's factors, with DoRA's rows brought to their magnitudes, or W with trained rows in
+/// place, in fp64: the merged weight by its equation.
 at::Tensor merged_by_equation(const ProjectionImpl& projection) {
   const Adapter& adapter = *projection.active_adapter();
+  if (const auto* rows = dynamic_cast<const TrainedRows*>(&adapter); rows != nullptr && rows->weight.defined()) {
+    return rows->weight.to(at::kDouble);
+  }
   at::Tensor merged = projection.base().dense().to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
   for (const LowRankPair& pair : adapter.pairs()) {
     merged.addmm_(pair.b.to(at::kDouble), pair.a.to(at::kDouble), /*beta=*/1, /*alpha=*/pair.scale);
+  }
+  if (const auto* rows = dynamic_cast<const TrainedRows*>(&adapter)) {
+    merged.index_copy_(0, rows->token_indices, rows->trainable_tokens_delta.to(at::kDouble));
   }
   for (const auto& item : adapter.named_parameters()) {
     if (adapter.role(item.key()) == ParameterRole::kMagnitude) {
@@ -99,7 +106,8 @@ void verify_weights(const CausalLM& merged, const std::vector<ChangedProjection>
   const auto parameters = merged->named_parameters();
   for (const auto& [name, projection] : changed) {
     const at::Tensor* weight = parameters.find(name + ".weight");
-    if (weight == nullptr || at::equal(*weight, projection->base().dense())) {
+    const bool may_be_equal = projection->active_adapter()->as<TrainedRows>() != nullptr;
+    if (weight == nullptr || (!may_be_equal && at::equal(*weight, projection->base().dense()))) {
       throw std::runtime_error("merging did not change " + name + ".weight: a wider --dtype may help");
     }
     if (!within_a_rounding(*weight, merged_by_equation(*projection), projection->base().dense())) {

@@ -20,7 +20,8 @@ const std::set<std::string> kInformative{
 
 /// Fields of any kind that are read: which modules are meant.
 const std::set<std::string> kRead{
-    "peft_type", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"};
+    "peft_type",      "target_modules",  "exclude_modules",         "layers_to_transform",
+    "layers_pattern", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"};
 
 /// The order in which a folder's config holds its fields; those of other kinds come behind.
 const std::vector<std::string> kOrder{
@@ -41,6 +42,8 @@ const std::vector<std::string> kOrder{
     "bias",
     "fan_in_fan_out",
     "modules_to_save",
+    "trainable_token_indices",
+    "ensure_weight_tying",
     "init_lora_weights"};
 
 AdapterKindEntry read_kind(const JsonObject& config) {
@@ -95,6 +98,43 @@ void write_selection(JsonFields& fields, const std::string& field, const ModuleS
   }
 }
 
+/// A list is of the embedding.
+TokenIndices read_token_indices(const JsonObject& config) {
+  const std::string field = "trainable_token_indices";
+  TokenIndices indices;
+  if (config.is_object(field)) {
+    const JsonObject by_module = config.object(field);
+    for (const std::string& module : by_module.names()) {
+      indices.emplace_back(module, by_module.integers(module));
+    }
+  } else if (config.has(field)) {
+    indices.emplace_back("embed_tokens", config.integers(field));
+  }
+  return indices;
+}
+
+/// What is trained beside the adapters. Null where nothing is, as PEFT has it.
+void write_rows(JsonFields& fields, const AdapterOptions& options) {
+  if (options.modules_to_save().empty()) {
+    fields.set("modules_to_save", nullptr);
+  } else {
+    fields.set("modules_to_save", options.modules_to_save());
+  }
+  const TokenIndices& tokens = options.trainable_token_indices();
+  if (tokens.size() == 1 && tokens.front().first == "embed_tokens") {
+    fields.set("trainable_token_indices", tokens.front().second);
+  } else if (!tokens.empty()) {
+    JsonFields by_module;
+    for (const auto& [module, indices] : tokens) {
+      by_module.set(module, indices);
+    }
+    fields.set("trainable_token_indices", by_module);
+  }
+  if (options.ensure_weight_tying()) {
+    fields.set("ensure_weight_tying", true);
+  }
+}
+
 JsonFields in_order(JsonFields fields) {
   Json& unordered = json_of(fields);
   JsonFields ordered;
@@ -119,6 +159,9 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   options.target_modules(read_selection(config, "target_modules"));
   options.exclude_modules(read_selection(config, "exclude_modules"));
   options.layers_to_transform(config.integers("layers_to_transform"));
+  options.modules_to_save(config.strings("modules_to_save"));
+  options.trainable_token_indices(read_token_indices(config));
+  options.ensure_weight_tying(config.boolean("ensure_weight_tying", false));
   if (options.target_modules().empty()) {
     config.fail("target_modules", "is missing");
   }
@@ -145,7 +188,7 @@ std::string adapter_config_json(const AdapterOptions& options, const std::string
   } else {
     fields.set("layers_to_transform", options.layers_to_transform());
   }
-  fields.set("modules_to_save", nullptr);
+  write_rows(fields, options);
   return in_order(std::move(fields)).text();
 }
 

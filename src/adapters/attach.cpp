@@ -2,9 +2,14 @@
 
 #include "attachment.h"
 #include "module_matching.h"
+#include "rows_attachment.h"
+
+#include <rora/model/embedding.h>
 
 #include <c10/util/Exception.h>
 #include <torch/nn/modules/linear.h>
+
+#include <algorithm>
 
 namespace rora {
 namespace {
@@ -19,6 +24,38 @@ std::vector<NamedProjection> projections(const torch::nn::Module& model) {
     }
   }
   return found;
+}
+
+/// Throws where an embedding is a target: there are no low-rank adapters of one here.
+void check_embeddings(const AdapterOptions& options, const std::vector<std::string>& embeddings) {
+  if (options.target_modules().all_linear) {
+    return;
+  }
+  auto meant = detail::selected(options.target_modules(), embeddings);
+  if (!options.exclude_modules().empty()) {
+    const auto excluded = detail::selected(options.exclude_modules(), embeddings);
+    std::erase_if(meant, [&](const std::string& each) {
+      return std::find(excluded.begin(), excluded.end(), each) != excluded.end();
+    });
+  }
+  TORCH_CHECK_VALUE(
+      meant.empty(), "target_modules means ", meant.front(),
+      ", an embedding, of which there are no such adapters here: ",
+      "modules_to_save trains it as a whole, trainable_token_indices some of its rows");
+}
+
+/// Takes out of the chosen modules those that are trained themselves, as PEFT does.
+void leave_out_trained_rows(std::vector<std::string>& chosen, const std::vector<detail::RowsAttachment>& rows) {
+  for (const detail::RowsAttachment& each : rows) {
+    const auto found = std::find(chosen.begin(), chosen.end(), each.module);
+    if (found != chosen.end()) {
+      TORCH_CHECK_VALUE(
+          !each.tokens, each.module,
+          " is a target module and has rows of tokens trained by trainable_token_indices: it ", "has one adapter");
+      chosen.erase(found);
+    }
+  }
+  TORCH_CHECK_VALUE(!chosen.empty(), "modules_to_save leaves none of the target modules");
 }
 
 /// Throws where any of the projections is merged: `what` is then not to be done half-way.
@@ -56,13 +93,18 @@ void check_attachable(const torch::nn::Module& model, const std::string& name) {
 
 std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const AdapterOptions& options) {
   std::vector<std::string> names;
+  std::vector<std::string> embeddings;
   for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-    if (item.value()->as<ProjectionImpl>() != nullptr || item.value()->as<torch::nn::LinearImpl>() != nullptr) {
+    if (item.value()->as<EmbeddingImpl>() != nullptr) {
+      embeddings.push_back(item.key());
+    } else if (item.value()->as<ProjectionImpl>() != nullptr || item.value()->as<torch::nn::LinearImpl>() != nullptr) {
       names.push_back(item.key());
     }
   }
+  check_embeddings(options, embeddings);
   const auto kind = options.resolved_kind();
-  const auto chosen = targeted_modules(options, names);
+  auto chosen = targeted_modules(options, names);
+  leave_out_trained_rows(chosen, plan_rows(model, options));
   const auto modules = model.named_modules("", /*include_self=*/false);
   std::vector<Attachment> plan;
   for (const std::string& module : chosen) {
@@ -119,8 +161,11 @@ std::vector<std::string> attach_adapters(
     options.resolved_kind()->check_statistics(each.module, *each.projection, statistics_of(each.module));
     names.push_back(each.module);
   }
+  auto rows = detail::plan_rows(model, options);
   detail::make_adapters(plan, options, statistics_of);
+  detail::make_rows(rows);
   detail::attach(model, plan, name);
+  detail::attach_rows(model, rows, name);
   return names;
 }
 

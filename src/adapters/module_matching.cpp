@@ -84,13 +84,6 @@ class Selector {
   std::unique_ptr<FullMatch> regex_;
 };
 
-std::vector<std::string> selected(const ModuleSelection& selection, const std::vector<std::string>& names) {
-  const Selector meant(selection);
-  std::vector<std::string> found;
-  std::copy_if(names.begin(), names.end(), std::back_inserter(found), std::cref(meant));
-  return found;
-}
-
 /// Drops the names outside of layers_to_transform, but for those that target_modules gives in whole, as PEFT does.
 void keep_layers(const AdapterOptions& options, std::vector<std::string>& names) {
   const auto& layers = options.layers_to_transform();
@@ -137,6 +130,13 @@ bool FullMatch::operator()(const std::string& text) const {
       result >= 0 || result == PCRE2_ERROR_NOMATCH, "the regular expression ", quote(pattern_), " cannot be matched ",
       "with ", quote(text), ": it takes too many steps");
   return result >= 0;
+}
+
+std::vector<std::string> selected(const ModuleSelection& selection, const std::vector<std::string>& names) {
+  const Selector meant(selection);
+  std::vector<std::string> found;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(found), std::cref(meant));
+  return found;
 }
 
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing) {

@@ -20,6 +20,9 @@ class FullMatch {
   std::shared_ptr<void> code_;
 };
 
+/// Those of `names` that `selection` means.
+std::vector<std::string> selected(const ModuleSelection& selection, const std::vector<std::string>& names);
+
 /// The names, out of `existing`, that `options` target. Throws `c10::ValueError` where a target matches nothing.
 std::vector<std::string> targeted_modules(const AdapterOptions& options, const std::vector<std::string>& existing);
 

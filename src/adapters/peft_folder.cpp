@@ -4,6 +4,7 @@
 #include "../checkpoint/other_forms.h"
 #include "adapter_config.h"
 #include "attachment.h"
+#include "rows_attachment.h"
 
 #include <rora/adapters/adapter_kind.h>
 #include <rora/checkpoint/file.h>
@@ -52,8 +53,19 @@ void check_base_weight(const SafetensorsFile& file, const std::string& key, cons
 }
 
 /// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
-void check_tensors(const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
+void check_tensors(
+    const std::vector<detail::Attachment>& plan, const std::vector<detail::RowsAttachment>& rows,
+    const AdapterKind& kind, const SafetensorsFile& file) {
   std::set<std::string> known;
+  for (const detail::RowsAttachment& each : rows) {
+    for (const std::string& key : each.keys()) {
+      check_tensor(file, key, each.shape());
+      if (!at::equal(file.tensor(key), file.tensor(each.keys().front()))) {
+        throw FormatError(file.path(), key + " is not " + each.keys().front() + ", to which the model ties it");
+      }
+      known.insert(key);
+    }
+  }
   for (const detail::Attachment& each : plan) {
     for (const AdapterTensor& tensor : kind.tensors(each.module, *each.projection)) {
       const std::string key = kind.key(each.module, tensor.name);
@@ -72,8 +84,15 @@ void check_tensors(const std::vector<detail::Attachment>& plan, const AdapterKin
   }
 }
 
-void copy_tensors(const std::vector<detail::Attachment>& plan, const AdapterKind& kind, const SafetensorsFile& file) {
+void copy_tensors(
+    const std::vector<detail::Attachment>& plan, const std::vector<detail::RowsAttachment>& rows,
+    const AdapterKind& kind, const SafetensorsFile& file) {
   at::NoGradGuard no_grad;
+  for (const detail::RowsAttachment& each : rows) {
+    for (at::Tensor& tensor : each.adapter->parameters()) {
+      tensor.copy_(file.tensor(each.keys().front()));
+    }
+  }
   for (const detail::Attachment& each : plan) {
     for (const auto& [name, tensor] : each.adapter->saved_tensors()) {
       at::Tensor(tensor).copy_(file.tensor(kind.key(each.module, name)));
@@ -96,7 +115,16 @@ void check_no_block_adapter(const torch::nn::Module& model, const std::string& n
 std::map<std::string, at::Tensor> tensors_to_save(
     const torch::nn::Module& model, const std::string& name, const AdapterKind& kind) {
   std::map<std::string, at::Tensor> sorted;
+  for (const detail::RowsAttachment& each : detail::attached_rows(model, name)) {
+    for (const std::string& key : each.keys()) {
+      // Each key its own memory, as the format wants it.
+      sorted.emplace(key, each.adapter->parameters().front().detach().to(at::kFloat, false, /*copy=*/true));
+    }
+  }
   for (const auto& [module, projection] : detail::projections_with(model, name)) {
+    if (projection->adapter(name)->as<TrainedRows>() != nullptr) {
+      continue;
+    }
     const auto tensors = projection->adapter(name)->saved_tensors();
     const auto expected = kind.tensors(module, *projection);
     bool fits = tensors.size() == expected.size();
@@ -160,16 +188,20 @@ AdapterOptions load_adapter(
   }
   const SafetensorsFile file(folder / kWeightsFile);
   std::vector<detail::Attachment> plan;
+  std::vector<detail::RowsAttachment> rows;
   try {
     plan = detail::plan_attachments(model, options);
+    rows = detail::plan_rows(model, options);
   } catch (const c10::ValueError& error) {
     throw FormatError(folder / kConfigFile, error.what_without_backtrace());
   }
   const auto kind = options.resolved_kind();
-  check_tensors(plan, *kind, file);
+  check_tensors(plan, rows, *kind, file);
   detail::make_adapters(plan, options, [](const std::string&) { return WeightStatistics(); });
-  copy_tensors(plan, *kind, file);
+  detail::make_rows(rows);
+  copy_tensors(plan, rows, *kind, file);
   detail::attach(model, plan, load.name());
+  detail::attach_rows(model, rows, load.name());
   return options;
 }
 

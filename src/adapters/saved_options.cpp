@@ -1,6 +1,7 @@
 #include "attachment.h"
 #include "kinds/low_rank.h"
 #include "module_matching.h"
+#include "rows_attachment.h"
 
 #include <c10/util/Exception.h>
 
@@ -25,13 +26,15 @@ const AttachedOptions* common_options(const std::vector<NamedAdapter>& adapters)
 }
 
 /// Whether `options` mean just these modules of `model`.
-bool means(const AdapterOptions& options, const torch::nn::Module& model, const std::vector<std::string>& modules) {
+bool means(
+    const AdapterOptions& options, const torch::nn::Module& model, const std::vector<std::string>& modules,
+    const std::vector<RowsAttachment>& rows) {
   try {
     std::vector<std::string> meant;
     for (const Attachment& each : plan_attachments(model, options)) {
       meant.push_back(each.module);
     }
-    return meant == modules;
+    return meant == modules && same_rows(plan_rows(model, options), rows);
   } catch (const c10::ValueError&) {
     return false; // the model is no longer the one that they were attached to
   }
@@ -63,19 +66,26 @@ std::shared_ptr<const AdapterKind> attached_kind(const std::vector<NamedAdapter>
 AdapterOptions saved_options(const torch::nn::Module& model, const std::string& name, bool portable) {
   std::vector<NamedAdapter> adapters;
   std::vector<std::string> modules;
+  const std::vector<RowsAttachment> rows = attached_rows(model, name);
   for (const auto& [module, projection] : projections_with(model, name)) {
-    adapters.push_back({module, projection->adapter(name)});
-    modules.push_back(module);
+    if (projection->adapter(name)->as<TrainedRows>() == nullptr) {
+      adapters.push_back({module, projection->adapter(name)});
+      modules.push_back(module);
+    }
   }
+  TORCH_CHECK_VALUE(
+      !adapters.empty(), "the adapters named '", name, "' are rows of the embedding or the head alone: a folder holds ",
+      "them beside those of projections");
   AdapterOptions options;
   const AttachedOptions* attached = common_options(adapters);
-  if (attached != nullptr && means(attached->options, model, modules)) {
+  if (attached != nullptr && means(attached->options, model, modules, rows)) {
     options = attached->options;
     list_targets(options, modules);
   } else {
     options.target_modules(modules);
+    put_rows_options(rows, options);
     TORCH_CHECK_VALUE(
-        means(options, model, modules), "the adapters named '", name,
+        means(options, model, modules, rows), "the adapters named '", name,
         "' are not saved: the name of one's module is the end of another module's");
   }
   attached_kind(adapters)->as_saved(adapters, portable)->put_into(options);

@@ -24,7 +24,7 @@ Perplexity evaluate_perplexity(
   at::NoGradGuard no_grad;
   detail::EvaluationMode evaluation_mode(*model);
   Perplexity result;
-  at::Tensor sum = at::zeros({}, model->head_weight().options().dtype(at::kDouble));
+  at::Tensor sum = at::zeros({}, at::TensorOptions().device(model->device()).dtype(at::kDouble));
   int64_t done = 0;
   for (const auto& batch : batches) {
     std::vector<std::vector<int64_t>> rows;

@@ -4,6 +4,7 @@
 #include "recomputation.h"
 #include "rotary_frequencies.h"
 
+#include <rora/model/trained_rows.h>
 #include <rora/ops/attention.h>
 #include <rora/ops/cross_entropy.h>
 
@@ -48,6 +49,11 @@ bool has_prefix(const torch::nn::ModuleListImpl& layers) {
   });
 }
 
+/// The rows of a weight over the vocabulary that are trained; null where none are.
+const TrainedRows* trained_rows(const ProjectionImpl& projection) {
+  return dynamic_cast<const TrainedRows*>(projection.active_adapter());
+}
+
 double embedding_multiplier(const DecoderOptions& options, at::ScalarType dtype) {
   const double multiplier = options.embedding_multiplier();
   return options.embedding_multiplier_rounds() ? at::scalar_tensor(multiplier, dtype).item<double>() : multiplier;
@@ -57,8 +63,7 @@ double embedding_multiplier(const DecoderOptions& options, at::ScalarType dtype)
 
 DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
   options.validate();
-  at::Tensor embedding = at::empty({options.vocab_size(), options.hidden_size()});
-  embed_tokens = register_module("embed_tokens", torch::nn::Embedding::from_pretrained(embedding));
+  embed_tokens = register_module("embed_tokens", Embedding(options.vocab_size(), options.hidden_size()));
   layers = register_module("layers", torch::nn::ModuleList());
   for (int64_t layer = 0; layer < options.num_hidden_layers(); ++layer) {
     layers->push_back(DecoderLayer(options, layer));
@@ -94,7 +99,7 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
 }
 
 at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool recompute) {
-  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->embed(input.input_ids);
   if (options.embedding_multiplier() != 1.0) {
     hidden = hidden * embedding_multiplier(options, hidden.scalar_type());
   }
@@ -135,6 +140,10 @@ DecoderForCausalLMImpl::DecoderForCausalLMImpl(const DecoderOptions& options) : 
   }
 }
 
+ProjectionImpl& DecoderForCausalLMImpl::head_projection() const {
+  return lm_head.is_empty() ? static_cast<ProjectionImpl&>(*model->embed_tokens.ptr()) : *lm_head.ptr();
+}
+
 PreparedInput DecoderForCausalLMImpl::prepare(const ModelInput& input, int64_t cached) const {
   return model->prepare(input, cached);
 }
@@ -144,13 +153,17 @@ at::Tensor DecoderForCausalLMImpl::compute(const PreparedInput& input, KeyValueC
 }
 
 at::Tensor DecoderForCausalLMImpl::logits(const at::Tensor& hidden) {
-  const at::Tensor logits =
-      lm_head.is_empty() ? at::linear(hidden, model->embed_tokens->weight) : lm_head->forward(hidden);
+  ProjectionImpl& head = head_projection();
+  const bool plain = lm_head.is_empty() && head.active_adapter() == nullptr;
+  const at::Tensor logits = plain ? at::linear(hidden, model->embed_tokens->weight) : head.forward(hidden);
   return options.logits_scaling() == 1.0 ? logits : logits / options.logits_scaling();
 }
 
 at::Tensor DecoderForCausalLMImpl::loss_of_states(const at::Tensor& states, const at::Tensor& targets) {
-  if (!lm_head.is_empty() && (lm_head->active_adapter() != nullptr || !lm_head->weight.defined())) {
+  const ProjectionImpl& head = head_projection();
+  const Adapter* adapter = head.active_adapter();
+  const bool by_weight = adapter == nullptr ? head.weight.defined() : trained_rows(head) != nullptr;
+  if (!by_weight) {
     const auto wide = states.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     return at::cross_entropy_loss(logits(states).to(wide), targets, {}, at::Reduction::Sum);
   }
@@ -159,14 +172,25 @@ at::Tensor DecoderForCausalLMImpl::loss_of_states(const at::Tensor& states, cons
 }
 
 at::Tensor DecoderForCausalLMImpl::embed(const at::Tensor& input_ids) {
-  return model->embed_tokens->forward(input_ids);
+  return model->embed_tokens->embed(input_ids);
 }
 
 at::Tensor DecoderForCausalLMImpl::head_weight() const {
-  if (lm_head.is_empty()) {
-    return model->embed_tokens->weight;
+  const ProjectionImpl& head = head_projection();
+  if (const TrainedRows* rows = trained_rows(head)) {
+    return rows->weight_of(head);
   }
-  return lm_head->weight.defined() ? lm_head->weight : lm_head->base().dense();
+  return head.weight.defined() ? head.weight : head.base().dense();
+}
+
+void DecoderForCausalLMImpl::untie_head() {
+  if (lm_head.is_empty()) {
+    TORCH_CHECK_VALUE(!model->embed_tokens->merged(), "unmerge the embedding's adapter before untying the head");
+    lm_head = register_module("lm_head", Projection(model->embed_tokens->original_weight().detach()));
+    lm_head->train(is_training());
+    options.tie_word_embeddings(false);
+    model->options.tie_word_embeddings(false);
+  }
 }
 
 std::vector<LayerMemory> DecoderForCausalLMImpl::layer_memory() const {

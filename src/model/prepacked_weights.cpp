@@ -1,6 +1,7 @@
 #include <rora/model/prepacked_weights.h>
 
 #include <rora/core/projection.h>
+#include <rora/model/embedding.h>
 #include <rora/ops/prepacked_weight.h>
 
 #include <vector>
@@ -11,7 +12,8 @@ int64_t prepack_weights(CausalLM model) {
   std::vector<ProjectionImpl*> projections;
   for (const auto& module : model->named_modules("", /*include_self=*/false)) {
     auto* projection = module.value()->as<ProjectionImpl>();
-    if (projection != nullptr && projection->weight.defined() && module.key() != "lm_head") {
+    if (projection != nullptr && projection->weight.defined() && module.key() != "lm_head" &&
+        module.value()->as<EmbeddingImpl>() == nullptr) {
       const at::Tensor& weight = projection->weight;
       TORCH_CHECK_VALUE(
           weight.device().is_cpu() && ops::can_prepack_weights(weight.scalar_type()), "weights of ",

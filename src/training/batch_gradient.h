@@ -8,9 +8,8 @@ namespace rora::detail {
 
 /// A scalar on the model's device, in the dtype of its losses: what a sum of losses is multiplied by.
 inline at::Tensor loss_factor(const CausalLM& model, double value) {
-  const at::Tensor weight = model->head_weight();
-  const auto wide = weight.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return at::full({}, value, at::TensorOptions().device(weight.device()).dtype(wide));
+  const auto wide = model->dtype() == at::kDouble ? at::kDouble : at::kFloat;
+  return at::full({}, value, at::TensorOptions().device(model->device()).dtype(wide));
 }
 
 /// Adds the gradient of factor·(the sum of losses) to the parameters'. Returns the sum. All that is prepared lies on

@@ -148,7 +148,7 @@ TEST_F(BadAdapterTest, NamesTheConfigsField) {
       {"target_modules", json::array({1})},
       {"target_modules", "(q"},
       {"fan_in_fan_out", true},
-      {"modules_to_save", json::array({"lm_head"})},
+      {"modules_to_save", json::array({"norm"})},
       {"lora_bias", true},
       {"use_qalora", true},
       {"something_new", 5},

@@ -21,7 +21,11 @@ def config_cases():
             "rank_pattern": [{"q_proj": 0}, {"q_proj": 3}, {"(": 2}, [], {"q_proj": "x"}, {"q_proj": 10**9}],
             "alpha_pattern": [{"q_proj": "x"}, {"(": 2}, 5],
             "layers_to_transform": [[5], ["x"], -1],
-            "layers_pattern": ["h"], "bias": ["all", 5], "modules_to_save": [["lm_head"]], "use_dora": [True, "x"],
+            "layers_pattern": ["h"], "bias": ["all", 5], "use_dora": [True, "x"],
+            "modules_to_save": [["lm_head"], ["norm"], [""], 5, [5], {}, ["embed_tokens"] * 100_000],
+            "trainable_token_indices": [[1], [], [-1], [2**63 - 1], [2**64], ["x"], 5.5, {"lm_head": [1]}, {"": [1]},
+                                        {"norm": [1]}, {"embed_tokens": "x"}, [1] * 100_000],
+            "ensure_weight_tying": ["x", 2],
             "use_rslora": ["x", 2], "init_lora_weights": ["pissa"], "fan_in_fan_out": [True], "unheard_of": [1],
     }.items():
         for value in values:

@@ -79,6 +79,12 @@ std::vector<Case> cases() {
       {"rewritten_rora_portable", AdapterOptions().low_rank(LowRankOptions(rora).initializer(principal)),
        /*portable=*/true},
       {"rewritten_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(principal))},
+      {"embedding_and_head", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens", "lm_head"})},
+      {"embedding_untied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"})},
+      {"embedding_tied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"}).ensure_weight_tying(true)},
+      {"tokens", AdapterOptions().low_rank(rora).trainable_token_indices({{"embed_tokens", {31, 3}}})},
+      {"tokens_of_each",
+       AdapterOptions().low_rank(rora).trainable_token_indices({{"embed_tokens", {31, 3}}, {"lm_head", {5}}})},
       {"bfloat16_base", AdapterOptions().low_rank(rora), /*portable=*/false, at::kBFloat16},
   };
 }

@@ -50,6 +50,9 @@ inline const std::vector<std::string> kDefaultTargetModules{"q_proj",    "k_proj
 template <typename T>
 using ModulePattern = std::vector<std::pair<std::string, T>>;
 
+/// Tokens by the embedding or head whose rows of theirs are meant: PEFT's `trainable_token_indices`.
+using TokenIndices = std::vector<std::pair<std::string, std::vector<int64_t>>>;
+
 /// What is attached to a model: PEFT's `LoraConfig`, or another of its configs by `kind`.
 struct AdapterOptions {
   /// Another kind of adapter than low-rank ones, with its options; null: low-rank ones of the options here.
@@ -63,6 +66,14 @@ struct AdapterOptions {
   TORCH_ARG(ModulePattern<double>, alpha_pattern);
   /// Only these layers; empty is all.
   TORCH_ARG(std::vector<int64_t>, layers_to_transform);
+  /// Beside the adapters: of "embed_tokens" and "lm_head" those that are trained as a whole (`TrainedRows`). One that
+  /// is a target module too has no adapter of the kind.
+  TORCH_ARG(std::vector<std::string>, modules_to_save);
+  /// Or of which only some tokens' rows are trained. A head that is tied to the embedding shares these.
+  TORCH_ARG(TokenIndices, trainable_token_indices);
+  /// Whether one weight serves a head that is tied to the embedding and the embedding when `modules_to_save` has it
+  /// trained; otherwise such a head is untied and keeps, or trains, a weight of its own, as in PEFT.
+  TORCH_ARG(bool, ensure_weight_tying) = false;
 
  public:
   /// The low-rank options of the module of that name, patterns applied.

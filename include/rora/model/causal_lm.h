@@ -60,11 +60,19 @@ class CausalLMImpl : public torch::nn::Module {
   /// What enters the first layer for `input_ids` `[batch, seq]`: `[batch, seq, hidden]`.
   virtual at::Tensor embed(const at::Tensor& input_ids) = 0;
 
-  /// The head's weight `[vocab, hidden]`: the embedding's where tied; dequantised where it is stored so.
+  /// The head's weight `[vocab, hidden]`: the embedding's where tied; dequantised where it is stored so; with the rows
+  /// in place that an active `TrainedRows` trains.
   virtual at::Tensor head_weight() const = 0;
 
   /// What each layer keeps for its backward, from the first to the last.
   virtual std::vector<LayerMemory> layer_memory() const = 0;
+
+  /// Gives a head that is tied to the embedding a projection of its own, named `lm_head`, whose frozen weight shares
+  /// the embedding's memory: their adapters differ from then on. Nothing happens where the head is not tied. Throws
+  /// `c10::NotImplementedError` for a model that cannot.
+  virtual void untie_head() {
+    TORCH_CHECK_NOT_IMPLEMENTED(!options.tie_word_embeddings(), "this model's head cannot be untied");
+  }
 
   virtual at::Device device() const {
     return head_weight().device();
@@ -85,15 +93,15 @@ class CausalLMImpl : public torch::nn::Module {
 
   /// The cross-entropy of each labelled token from the tokens before it, summed in fp32. `labels` is int64
   /// `[batch, seq]`, unshifted, `kIgnoreIndex` (−100) where no loss is taken; logits exist for labelled tokens alone,
-  /// a chunk at a time; all of them at once where an adapter of lm_head is active. With labels on the CPU the program
-  /// does not wait for a GPU. Throws `c10::IndexError` for a label outside the vocabulary.
+  /// a chunk at a time; all of them at once where an adapter of lm_head is active that is no `TrainedRows`. With labels
+  /// on the CPU the program does not wait for a GPU. Throws `c10::IndexError` for a label outside the vocabulary.
   LossSum loss(const ModelInput& input, const at::Tensor& labels);
 
   /// `loss` in its two halves: what a host makes of a batch, and the sum that the model's device computes from it.
   PreparedLoss prepare_loss(const ModelInput& input, const at::Tensor& labels) const;
   at::Tensor compute_loss(const PreparedLoss& prepared);
 
-  DecoderOptions options;
+  DecoderOptions options; ///< `tie_word_embeddings` becomes false with `untie_head`
   /// Layers recompute their activations in backward instead of keeping them.
   bool activation_checkpointing = false;
 };

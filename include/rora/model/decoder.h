@@ -3,12 +3,12 @@
 #include <rora/model/causal_lm.h>
 #include <rora/model/decoder_layer.h>
 #include <rora/model/decoder_options.h>
+#include <rora/model/embedding.h>
 #include <rora/model/prepared_input.h>
 #include <rora/model/rms_norm.h>
 
 #include <torch/nn/module.h>
 #include <torch/nn/modules/container/modulelist.h>
-#include <torch/nn/modules/embedding.h>
 
 namespace rora {
 
@@ -25,7 +25,7 @@ class DecoderImpl : public torch::nn::Module {
   at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr, bool recompute = false);
 
   DecoderOptions options;
-  torch::nn::Embedding embed_tokens{nullptr};
+  Embedding embed_tokens{nullptr};
   torch::nn::ModuleList layers{nullptr};
   RMSNorm norm{nullptr};
 };
@@ -43,11 +43,16 @@ class DecoderForCausalLMImpl : public CausalLMImpl {
   at::Tensor embed(const at::Tensor& input_ids) override;
   at::Tensor head_weight() const override;
   std::vector<LayerMemory> layer_memory() const override;
+  void untie_head() override;
   at::Device device() const override;
   at::ScalarType dtype() const override;
 
   Decoder model{nullptr};
   Projection lm_head{nullptr}; ///< null where the head is tied to the embedding
+
+ private:
+  /// The head, or the embedding that it is tied to.
+  ProjectionImpl& head_projection() const;
 };
 TORCH_MODULE(DecoderForCausalLM);
 

@@ -1,0 +1,29 @@
+#include <rora/model/embedding.h>
+
+#include <rora/model/trained_rows.h>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+namespace rora {
+
+EmbeddingImpl::EmbeddingImpl(int64_t vocab_size, int64_t hidden_size) : ProjectionImpl(hidden_size, vocab_size) {}
+
+at::Tensor EmbeddingImpl::embed(const at::Tensor& input_ids) const {
+  if (Adapter* adapter = active_adapter()) {
+    const auto* rows = dynamic_cast<const TrainedRows*>(adapter);
+    TORCH_CHECK_VALUE(
+        rows != nullptr, "the adapter '", active_name(),
+        "' of the embedding changes no rows of it: only TrainedRows do");
+    return rows->embed(*this, input_ids);
+  }
+  return at::embedding(weight.defined() ? weight : base().dense(), input_ids);
+}
+
+std::shared_ptr<torch::nn::Module> EmbeddingImpl::clone(const std::optional<at::Device>& device) const {
+  auto copy = std::make_shared<EmbeddingImpl>(*this);
+  static_cast<ProjectionImpl&>(*copy) = *std::static_pointer_cast<ProjectionImpl>(ProjectionImpl::clone(device));
+  return copy;
+}
+
+} // namespace rora
