@@ -1,6 +1,7 @@
 #include "text/normalizer.h"
 
 #include "checkpoint/quote.h"
+#include "text/canonical_composition.h"
 #include "text/limits.h"
 #include "text/pattern.h"
 
@@ -61,6 +62,19 @@ class ReplaceNormalizer : public Normalizer {
   std::string content_;
 };
 
+class NfcNormalizer : public Normalizer {
+ public:
+  explicit NfcNormalizer(const JsonField& field) : Normalizer(field) {
+    field.allow_only({"type"});
+  }
+  std::string apply(std::string text, size_t /*original*/) const override {
+    return to_nfc(text);
+  }
+  bool keeps_start() const override {
+    return false; // marks that a text begins with may change places
+  }
+};
+
 class NormalizerSequence : public Normalizer {
  public:
   explicit NormalizerSequence(const JsonField& field) : Normalizer(field) {
@@ -100,7 +114,10 @@ std::unique_ptr<Normalizer> normalizer_from_json(const JsonField& field) {
   if (type == "Replace") {
     return std::make_unique<ReplaceNormalizer>(field);
   }
-  field["type"].fail("expected Sequence, Prepend or Replace, found " + quote(type));
+  if (type == "NFC") {
+    return std::make_unique<NfcNormalizer>(field);
+  }
+  field["type"].fail("expected Sequence, Prepend, Replace or NFC, found " + quote(type));
 }
 
 } // namespace rora::detail

@@ -54,8 +54,8 @@ TEST(RefusedTokenizerJson, NamesTheFileForWhatIsNoJsonObject) {
 TEST(RefusedTokenizerJson, NamesUnsupportedTypes) {
   EXPECT_THAT(refusal_of("/model/type", "Unigram"), HasSubstr("model.type: expected BPE, found 'Unigram'"));
   EXPECT_THAT(
-      refusal_of("/normalizer", {{"type", "NFC"}}),
-      HasSubstr("normalizer.type: expected Sequence, Prepend or Replace, found 'NFC'"));
+      refusal_of("/normalizer", {{"type", "NFKC"}}),
+      HasSubstr("normalizer.type: expected Sequence, Prepend, Replace or NFC, found 'NFKC'"));
   EXPECT_THAT(refusal_of("/normalizer/normalizers/1/type", "Lowercase"), HasSubstr("normalizer.normalizers[1].type: "));
   EXPECT_THAT(refusal_of("/pre_tokenizer", {{"type", "Whitespace"}}), HasSubstr("pre_tokenizer.type: "));
   EXPECT_THAT(refusal_of("/post_processor/type", "RobertaProcessing"), HasSubstr("post_processor.type: "));
