@@ -10,6 +10,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <array>
 
 namespace rora {
@@ -91,6 +92,46 @@ void read_special_tokens(const std::filesystem::path& folder, Tokenizer& tokeniz
   }
 }
 
+void require_agreement(const JsonField& config, const char* name, bool added, const char* done, const char* undone) {
+  const JsonField field = config[name];
+  if (!field.is_null() && field.boolean() != added) {
+    field.fail(std::string("it is ") + (added ? "false" : "true") + ", and tokenizer.json " + (added ? done : undone));
+  }
+}
+
+/// Refuses a tokenizer_config.json that contradicts tokenizer.json: `tokenizers` would follow the one file and
+/// transformers the other.
+void check_added_tokens(const JsonField& config, const Tokenizer& tokenizer) {
+  const std::vector<int64_t> plain = tokenizer.encode("a", /*add_special_tokens=*/false);
+  const std::vector<int64_t> whole = tokenizer.encode("a");
+  if (!config["bos_token"].is_null() && tokenizer.bos_id) {
+    const bool begins =
+        !whole.empty() && whole.front() == *tokenizer.bos_id && !std::equal(plain.begin(), plain.end(), whole.begin());
+    require_agreement(
+        config, "add_bos_token", begins, "begins a text with bos_token", "does not begin a text with bos_token");
+  }
+  if (!config["eos_token"].is_null() && tokenizer.eos_id) {
+    const bool ends = !whole.empty() && whole.back() == *tokenizer.eos_id &&
+        !std::equal(plain.rbegin(), plain.rend(), whole.rbegin());
+    require_agreement(
+        config, "add_eos_token", ends, "ends a text with eos_token", "does not end a text with eos_token");
+  }
+}
+
+void check_config(const std::filesystem::path& path, const Tokenizer& tokenizer, TokenizerKind kind) {
+  if (!std::filesystem::exists(path)) {
+    return;
+  }
+  const nlohmann::json document = detail::read_json_object(path);
+  const JsonField config(path, document);
+  if (config["split_special_tokens"].boolean_or(false)) {
+    config["split_special_tokens"].fail("expected false: special tokens are always found in a text");
+  }
+  if (kind == TokenizerKind::kJson) {
+    check_added_tokens(config, tokenizer);
+  }
+}
+
 } // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, TokenizerKind kind) {
@@ -110,6 +151,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, T
       ? detail::load_sentencepiece_tokenizer(folder)
       : detail::load_json_tokenizer(json);
   read_special_tokens(folder, *tokenizer);
+  check_config(folder / "tokenizer_config.json", *tokenizer, kind);
   return tokenizer;
 }
 

@@ -31,7 +31,8 @@ def sentencepiece_cases():
     yield Case("tokenizer nowhere", TOKENIZE, ("model",), lambda place: place.remove(file))
     yield Case("tokenizer nowhere but asked for", [*TOKENIZE, "--tokenizer", "json"], ("tokenizer.json",))
     for name, content in {"empty": "", "a list": "[]", "deep": "[" * 100_000, "of words for flags":
-                          '{"add_bos_token": "x"}'}.items():
+                          '{"add_bos_token": "x"}', "of special tokens to be split":
+                          '{"split_special_tokens": true}'}.items():
         yield Case(f"tokenizer_config {name}", TOKENIZE, ("tokenizer_config.json",),
                    writing("model/tokenizer_config.json", content))
 
@@ -54,6 +55,8 @@ def json_cases():
                           "not UTF-8": b'{"model": "\xff"}', "of a key twice": '{"model": 1, "model": 2}'}.items():
         yield Case(f"tokenizer.json {name}", TOKENIZE_JSON, ("tokenizer.json",), writing(JSON_FILE, content))
     yield Case("tokenizer.json good", TOKENIZE_JSON, fine=True)
+    yield Case("tokenizer.json that its configuration contradicts", TOKENIZE_JSON, ("tokenizer_config.json",), writing(
+        "json_model/tokenizer_config.json", '{"add_bos_token": false, "bos_token": "<s>"}'))
     yield changed("without a model", lambda value: value.pop("model"))
     yield changed("of an unknown model", model(type="Unigram"))
     yield changed("of a type that is a number", model(type=5))

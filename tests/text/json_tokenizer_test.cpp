@@ -175,6 +175,34 @@ TEST(LoadTokenizer, RefusesSpecialTokensOutsideTheVocabulary) {
   EXPECT_THAT(testing::refusal(folder.path()), HasSubstr("config.json: eos_token_id: expected an integer, found '2'"));
 }
 
+TEST(LoadTokenizer, RefusesAConfigurationThatTokenizerJsonContradicts) {
+  const auto refusal_of = [](const std::string& name, const std::string& config) {
+    TemporaryFolder folder;
+    copy_tokenizer_json(folder, name);
+    write_file(folder / "tokenizer_config.json", config);
+    return testing::refusal(folder.path());
+  };
+  const std::string llama2 = R"("bos_token": "<s>", "eos_token": "</s>"})";
+  EXPECT_EQ(refusal_of("byte_fallback", R"({"add_bos_token": true, "add_eos_token": false, )" + llama2), "");
+  EXPECT_EQ(refusal_of("byte_fallback", R"({"add_bos_token": null, )" + llama2), "");
+  EXPECT_EQ(refusal_of("byte_fallback", R"({"add_bos_token": false})"), ""); // of no token
+  EXPECT_THAT(
+      refusal_of("byte_fallback", R"({"add_bos_token": false, )" + llama2),
+      HasSubstr("tokenizer_config.json: add_bos_token: it is false, and tokenizer.json begins a text with bos_token"));
+  EXPECT_THAT(
+      refusal_of("byte_fallback", R"({"add_eos_token": true, )" + llama2),
+      HasSubstr("add_eos_token: it is true, and tokenizer.json does not end a text with eos_token"));
+  EXPECT_THAT(
+      refusal_of("byte_level", R"({"add_eos_token": false, "eos_token": "<|end|>"})"),
+      HasSubstr("add_eos_token: it is false, and tokenizer.json ends a text with eos_token"));
+  EXPECT_THAT(
+      refusal_of("byte_level", R"({"add_bos_token": 1, "bos_token": "<|begin|>"})"),
+      HasSubstr("add_bos_token: expected true or false, found 1"));
+  EXPECT_THAT(
+      refusal_of("byte_level", R"({"split_special_tokens": true})"),
+      HasSubstr("split_special_tokens: expected false: special tokens are always found in a text"));
+}
+
 TEST(LoadTokenizer, PrefersTheSentencePieceModel) {
   TemporaryFolder folder;
   EXPECT_THROW(load_tokenizer(folder.path()), FileError);

@@ -49,8 +49,8 @@ enum class TokenizerKind {
 
 /// The tokenizer of a Hugging Face folder. With tokenizer.json it gives the ids of the Python library `tokenizers`;
 /// with tokenizer.model those of `sentencepiece` for what lies between the special and added tokens of a text. Throws
-/// `FileError` where there is none and `FormatError` for one that is malformed or asks for something that is not
-/// supported.
+/// `FileError` where there is none and `FormatError` for one that is malformed, asks for something that is not
+/// supported, or has a tokenizer.json that adds BOS or EOS where its tokenizer_config.json says otherwise.
 std::unique_ptr<Tokenizer> load_tokenizer(
     const std::filesystem::path& folder, TokenizerKind kind = TokenizerKind::kAuto);
 
