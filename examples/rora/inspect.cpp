@@ -41,6 +41,7 @@ Json describe_model(const std::filesystem::path& path) {
   const DecoderOptions options = read_model_config(path);
   Json json;
   json["model"] = path.string();
+  json["model_type"] = options.model_type();
   count(ModelFolder(path), json);
   json["hidden_size"] = options.hidden_size();
   json["intermediate_size"] = options.intermediate_size();
@@ -72,6 +73,12 @@ Json describe_adapter(const std::filesystem::path& path) {
   json["target_modules"] = targets.all_linear ? Json("all-linear")
       : targets.regex.empty()                 ? Json(targets.names)
                                               : Json(targets.regex);
+  if (!options.modules_to_save().empty()) {
+    json["modules_to_save"] = options.modules_to_save();
+  }
+  for (const auto& [module, tokens] : options.trainable_token_indices()) {
+    json["trainable_token_indices"][module] = tokens;
+  }
   return json;
 }
 
