@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <iostream>
+#include <map>
 #include <set>
 
 namespace rora::cli {
@@ -24,6 +25,24 @@ bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
     return std::set<std::string>(each.names.begin(), each.names.end());
   };
   return a.regex == b.regex && a.all_linear == b.all_linear && sorted(a) == sorted(b);
+}
+
+/// Modules of the vocabulary by the last parts of their names, as a set: PEFT may name one twice.
+std::set<std::string> module_names(const std::vector<std::string>& names) {
+  std::set<std::string> last_parts;
+  for (const std::string& name : names) {
+    last_parts.insert(name.substr(name.rfind('.') + 1));
+  }
+  return last_parts;
+}
+
+/// Tokens by module, whatever their order.
+std::map<std::string, std::set<int64_t>> token_sets(const TokenIndices& indices) {
+  std::map<std::string, std::set<int64_t>> sets;
+  for (const auto& [module, tokens] : indices) {
+    sets[module].insert(tokens.begin(), tokens.end());
+  }
+  return sets;
 }
 
 /// The ids of --trainable-token-indices, which are the embedding's.
@@ -60,13 +79,17 @@ void AdapterFlags::add(Flags& flags) {
   flags.choice<ops::DoraDropout>(
       "dora-dropout", dora_dropout, {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
       "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
-  flags.add(
-      "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head",
-      ',');
+  add_target_modules(flags);
   add_rows(flags);
   flags.add(
       "init-adapter", init_adapter,
       "A PEFT folder to go on from, which brings rank, alpha, scaling and targets (default: none)");
+}
+
+void AdapterFlags::add_target_modules(Flags& flags) {
+  flags.add(
+      "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head",
+      ',');
 }
 
 void AdapterFlags::add_rows(Flags& flags) {
@@ -113,8 +136,10 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   require("scaling", scaling == low_rank.scaling());
   require("dora", dora == low_rank.dora());
   require("target-modules", same_modules(selection(target_modules), options.target_modules()));
-  require("modules-to-save", modules_to_save == options.modules_to_save());
-  require("trainable-token-indices", token_indices(trainable_token_indices) == options.trainable_token_indices());
+  require("modules-to-save", module_names(modules_to_save) == module_names(options.modules_to_save()));
+  require(
+      "trainable-token-indices",
+      token_sets(token_indices(trainable_token_indices)) == token_sets(options.trainable_token_indices()));
   require("ensure-weight-tying", ensure_weight_tying == options.ensure_weight_tying());
   rank = low_rank.rank();
   alpha = low_rank.alpha();
@@ -137,20 +162,20 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
 }
 
 void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
+  const bool tied = model->options.tie_word_embeddings();
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
     load_adapter(
         *model, *init_adapter, LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
   } else {
-    if (ensure_weight_tying && !model->options.tie_word_embeddings()) {
+    if (ensure_weight_tying && !tied) {
       throw UsageError("--ensure-weight-tying: the head of this model is not tied to its embedding");
     }
-    const bool tied = model->options.tie_word_embeddings();
     attach_adapters(*model, options);
-    if (tied && !model->options.tie_word_embeddings()) {
-      std::cerr << "the head is no longer tied to the embedding, as --modules-to-save trains one without the other or "
-                   "each for itself; --ensure-weight-tying keeps them one\n";
-    }
+  }
+  if (tied && !model->options.tie_word_embeddings()) {
+    std::cerr << "the head is no longer tied to the embedding, as one of them is trained without the other or each for "
+                 "itself; --ensure-weight-tying keeps them one\n";
   }
 }
 

@@ -28,6 +28,7 @@ struct AdapterFlags {
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
   void add_scaling(Flags& flags);
+  void add_target_modules(Flags& flags);
   /// What is trained beside the adapter.
   void add_rows(Flags& flags);
   /// All of them.

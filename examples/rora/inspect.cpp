@@ -1,13 +1,16 @@
+#include "adapter_flags.h"
 #include "command.h"
 #include "model_flags.h"
 
 #include <rora/adapters/adapter_kind.h>
+#include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
 #include <rora/model/decoder_options.h>
 
+#include <cstdio>
 #include <iostream>
 #include <set>
 
@@ -17,6 +20,8 @@ namespace {
 struct Arguments {
   std::optional<std::string> model;
   std::optional<std::string> adapter;
+  bool params = false;
+  AdapterFlags adapted;
 };
 
 /// Parameters and dtypes of tensors, however they are stored.
@@ -87,7 +92,40 @@ std::string text_of(const Json& json) {
   return json.dump(2, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 
-int inspect(const Arguments& arguments) {
+/// The trained share of all parameters, 100*T/(P+T) in percent, of adapters that are not there yet: a table.
+void print_shares(const std::filesystem::path& model, const AdapterOptions& options, std::ostream& out) {
+  const DecoderOptions config = read_model_config(model);
+  const auto print = [&](const std::string& method, const ParameterCounts& counts) {
+    char line[160];
+    std::snprintf(
+        line, sizeof(line), "%-10s  %14lld  %15lld  %10.4f\n", method.c_str(), static_cast<long long>(counts.trainable),
+        static_cast<long long>(counts.total), counts.share());
+    out << line;
+  };
+  const auto with = [&](bool dora) {
+    return count_parameters(config, AdapterOptions(options).low_rank(LowRankOptions(options.low_rank()).dora(dora)));
+  };
+  out << "method           trainable              all           %\n";
+  const ParameterCounts low_rank = with(/*dora=*/false);
+  print("lora, rora", low_rank);
+  print("dora", with(/*dora=*/true));
+  const int64_t base = low_rank.total - low_rank.trainable;
+  print("full", {base, base});
+}
+
+int inspect(const Arguments& arguments, const Flags& flags) {
+  for (const char* flag : {"rank", "target-modules"}) {
+    if (flags.given(flag) && !arguments.params) {
+      throw UsageError(std::string("--") + flag + " needs --params");
+    }
+  }
+  if (arguments.params) {
+    if (!arguments.model || arguments.adapter) {
+      throw UsageError("--params needs --model and goes without --adapter");
+    }
+    print_shares(*arguments.model, AdapterFlags(arguments.adapted).resolve(flags), std::cout);
+    return 0;
+  }
   if (!arguments.model && !arguments.adapter) {
     throw UsageError("at least one of --model and --adapter is required");
   }
@@ -106,7 +144,12 @@ Run add_inspect(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
   flags.add("model", arguments->model, "A model's Hugging Face folder (default: none)");
   flags.add("adapter", arguments->adapter, "An adapter's PEFT folder (default: none)");
-  return [arguments] { return inspect(*arguments); };
+  flags.add(
+      "params", arguments->params,
+      "Print the share of parameters that adapters of --model train, from its config.json alone (default: off)");
+  arguments->adapted.add_rank(flags);
+  arguments->adapted.add_target_modules(flags);
+  return [arguments, &flags] { return inspect(*arguments, flags); };
 }
 
 } // namespace rora::cli

@@ -228,13 +228,4 @@ std::vector<at::Tensor> adapter_parameters(const torch::nn::Module& model, const
   return parameters;
 }
 
-ParameterCounts count_parameters(const torch::nn::Module& model) {
-  ParameterCounts counts;
-  for (const at::Tensor& parameter : model.parameters()) {
-    counts.total += parameter.numel();
-    counts.trainable += parameter.requires_grad() ? parameter.numel() : 0;
-  }
-  return counts;
-}
-
 } // namespace rora

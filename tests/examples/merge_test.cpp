@@ -3,6 +3,7 @@
 #include <rora/checkpoint/safetensors.h>
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -18,7 +19,7 @@ TEST(Merge, WritesAModelThatDiffersFromItsBaseAndNeedsNoAdapter) {
   place.write("model/tokenizer_config.json", "{ \"kept\": \"byte for byte\" }\n");
   const Outcome outcome = run_rora(arguments);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.out.find("14 projections"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("14 modules"), std::string::npos) << outcome.out;
   EXPECT_NE(place.read("merged/model.safetensors"), place.read("model/model.safetensors"));
   EXPECT_EQ(place.read("merged/model.safetensors").size(), place.read("model/model.safetensors").size());
   EXPECT_EQ(place.read("merged/tokenizer_config.json"), place.read("model/tokenizer_config.json"));
@@ -131,6 +132,22 @@ TEST(Inspect, DescribesModelAndAdapter) {
   const Outcome adapter = run_rora({"inspect", "--adapter", place.path("run")});
   ASSERT_EQ(adapter.code, 0) << adapter.err;
   EXPECT_EQ(Json::parse(adapter.out)["scale"], 3.0); // 6/√4
+}
+
+TEST(Inspect, TellsSharesFromAConfigurationAlone) {
+  const Workplace place;
+  std::filesystem::remove(place.path("model/model.safetensors"));
+  const std::vector<std::string> params{"inspect", "--params", "--model", place.path("model")};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), params.begin(), params.end());
+    return run_rora(more);
+  };
+  const Outcome outcome = with({"--rank", "4", "--target-modules", "q_proj,down_proj"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, ::testing::ContainsRegex("lora, rora +[0-9]+ +[0-9]+ +[0-9]+[.][0-9][0-9][0-9][0-9]\n"));
+  expect_error(with({"--target-modules", "nothing"}), 1, "'nothing' matches nothing");
+  expect_error(run_rora({"inspect", "--model", place.path("model"), "--rank", "4"}), 2, "--rank needs --params");
+  expect_error(run_rora({"inspect", "--params"}), 2, "--params needs --model");
 }
 
 } // namespace

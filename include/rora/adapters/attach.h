@@ -17,6 +17,8 @@ class Module;
 
 namespace rora {
 
+struct DecoderOptions;
+
 inline constexpr const char* kDefaultAdapter = "default";
 
 /// The names of the projections of `model` that `options` mean. Throws `c10::ValueError` for a target that matches
@@ -32,7 +34,8 @@ std::vector<std::string> attach_adapters(
     torch::nn::Module& model, const AdapterOptions& options, const std::string& name = kDefaultAdapter,
     const std::map<std::string, WeightStatistics>& statistics = {});
 
-/// Removes the adapters of that name everywhere. Throws `c10::ValueError`, before any is removed, where there are
+/// Removes the adapters of that name everywhere; a head that they untied is tied again once it and the embedding have
+/// none. Throws `c10::ValueError`, before any is removed, where there are
 /// none or where they are merged.
 void detach_adapters(torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
@@ -65,5 +68,9 @@ struct ParameterCounts {
 
 /// Counts each parameter once, as those that require gradients and all.
 ParameterCounts count_parameters(const torch::nn::Module& model);
+
+/// What `count_parameters` counts once `adapters` are attached to a model of that configuration. No weight is read, and
+/// none of the memory that the model would take is written. Throws as `target_modules` does.
+ParameterCounts count_parameters(const DecoderOptions& model, const AdapterOptions& adapters);
 
 } // namespace rora
