@@ -25,6 +25,15 @@ struct Arguments {
 const std::vector<std::string> kAdapterFlags{"rank",    "alpha",        "scaling",        "dora",
                                              "dropout", "dora-dropout", "target-modules", "init-adapter"};
 
+/// With those of rows where a run trains any: checkpoints from before there were such flags know nothing of them.
+std::vector<std::string> identity(const AdapterFlags& adapter) {
+  std::vector<std::string> names = kAdapterFlags;
+  if (!adapter.modules_to_save.empty() || !adapter.trainable_token_indices.empty()) {
+    names.insert(names.end(), {"modules-to-save", "trainable-token-indices", "ensure-weight-tying"});
+  }
+  return names;
+}
+
 int finetune(Arguments& arguments, const Flags& flags) {
   const TrainingFlags& training = arguments.training;
   training.check();
@@ -35,7 +44,9 @@ int finetune(Arguments& arguments, const Flags& flags) {
     require_neither_model_nor_adapter(training.output);
   }
   if (folder.finished()) {
-    std::cout << folder.path().string() << " holds a finished run: there is nothing to go on with" << std::endl;
+    std::cout << folder.path().string()
+              << " holds a finished run, whatever was asked for now: there is nothing to go on "
+              << "with; --init-adapter begins another run from its adapter" << std::endl;
     return 0;
   }
   arguments.model.open_device();
@@ -56,7 +67,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
     write_chat_template(prompts, has_chats, target);
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, kAdapterFlags}.run(
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments.adapter)}.run(
       folder, tokenizer.loaded());
 }
 

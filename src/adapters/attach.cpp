@@ -4,6 +4,7 @@
 #include "module_matching.h"
 #include "rows_attachment.h"
 
+#include <rora/model/causal_lm.h>
 #include <rora/model/embedding.h>
 
 #include <c10/util/Exception.h>
@@ -101,10 +102,17 @@ std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const A
       names.push_back(item.key());
     }
   }
+  const std::vector<RowsAttachment> rows = plan_rows(model, options);
+  for (const RowsAttachment& each : rows) {
+    std::erase(embeddings, each.module);
+    if (std::find(names.begin(), names.end(), each.module) == names.end()) {
+      names.push_back(each.module); // a target, but none that gets an adapter of the kind
+    }
+  }
   check_embeddings(options, embeddings);
   const auto kind = options.resolved_kind();
   auto chosen = targeted_modules(options, names);
-  leave_out_trained_rows(chosen, plan_rows(model, options));
+  leave_out_trained_rows(chosen, rows);
   const auto modules = model.named_modules("", /*include_self=*/false);
   std::vector<Attachment> plan;
   for (const std::string& module : chosen) {
@@ -164,8 +172,8 @@ std::vector<std::string> attach_adapters(
   auto rows = detail::plan_rows(model, options);
   detail::make_adapters(plan, options, statistics_of);
   detail::make_rows(rows);
+  detail::attach_rows(model, rows, name); // first: a head that cannot be untied is noticed here
   detail::attach(model, plan, name);
-  detail::attach_rows(model, rows, name);
   return names;
 }
 
@@ -178,6 +186,11 @@ void detach_adapters(torch::nn::Module& model, const std::string& name) {
   }
   for (const auto& [module, projection] : holders) {
     projection->detach(name);
+  }
+  for (const auto& module : model.modules()) {
+    if (auto* causal = module->as<CausalLMImpl>()) {
+      causal->tie_head_again();
+    }
   }
 }
 

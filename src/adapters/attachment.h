@@ -25,6 +25,9 @@ struct Attachment {
   std::shared_ptr<Adapter> adapter = nullptr; ///< once it is made
 };
 
+/// What stands before a module's name in adapter_model.safetensors.
+inline constexpr const char* kBasePrefix = "base_model.model.";
+
 using NamedProjection = std::pair<std::string, std::shared_ptr<ProjectionImpl>>;
 
 /// The projections that hold an adapter of that name. Throws `c10::ValueError` where there are none.

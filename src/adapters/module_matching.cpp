@@ -20,14 +20,6 @@ namespace {
 constexpr uint32_t kMatchLimit = 100'000;
 constexpr uint32_t kHeapLimitKiB = 64 * 1024;
 
-std::string last_part(const std::string& name) {
-  return name.substr(name.rfind('.') + 1);
-}
-
-bool is_name_or_suffix(const std::string& name, const std::string& target) {
-  return name == target || name.ends_with("." + target);
-}
-
 /// The number after "layers.": a LLaMA's layer; −1 where there is none.
 int64_t layer_of(const std::string& name) {
   constexpr std::string_view kMark = "layers.";
@@ -104,6 +96,14 @@ void keep_layers(const AdapterOptions& options, std::vector<std::string>& names)
 }
 
 } // namespace
+
+std::string last_part(const std::string& name) {
+  return name.substr(name.rfind('.') + 1);
+}
+
+bool is_name_or_suffix(const std::string& name, const std::string& target) {
+  return name == target || name.ends_with("." + target);
+}
 
 FullMatch::FullMatch(const std::string& pattern) {
   int error = 0;

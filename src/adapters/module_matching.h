@@ -20,6 +20,12 @@ class FullMatch {
   std::shared_ptr<void> code_;
 };
 
+/// What stands behind the last dot of a module's name: "q_proj".
+std::string last_part(const std::string& name);
+
+/// Whether `target` is the module's name or its end behind a dot.
+bool is_name_or_suffix(const std::string& name, const std::string& target);
+
 /// Those of `names` that `selection` means.
 std::vector<std::string> selected(const ModuleSelection& selection, const std::vector<std::string>& names);
 

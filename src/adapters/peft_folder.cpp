@@ -23,7 +23,6 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
-constexpr const char* kBasePrefix = "base_model.model.";
 
 std::string shape_text(at::IntArrayRef shape) {
   std::ostringstream text;
@@ -72,7 +71,7 @@ void check_tensors(
       check_tensor(file, key, tensor.shape);
       known.insert(key);
     }
-    if (const std::string key = kBasePrefix + each.module + ".base_layer.weight"; file.contains(key)) {
+    if (const std::string key = detail::kBasePrefix + each.module + ".base_layer.weight"; file.contains(key)) {
       check_base_weight(file, key, *each.projection);
       known.insert(key);
     }
@@ -200,8 +199,8 @@ AdapterOptions load_adapter(
   detail::make_adapters(plan, options, [](const std::string&) { return WeightStatistics(); });
   detail::make_rows(rows);
   copy_tensors(plan, rows, *kind, file);
-  detail::attach(model, plan, load.name());
   detail::attach_rows(model, rows, load.name());
+  detail::attach(model, plan, load.name());
   return options;
 }
 

@@ -1,6 +1,7 @@
 #include "rows_attachment.h"
 
 #include "../checkpoint/quote.h"
+#include "module_matching.h"
 
 #include <rora/model/causal_lm.h>
 #include <rora/model/embedding.h>
@@ -13,40 +14,39 @@
 namespace rora::detail {
 namespace {
 
-constexpr const char* kBasePrefix = "base_model.model.";
-constexpr const char* kHeadModule = "lm_head";
-
-bool is_last_part(const std::string& name, const std::string& part) {
-  return name == part || name.ends_with("." + part);
-}
+constexpr const char* kHead = "lm_head";
 
 /// The modules over the vocabulary: the embedding, and the head, which is the embedding once more where it is tied.
 struct Vocabulary {
   NamedProjection embedding;
   NamedProjection head;
+  CausalLMImpl* model = nullptr; ///< that they are of; null where there is none
   bool tied = false;
-  bool untied = false; ///< whether the head was tied until another adapter untied it
 
   explicit Vocabulary(const torch::nn::Module& model) {
+    this->model = const_cast<torch::nn::Module&>(model).as<CausalLMImpl>();
+    std::string prefix;
     for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-      auto projection = std::dynamic_pointer_cast<ProjectionImpl>(item.value());
-      if (projection == nullptr) {
-        continue;
+      if (auto* inner = item.value()->as<CausalLMImpl>(); inner != nullptr && this->model == nullptr) {
+        this->model = inner;
+        prefix = item.key() + ".";
       }
-      if (projection->as<EmbeddingImpl>() != nullptr) {
+      auto projection = std::dynamic_pointer_cast<ProjectionImpl>(item.value());
+      if (projection != nullptr && projection->as<EmbeddingImpl>() != nullptr) {
         embedding = {item.key(), projection};
-      } else if (is_last_part(item.key(), kHeadModule)) {
+      } else if (projection != nullptr && is_name_or_suffix(item.key(), kHead)) {
         head = {item.key(), projection};
       }
     }
-    const auto* causal = model.as<CausalLMImpl>();
-    if (causal != nullptr && causal->options.tie_word_embeddings() && head.second == nullptr && embedding.second) {
-      head = {kHeadModule, embedding.second};
+    if (this->model != nullptr && this->model->options.tie_word_embeddings() && !head.second && embedding.second) {
+      head = {prefix + kHead, embedding.second};
       tied = true;
-    } else if (head.second != nullptr && embedding.second != nullptr) {
-      const at::Tensor weight = head.second->original_weight();
-      untied = weight.numel() > 0 && weight.const_data_ptr() == embedding.second->original_weight().const_data_ptr();
     }
+  }
+
+  /// Whether the head was tied until an adapter untied it.
+  bool untied() const {
+    return model != nullptr && model->head_was_tied;
   }
 
   /// The one that `named` is the end of the name of, as PEFT matches it.
@@ -103,7 +103,7 @@ bool stays_tied(const RowsAttachment* of_embedding, const RowsAttachment* of_hea
   }
   const bool alike = of_embedding != nullptr && (of_head == nullptr || of_head->tokens == of_embedding->tokens);
   TORCH_CHECK_VALUE(
-      alike || !ensure,
+      alike || of_embedding == nullptr || !ensure,
       "ensure_weight_tying: trainable_token_indices has other tokens for the head than for the embedding");
   return alike;
 }
@@ -114,13 +114,18 @@ void resolve_tying(Requests& requests, const Vocabulary& vocabulary, bool ensure
   RowsAttachment* of_head = request_of(requests, vocabulary.head.first);
   if (stays_tied(of_embedding, of_head, ensure)) {
     TORCH_CHECK_VALUE(
-        !vocabulary.untied,
+        !vocabulary.untied(),
         "the head is no longer tied to the embedding, as another adapter has untied it: these rows ", "are of both");
     RowsAttachment one = of_embedding != nullptr ? *of_embedding : *of_head;
     one.module = vocabulary.embedding.first;
-    one.head_follows = true;
+    one.tied_head = vocabulary.head.first;
     requests = {one};
     return;
+  }
+  for (const auto& [name, adapter] : vocabulary.embedding.second->adapters()) {
+    TORCH_CHECK_VALUE(
+        !vocabulary.tied || adapter->as<TrainedRows>() == nullptr, "the rows of the adapter '", name,
+        "' are those of a head that is tied to the embedding, and these would untie it: detach '", name, "' before");
   }
   for (RowsAttachment& each : requests) {
     each.unties_head = true;
@@ -129,23 +134,10 @@ void resolve_tying(Requests& requests, const Vocabulary& vocabulary, bool ensure
 
 void check_tokens(const RowsAttachment& rows) {
   if (rows.tokens) {
-    const auto fail = [&](const std::string& what) {
-      C10_THROW_ERROR(ValueError, "trainable_token_indices of " + rows.module + ": " + what);
-    };
-    if (rows.tokens->empty()) {
-      fail("names no token");
-    }
-    std::vector<int64_t> sorted = *rows.tokens;
-    std::sort(sorted.begin(), sorted.end());
-    for (const int64_t token : {sorted.front(), sorted.back()}) {
-      if (token < 0 || token >= rows.projection->out_features()) {
-        fail(
-            "there is no token " + std::to_string(token) + ": the vocabulary has " +
-            std::to_string(rows.projection->out_features()));
-      }
-    }
-    if (const auto twice = std::adjacent_find(sorted.begin(), sorted.end()); twice != sorted.end()) {
-      fail("token " + std::to_string(*twice) + " is named twice");
+    try {
+      TrainedRows::validate(*rows.tokens, rows.projection->out_features());
+    } catch (const c10::ValueError& error) {
+      TORCH_CHECK_VALUE(false, "trainable_token_indices of ", rows.module, ": ", error.what_without_backtrace());
     }
   }
 }
@@ -157,8 +149,8 @@ std::vector<std::string> RowsAttachment::keys() const {
     return {kBasePrefix + module + ".token_adapter.trainable_tokens_delta"};
   }
   std::vector<std::string> keys{kBasePrefix + module + ".weight"};
-  if (head_follows) {
-    keys.push_back(std::string(kBasePrefix) + kHeadModule + ".weight");
+  if (tied_head) {
+    keys.push_back(kBasePrefix + *tied_head + ".weight");
   }
   return keys;
 }
@@ -173,7 +165,7 @@ std::vector<RowsAttachment> plan_rows(const torch::nn::Module& model, const Adap
   }
   const Vocabulary vocabulary(model);
   Requests requests = read_requests(vocabulary, options);
-  if (vocabulary.tied || vocabulary.untied) {
+  if (vocabulary.tied || vocabulary.untied()) {
     resolve_tying(requests, vocabulary, options.ensure_weight_tying());
   }
   for (const RowsAttachment& each : requests) {
@@ -190,7 +182,7 @@ void make_rows(std::vector<RowsAttachment>& plan) {
 
 void attach_rows(torch::nn::Module& model, const std::vector<RowsAttachment>& plan, const std::string& name) {
   if (std::any_of(plan.begin(), plan.end(), [](const RowsAttachment& each) { return each.unties_head; })) {
-    model.as<CausalLMImpl>()->untie_head();
+    Vocabulary(model).model->untie_head();
   }
   const Vocabulary vocabulary(model);
   for (const RowsAttachment& each : plan) {
@@ -210,7 +202,7 @@ std::vector<RowsAttachment> attached_rows(const torch::nn::Module& model, const 
     }
     if (const auto rows = std::dynamic_pointer_cast<TrainedRows>(each.second->adapter(name))) {
       attached.push_back({each.first, each.second, rows->tokens(), /*unties_head=*/false, rows});
-      attached.back().head_follows = vocabulary.tied;
+      attached.back().tied_head = vocabulary.tied ? std::optional(vocabulary.head.first) : std::nullopt;
     }
   }
   return attached;
@@ -221,10 +213,10 @@ void put_rows_options(const std::vector<RowsAttachment>& attached, AdapterOption
   TokenIndices tokens;
   for (const RowsAttachment& each : attached) {
     if (each.tokens) {
-      tokens.emplace_back(each.module.substr(each.module.rfind('.') + 1), *each.tokens);
+      tokens.emplace_back(last_part(each.module), *each.tokens);
     } else {
-      whole.push_back(each.module.substr(each.module.rfind('.') + 1));
-      options.ensure_weight_tying(each.head_follows);
+      whole.push_back(last_part(each.module));
+      options.ensure_weight_tying(each.tied_head.has_value());
     }
   }
   options.modules_to_save(whole).trainable_token_indices(tokens);

@@ -21,12 +21,11 @@ struct RowsAttachment {
   std::optional<std::vector<int64_t>> tokens; ///< nothing: all rows
   bool unties_head = false; ///< whether the model's head and embedding are no longer one with this adapter
   std::shared_ptr<TrainedRows> adapter = nullptr; ///< once it is made
+  std::optional<std::string> tied_head = std::nullopt; ///< the name of a head whose rows these are too
 
   /// Where a folder stores the rows, and their shape there.
   std::vector<std::string> keys() const;
   std::vector<int64_t> shape() const;
-
-  bool head_follows = false; ///< a tied head, whose rows these are too
 };
 
 /// What `options` mean in `model`, with nothing made or untied yet. Throws `c10::ValueError` for a module that is not

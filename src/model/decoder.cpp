@@ -87,7 +87,7 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
   if (input.attention_mask.defined()) {
     // Boundaries serve rows that are there as a whole; single tokens behind a cache need no copy to find them.
     prepared.sequences = cached == 0 && input.input_ids.size(1) > 1
-        ? ops::read_sequences(input.attention_mask, embed_tokens->weight.device())
+        ? ops::read_sequences(input.attention_mask, embed_tokens->base().device())
         : ops::Sequences{input.attention_mask};
   }
   prepared.positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
@@ -99,7 +99,7 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
 }
 
 at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool recompute) {
-  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->embed(input.input_ids);
+  at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
   if (options.embedding_multiplier() != 1.0) {
     hidden = hidden * embedding_multiplier(options, hidden.scalar_type());
   }
@@ -154,8 +154,8 @@ at::Tensor DecoderForCausalLMImpl::compute(const PreparedInput& input, KeyValueC
 
 at::Tensor DecoderForCausalLMImpl::logits(const at::Tensor& hidden) {
   ProjectionImpl& head = head_projection();
-  const bool plain = lm_head.is_empty() && head.active_adapter() == nullptr;
-  const at::Tensor logits = plain ? at::linear(hidden, model->embed_tokens->weight) : head.forward(hidden);
+  const bool plain = lm_head.is_empty() && head.active_adapter() == nullptr && head.weight.defined();
+  const at::Tensor logits = plain ? at::linear(hidden, head.weight) : head.forward(hidden);
   return options.logits_scaling() == 1.0 ? logits : logits / options.logits_scaling();
 }
 
@@ -172,7 +172,7 @@ at::Tensor DecoderForCausalLMImpl::loss_of_states(const at::Tensor& states, cons
 }
 
 at::Tensor DecoderForCausalLMImpl::embed(const at::Tensor& input_ids) {
-  return model->embed_tokens->embed(input_ids);
+  return model->embed_tokens->forward(input_ids);
 }
 
 at::Tensor DecoderForCausalLMImpl::head_weight() const {
@@ -188,9 +188,22 @@ void DecoderForCausalLMImpl::untie_head() {
     TORCH_CHECK_VALUE(!model->embed_tokens->merged(), "unmerge the embedding's adapter before untying the head");
     lm_head = register_module("lm_head", Projection(model->embed_tokens->original_weight().detach()));
     lm_head->train(is_training());
-    options.tie_word_embeddings(false);
-    model->options.tie_word_embeddings(false);
+    set_tied(false);
   }
+}
+
+void DecoderForCausalLMImpl::tie_head_again() {
+  if (head_was_tied && lm_head->adapters().empty() && model->embed_tokens->adapters().empty()) {
+    unregister_module("lm_head");
+    lm_head = nullptr;
+    set_tied(true);
+  }
+}
+
+void DecoderForCausalLMImpl::set_tied(bool tied) {
+  head_was_tied = !tied;
+  options.tie_word_embeddings(tied);
+  model->options.tie_word_embeddings(tied);
 }
 
 std::vector<LayerMemory> DecoderForCausalLMImpl::layer_memory() const {
@@ -202,11 +215,11 @@ std::vector<LayerMemory> DecoderForCausalLMImpl::layer_memory() const {
 }
 
 at::Device DecoderForCausalLMImpl::device() const {
-  return model->embed_tokens->weight.device();
+  return model->embed_tokens->base().device();
 }
 
 at::ScalarType DecoderForCausalLMImpl::dtype() const {
-  return model->embed_tokens->weight.scalar_type();
+  return model->embed_tokens->base().dtype();
 }
 
 } // namespace rora

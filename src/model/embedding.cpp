@@ -9,7 +9,7 @@ namespace rora {
 
 EmbeddingImpl::EmbeddingImpl(int64_t vocab_size, int64_t hidden_size) : ProjectionImpl(hidden_size, vocab_size) {}
 
-at::Tensor EmbeddingImpl::embed(const at::Tensor& input_ids) const {
+at::Tensor EmbeddingImpl::forward(const at::Tensor& input_ids) const {
   if (Adapter* adapter = active_adapter()) {
     const auto* rows = dynamic_cast<const TrainedRows*>(adapter);
     TORCH_CHECK_VALUE(
@@ -24,6 +24,14 @@ std::shared_ptr<torch::nn::Module> EmbeddingImpl::clone(const std::optional<at::
   auto copy = std::make_shared<EmbeddingImpl>(*this);
   static_cast<ProjectionImpl&>(*copy) = *std::static_pointer_cast<ProjectionImpl>(ProjectionImpl::clone(device));
   return copy;
+}
+
+void EmbeddingImpl::pretty_print(std::ostream& stream) const {
+  stream << "rora::Embedding(num_embeddings=" << out_features() << ", embedding_dim=" << in_features();
+  if (!active_name().empty()) {
+    stream << ", active_adapter=" << active_name();
+  }
+  stream << ")";
 }
 
 } // namespace rora

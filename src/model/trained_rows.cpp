@@ -18,16 +18,20 @@ TrainedRows::TrainedRows(const ProjectionImpl& projection, const std::optional<s
     weight = register_parameter("weight", rows);
     return;
   }
-  TORCH_CHECK_VALUE(!tokens->empty(), "there is no token whose row is to be trained");
-  std::set<int64_t> seen;
-  for (const int64_t token : *tokens) {
-    TORCH_CHECK_VALUE(
-        token >= 0 && token < base.size(0), "there is no token ", token, ": the vocabulary has ", base.size(0));
-    TORCH_CHECK_VALUE(seen.insert(token).second, "token ", token, " is named twice");
-  }
+  validate(*tokens, base.size(0));
   token_indices = register_buffer("token_indices", at::tensor(*tokens, at::kLong).to(base.device()));
   const at::Tensor rows = base.index_select(0, token_indices).to(wide(base.scalar_type()));
   trainable_tokens_delta = register_parameter("trainable_tokens_delta", rows);
+}
+
+void TrainedRows::validate(const std::vector<int64_t>& tokens, int64_t vocab_size) {
+  TORCH_CHECK_VALUE(!tokens.empty(), "names no token");
+  std::set<int64_t> seen;
+  for (const int64_t token : tokens) {
+    TORCH_CHECK_VALUE(
+        token >= 0 && token < vocab_size, "there is no token ", token, ": the vocabulary has ", vocab_size);
+    TORCH_CHECK_VALUE(seen.insert(token).second, "token ", token, " is named twice");
+  }
 }
 
 at::Tensor TrainedRows::embed(const ProjectionImpl& projection, const at::Tensor& input_ids) const {

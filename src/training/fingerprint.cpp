@@ -3,6 +3,7 @@
 #include "../checkpoint/digest.h"
 
 #include <rora/core/linear_weight.h>
+#include <rora/model/trained_rows.h>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
@@ -42,6 +43,9 @@ std::string weights_fingerprint(const CausalLM& model) {
     }
   }
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
+    if (const auto* rows = item.value()->as<TrainedRows>(); rows != nullptr && rows->tokens()) {
+      digest.add(*rows->tokens()); // whose rows the trained ones are
+    }
     if (const auto* weight = item.value()->as<ops::LinearWeight>()) {
       for (const auto& buffer : weight->named_buffers()) {
         add_tensor(digest, item.key() + "." + buffer.key(), buffer.value());

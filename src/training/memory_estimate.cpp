@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <set>
 
 namespace rora {
 namespace {
@@ -20,10 +21,12 @@ int64_t kept_bytes(const KeptNumbers& numbers, int64_t element) {
 /// Parameters, and frozen weights that are stored another way.
 void add_weights(MemoryEstimate& estimate, const CausalLM& model) {
   int64_t largest_weight = 0;
+  std::set<const void*> counted; // an untied head shares the embedding's memory
   for (const at::Tensor& parameter : model->parameters()) {
     const auto bytes = static_cast<int64_t>(parameter.nbytes());
     if (!parameter.requires_grad()) {
-      estimate.weights += bytes;
+      const void* at = parameter.const_data_ptr();
+      estimate.weights += at == nullptr || counted.insert(at).second ? bytes : 0;
       continue;
     }
     estimate.trained += bytes;
@@ -124,7 +127,11 @@ MemoryEstimate estimate_memory(
   const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element, device));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
   int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
-  if (model->head_weight().requires_grad()) {
+  const at::Tensor head_weight = model->head_weight();
+  if (!head_weight.is_leaf()) {
+    loss += vocab * hidden * element; // formed from its trained rows
+  }
+  if (head_weight.requires_grad()) {
     loss += vocab * hidden * kWideBytes;
     backward += 2 * vocab * hidden * kWideBytes; // the head's gradient, as formed with the loss and once more scaled
   }

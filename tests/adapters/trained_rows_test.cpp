@@ -249,11 +249,11 @@ TEST(TrainedRows, AreConvertedAndClonedWithTheirTokens) {
   randomise(*model);
   const auto copy = std::dynamic_pointer_cast<EmbeddingImpl>(decoder_of(model)->embed_tokens->clone());
   ASSERT_NE(copy, nullptr);
-  EXPECT_TRUE(at::equal(copy->embed(ids()), model->embed(ids())));
+  EXPECT_TRUE(at::equal(copy->forward(ids()), model->embed(ids())));
   copy->to(at::kDouble);
-  EXPECT_LE(relative_error(copy->embed(ids()), model->embed(ids())), kRounding);
+  EXPECT_LE(relative_error(copy->forward(ids()), model->embed(ids())), kRounding);
   copy->to(at::kBFloat16);
-  EXPECT_LE(relative_error(copy->embed(ids()), model->embed(ids())), 0x1p-8);
+  EXPECT_LE(relative_error(copy->forward(ids()), model->embed(ids())), 0x1p-8);
 }
 
 TEST(TrainedRows, TakeTheTargetModulesPlace) {
@@ -272,6 +272,48 @@ TEST(TrainedRows, OfAHeadThatAnotherAdapterHasUntiedAreNotTheEmbeddingsToo) {
   } catch (const c10::ValueError& error) {
     EXPECT_THAT(error.what_without_backtrace(), HasSubstr("no longer tied"));
   }
+}
+
+TEST(TrainedRows, OfATiedHeadKeepTheHeadTied) {
+  auto model = llama(/*tied=*/true);
+  attach_adapters(*model, beside_q().trainable_token_indices({{"embed_tokens", {1}}}), "first");
+  try {
+    attach_adapters(*model, beside_q().modules_to_save({"lm_head"}), "second");
+    FAIL() << "the head of the first adapter would be another";
+  } catch (const c10::ValueError& error) {
+    EXPECT_THAT(error.what_without_backtrace(), HasSubstr("detach 'first' before"));
+  }
+}
+
+TEST(TrainedRows, GoneTheHeadIsTiedAgain) {
+  auto model = llama(/*tied=*/true);
+  const auto names = model->named_parameters().keys();
+  attach_adapters(*model, beside_q().modules_to_save({"lm_head"}));
+  EXPECT_FALSE(model->options.tie_word_embeddings());
+  model->to(at::kBFloat16);
+  detach_adapters(*model);
+  EXPECT_TRUE(model->options.tie_word_embeddings());
+  EXPECT_EQ(model->named_parameters().keys(), names);
+  attach_adapters(*model, beside_q().trainable_token_indices({{"embed_tokens", {1}}}));
+}
+
+TEST(TrainedRows, MayBeOfTargetModules) {
+  const auto targets = [](std::vector<std::string> names) { return beside_q().target_modules(std::move(names)); };
+  for (const bool tied : {false, true}) {
+    for (const AdapterOptions& options :
+         {targets({"q_proj", "embed_tokens"}).modules_to_save({"embed_tokens"}),
+          targets({"q_proj", "lm_head"}).modules_to_save({"lm_head"}),
+          beside_q().trainable_token_indices({{"lm_head", {5}}}).ensure_weight_tying(true)}) {
+      EXPECT_EQ(refusal(tied, options), "nothing was thrown");
+    }
+  }
+}
+
+TEST(TrainedRows, OfAModelWithinAnotherModuleAreFound) {
+  const auto holder = std::make_shared<torch::nn::Module>();
+  auto model = holder->register_module("inner", llama(/*tied=*/true));
+  attach_adapters(*holder, beside_q().modules_to_save({"lm_head"}));
+  EXPECT_NE(dynamic_cast<TrainedRows*>(model->lm_head->active_adapter()), nullptr);
 }
 
 TEST(TrainedRows, AreRefusedWhereTheyMakeNoSense) {

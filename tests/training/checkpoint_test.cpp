@@ -27,6 +27,7 @@ using rora::testing::counting;
 using rora::testing::flat;
 using rora::testing::options;
 using rora::testing::TemporaryFolder;
+using rora::testing::tiny_llama;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
@@ -62,8 +63,8 @@ class CheckpointTest : public ::testing::Test {
   }
 
   /// Takes two of six steps and leaves their checkpoint.
-  void take_two_steps() const {
-    auto trainer = trainer_of(adapted(), resumable());
+  void take_two_steps(CausalLM model = adapted()) const {
+    auto trainer = trainer_of(model, resumable());
     trainer->set_callback([&](const StepMetrics& metrics) {
       if (metrics.step == 2) {
         trainer->request_stop();
@@ -172,6 +173,24 @@ TEST_F(CheckpointTest, EveryFrozenWeightIsInTheFingerprint) {
   }
   EXPECT_THAT(
       [&] { trainer_of(model, resumable())->restore(); }, ThrowsMessage<FormatError>(HasSubstr("run.weights was")));
+}
+
+TEST_F(CheckpointTest, TokensWhoseRowsAreTrainedAreInTheFingerprint) {
+  const auto with_rows_of = [](std::vector<int64_t> tokens) {
+    auto model = tiny_llama();
+    at::manual_seed(31);
+    attach_adapters(
+        *model,
+        AdapterOptions().low_rank(LowRankOptions().rank(4)).trainable_token_indices({{"embed_tokens", tokens}}));
+    return model;
+  };
+  take_two_steps(with_rows_of({5, 7}));
+  EXPECT_THAT(
+      [&] {
+        trainer_of(with_rows_of({7, 5}), resumable())->restore();
+      },
+      ThrowsMessage<FormatError>(HasSubstr("run.weights was")));
+  EXPECT_EQ(trainer_of(with_rows_of({5, 7}), resumable())->restore(), 2);
 }
 
 TEST_F(CheckpointTest, BfloatSixteenGoesOnWithAsManyThreadsAsItBegan) {

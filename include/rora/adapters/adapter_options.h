@@ -50,7 +50,7 @@ inline const std::vector<std::string> kDefaultTargetModules{"q_proj",    "k_proj
 template <typename T>
 using ModulePattern = std::vector<std::pair<std::string, T>>;
 
-/// Tokens by the embedding or head whose rows of theirs are meant: PEFT's `trainable_token_indices`.
+/// Tokens whose rows are trained, by module ("embed_tokens", "lm_head"): PEFT's `trainable_token_indices`.
 using TokenIndices = std::vector<std::pair<std::string, std::vector<int64_t>>>;
 
 /// What is attached to a model: PEFT's `LoraConfig`, or another of its configs by `kind`.
@@ -69,7 +69,8 @@ struct AdapterOptions {
   /// Beside the adapters: of "embed_tokens" and "lm_head" those that are trained as a whole (`TrainedRows`). One that
   /// is a target module too has no adapter of the kind.
   TORCH_ARG(std::vector<std::string>, modules_to_save);
-  /// Or of which only some tokens' rows are trained. A head that is tied to the embedding shares these.
+  /// Tokens whose rows alone are trained, of modules that `modules_to_save` does not name. Those of the embedding are
+  /// the rows of a head that is tied to it, too.
   TORCH_ARG(TokenIndices, trainable_token_indices);
   /// Whether one weight serves a head that is tied to the embedding and the embedding when `modules_to_save` has it
   /// trained; otherwise such a head is untied and keeps, or trains, a weight of its own, as in PEFT.

@@ -74,6 +74,9 @@ class CausalLMImpl : public torch::nn::Module {
     TORCH_CHECK_NOT_IMPLEMENTED(!options.tie_word_embeddings(), "this model's head cannot be untied");
   }
 
+  /// Undoes `untie_head` once neither the embedding nor the head has an adapter; until then nothing happens.
+  virtual void tie_head_again() {}
+
   virtual at::Device device() const {
     return head_weight().device();
   }
@@ -104,6 +107,8 @@ class CausalLMImpl : public torch::nn::Module {
   DecoderOptions options; ///< `tie_word_embeddings` becomes false with `untie_head`
   /// Layers recompute their activations in backward instead of keeping them.
   bool activation_checkpointing = false;
+  /// Whether the head was tied until `untie_head`.
+  bool head_was_tied = false;
 };
 
 /// A handle of a model of any family; those of single families convert to it.

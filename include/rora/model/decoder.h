@@ -44,6 +44,7 @@ class DecoderForCausalLMImpl : public CausalLMImpl {
   at::Tensor head_weight() const override;
   std::vector<LayerMemory> layer_memory() const override;
   void untie_head() override;
+  void tie_head_again() override;
   at::Device device() const override;
   at::ScalarType dtype() const override;
 
@@ -53,6 +54,7 @@ class DecoderForCausalLMImpl : public CausalLMImpl {
  private:
   /// The head, or the embedding that it is tied to.
   ProjectionImpl& head_projection() const;
+  void set_tied(bool tied);
 };
 TORCH_MODULE(DecoderForCausalLM);
 

@@ -8,12 +8,15 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <ostream>
 
 namespace rora {
 
 /// The table of the vectors that tokens enter a model as: a frozen `weight` `[vocab, hidden]` and, as in any
-/// projection, a slot for adapters, of which it takes `TrainedRows`. As a projection, from hidden states to logits, it
-/// is the head of a model whose head is tied to it.
+/// projection, a slot for adapters, of which it takes `TrainedRows`.
+///
+/// Its `forward` looks tokens up, as `torch::nn::Embedding`'s does. `ProjectionImpl::forward` maps hidden states to
+/// logits: so it serves as the head of a model whose head is tied to it.
 class EmbeddingImpl : public ProjectionImpl {
  public:
   /// A weight of the given sizes, uninitialised.
@@ -21,9 +24,10 @@ class EmbeddingImpl : public ProjectionImpl {
 
   /// input_ids `[...]`, int64 → `[..., hidden]`. Throws `c10::ValueError` where an adapter is active that changes no
   /// rows.
-  at::Tensor embed(const at::Tensor& input_ids) const;
+  at::Tensor forward(const at::Tensor& input_ids) const;
 
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = std::nullopt) const override;
+  void pretty_print(std::ostream& stream) const override;
 };
 TORCH_MODULE(Embedding);
 

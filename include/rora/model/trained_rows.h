@@ -20,9 +20,12 @@ namespace rora {
 /// computes; in that of the head, the logits.
 class TrainedRows : public Adapter {
  public:
-  /// The rows of `tokens`, or all. Throws `c10::ValueError` for no token, one twice, and one outside the vocabulary.
+  /// The rows of `tokens`, or all. Throws as `validate` does.
   explicit TrainedRows(
       const ProjectionImpl& projection, const std::optional<std::vector<int64_t>>& tokens = std::nullopt);
+
+  /// Throws `c10::ValueError` for no token, one twice, and one outside a vocabulary of that size.
+  static void validate(const std::vector<int64_t>& tokens, int64_t vocab_size);
 
   /// The rows of input_ids `[...]`, int64, as they are now: `[..., hidden]`.
   at::Tensor embed(const ProjectionImpl& projection, const at::Tensor& input_ids) const;
