@@ -92,7 +92,7 @@ Example RecordEncoder::encode_completion(const Record& record) const {
     return example;
   }
   append(example, encode_prompt(*tokenizer_, record.prompt), options_.train_on_inputs());
-  append(example, tokenizer_->encode(record.completion, false), true);
+  append(example, encode_continuation(*tokenizer_, record.prompt, record.completion), true);
   return example;
 }
 

@@ -77,7 +77,8 @@ AnswerEvaluation evaluate_choice(
       asked.push_back(questions.size());
       prompts.push_back({detail::encode_prompt(tokenizer, record, chat_template), {}});
       for (const std::string& candidate : question.candidates) {
-        prompts.back().continuations.push_back(tokenizer.encode(std::string(kAnswerBegins) + candidate, false));
+        prompts.back().continuations.push_back(
+            detail::encode_answer(tokenizer, record, chat_template, std::string(kAnswerBegins) + candidate));
       }
     }
     questions.push_back(std::move(question));

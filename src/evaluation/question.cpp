@@ -21,6 +21,16 @@ std::vector<int64_t> encode_prompt(
   return ids;
 }
 
+std::vector<int64_t> encode_answer(
+    const Tokenizer& tokenizer, const Record& record, const std::optional<ChatTemplate>& chat_template,
+    const std::string& answer) {
+  if (!chat_template) {
+    return encode_continuation(tokenizer, record.prompt, answer);
+  }
+  const std::string chat = chat_template->render(record.messages, RenderOptions().add_generation_prompt(true)).text;
+  return encode_continuation(tokenizer, chat, answer, /*add_special_tokens=*/false);
+}
+
 std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids) {
   std::erase_if(ids, [&](int64_t id) { return id >= tokenizer.vocab_size(); });
   return tokenizer.decode(ids, /*skip_special_tokens=*/true);

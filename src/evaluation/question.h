@@ -16,6 +16,11 @@ namespace rora::detail {
 std::vector<int64_t> encode_prompt(
     const Tokenizer& tokenizer, const Record& record, const std::optional<ChatTemplate>& chat_template);
 
+/// The ids of `answer` behind those of the record's prompt, as in training.
+std::vector<int64_t> encode_answer(
+    const Tokenizer& tokenizer, const Record& record, const std::optional<ChatTemplate>& chat_template,
+    const std::string& answer);
+
 /// The text of generated ids without special tokens. Ids that no token has are passed over: a model's embedding may
 /// have more rows than its tokenizer has tokens.
 std::string decode_answer(const Tokenizer& tokenizer, std::vector<int64_t> ids);

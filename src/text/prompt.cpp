@@ -2,6 +2,9 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <string>
+
 namespace rora {
 namespace {
 
@@ -21,6 +24,19 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
     ids.pop_back();
   }
   return ids;
+}
+
+std::vector<int64_t> encode_continuation(
+    const Tokenizer& tokenizer, std::string_view text, std::string_view continuation, bool add_special_tokens) {
+  const auto encode = [&](std::string_view each) {
+    return add_special_tokens ? encode_prompt(tokenizer, each) : tokenizer.encode(each, false);
+  };
+  const std::vector<int64_t> before = encode(text);
+  const std::vector<int64_t> both = encode(std::string(text) + std::string(continuation));
+  if (both.size() >= before.size() && std::equal(before.begin(), before.end(), both.begin())) {
+    return {both.begin() + static_cast<std::ptrdiff_t>(before.size()), both.end()};
+  }
+  return tokenizer.encode(continuation, false);
 }
 
 std::vector<int64_t> encode_chat_prompt(

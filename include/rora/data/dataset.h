@@ -48,7 +48,7 @@ struct Dataset {
 ///
 /// | record | ids | labels on |
 /// |---|---|---|
-/// | alpaca, prompt and completion | encode(prompt, special) + encode(answer) + EOS | the answer and EOS |
+/// | alpaca, prompt and completion | encode(prompt, special) + `encode_continuation` + EOS | the answer and EOS |
 /// | chat | the rendered text, see below | the assistant's messages to their end token |
 /// | text | encode(text, special) + EOS | all |
 /// | tokenised | as given | as given |

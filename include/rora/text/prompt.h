@@ -14,6 +14,12 @@ namespace rora {
 /// EOS that it may put behind. Training, evaluation and generation begin alike.
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text);
 
+/// The ids of what follows a text: those that the two have together behind those of the text, `encode_prompt`'s or,
+/// without special tokens, its own. Many tokenizers put a space in front of a text, which a continuation has not. Where
+/// a token would go over the text's end, the text keeps its ids and the continuation has those that it has alone.
+std::vector<int64_t> encode_continuation(
+    const Tokenizer& tokenizer, std::string_view text, std::string_view continuation, bool add_special_tokens = true);
+
 /// How the prompts of alpaca and prompt–completion records are written.
 enum class PromptFormat {
   kAuto, ///< as chats where there is a chat template, else as text
