@@ -31,8 +31,12 @@ Prompts resolve_prompts(const Arguments& arguments, const Tokenizer& tokenizer) 
     if (flags.prompt_format == PromptFormat::kAlpaca) {
       throw UsageError("--chat and --prompt-format alpaca exclude each other");
     }
-    flags.prompt_format = PromptFormat::kChat;
-  } else if (flags.prompt_format == PromptFormat::kAuto) {
+    Prompts prompts = flags.resolve(arguments.model.model, arguments.model.adapter, &tokenizer);
+    guess_chat_template(prompts, true, tokenizer, std::cerr);
+    prompts.format = PromptFormat::kChat;
+    return prompts;
+  }
+  if (flags.prompt_format == PromptFormat::kAuto) {
     const std::optional<std::string>& adapter = arguments.model.adapter;
     const bool is_chat =
         flags.chat_template != "auto" || (adapter && format_of_adapter(*adapter) == PromptFormat::kChat);

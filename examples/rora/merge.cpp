@@ -1,6 +1,7 @@
 #include "command.h"
 #include "model_flags.h"
 #include "output_folder.h"
+#include "prompt_flags.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
@@ -8,11 +9,15 @@
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/core/projection.h>
 #include <rora/error.h>
+#include <rora/model/generation.h>
 #include <rora/model/pretrained.h>
 #include <rora/model/trained_rows.h>
 
+#include <rora/text/prompt.h>
+
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <iostream>
 
 namespace rora::cli {
@@ -143,6 +148,25 @@ void keep_config_fields(const std::filesystem::path& from, const std::filesystem
   }
 }
 
+/// Adds the token that ends the answers which the adapter was trained on to those that end a text in the folder `to`,
+/// where it is none of them: other programs stop by these alone.
+void add_end_of_answers(const Arguments& arguments, const std::filesystem::path& to) {
+  const auto tokenizer = arguments.model.load_tokenizer();
+  const Prompts prompts = PromptFlags().resolve(arguments.model.model, arguments.adapter, tokenizer.get());
+  const auto end = end_of_message(*tokenizer, *prompts.chat_template);
+  std::vector<int64_t> ends = read_stop_token_ids(to);
+  if (!end || std::find(ends.begin(), ends.end(), *end) != ends.end()) {
+    return;
+  }
+  ends.push_back(*end);
+  const std::filesystem::path path = to / "generation_config.json";
+  Json config = std::filesystem::exists(path) ? Json::parse(read_file(path)) : Json::object();
+  config["eos_token_id"] = ends;
+  write_file(path, config.dump(2) + "\n");
+  std::cout << "eos_token_id of generation_config.json has token " << *end << " (" << tokenizer->decode({*end})
+            << ") too, with which the answers end that the adapter was trained on\n";
+}
+
 int merge(const Arguments& arguments) {
   const std::filesystem::path output = arguments.output;
   require_neither_model_nor_adapter(output);
@@ -159,6 +183,7 @@ int merge(const Arguments& arguments) {
   copy_companion_files(arguments.model.model, staged.path());
   if (const auto own = std::filesystem::path(arguments.adapter) / "chat_template.jinja"; std::filesystem::exists(own)) {
     write_file(staged.path() / own.filename(), read_file(own)); // what the adapter was trained with
+    add_end_of_answers(arguments, staged.path());
   }
   unmerge_adapters(*model);
   CausalLM merged = load_model(staged.path());
@@ -167,7 +192,7 @@ int merge(const Arguments& arguments) {
   const double error = (probe(merged) - expected).abs().max().item<double>() / std::max(scale, 1e-12);
   check_mapped_files();
   staged.commit();
-  std::cout << "merged " << changed.size() << " projections into " << output.string()
+  std::cout << "merged " << changed.size() << " modules into " << output.string()
             << ", each weight within one rounding of W + s*B*A to " << dtype_text(model->dtype())
             << "; logits differ from the adapted model's by " << Json(error).dump()
             << " of their largest, which is that rounding\n";

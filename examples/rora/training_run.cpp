@@ -305,6 +305,11 @@ TrainingData load_training_data(
     const bool has_chat = any([](const Record& record) { return record.kind == RecordKind::kChat; });
     guess_chat_template(data.prompts, has_chat, *tokenizer.get(), std::cout);
   }
+  const bool has_text = any(
+      [](const Record& record) { return record.kind == RecordKind::kCompletion || record.kind == RecordKind::kText; });
+  if (flags.prompts.prompt_format == PromptFormat::kAuto && data.prompts.chat_template && !has_text) {
+    data.prompts.format = PromptFormat::kChat; // an adapter of chats alone is to be talked to in chats
+  }
   data.has_chats = any([&](const Record& record) { return data.prompts.is_chat(record); });
   const DatasetOptions options = flags.dataset_options(vocab_size, data.prompts);
   const auto ask = [&tokenizer] { return tokenizer.get(); };
@@ -395,8 +400,12 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     folder.write_run(record);
   });
   std::cout << "done: " << result.steps << " steps in " << examples::format_duration(duration.count()) << ", loss "
-            << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string()
-            << std::endl;
+            << (totals.first_loss ? fixed(totals.final_loss, 4) : "-") << ", written to " << folder.path().string();
+  if (result.best_eval_loss) {
+    std::cout << ": step " << result.best_step << ", of validation loss " << fixed(*result.best_eval_loss, 4)
+              << (result.stopped_early ? "; later ones were no better" : "");
+  }
+  std::cout << std::endl;
   return 0;
 }
 

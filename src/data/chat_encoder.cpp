@@ -28,6 +28,10 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, siz
     end_of_message_ = end_of_message(*tokenizer_, *chat_template_);
   }
   const RenderOptions options = RenderOptions().tools(tools).now(now_);
+  if (options_.train_on_inputs()) { // the places of answers do not matter
+    append(example, tokenizer_->encode(chat_template_->render(messages, options).text, false), true);
+    return example;
+  }
   const std::vector<Piece> pieces = chat_template_->marks_generation(!tools.empty())
       ? generated_pieces(messages, first, options)
       : prefix_pieces(messages, first, options);
@@ -50,7 +54,7 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, siz
     const size_t labelled = by_prefix ? end_of_answer(own) : (pieces[i].labelled ? own.size() : 0);
     const auto middle = own.begin() + static_cast<std::ptrdiff_t>(labelled);
     append(example, {own.begin(), middle}, true);
-    append(example, {middle, own.end()}, options_.train_on_inputs());
+    append(example, {middle, own.end()}, false);
     begin = end;
   }
   return example;
@@ -59,8 +63,8 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, siz
 size_t RecordEncoder::end_of_piece(
     const std::vector<int64_t>& ids, size_t begin, const std::string* previous, const std::string& piece,
     std::string_view prefix) const {
-  const std::vector<int64_t> own =
-      previous == nullptr ? tokenizer_->encode(piece, false) : encode_after(*previous, piece);
+  const std::vector<int64_t> own = previous == nullptr ? tokenizer_->encode(piece, false)
+                                                       : encode_continuation(*tokenizer_, *previous, piece, false);
   if (own.size() <= ids.size() - begin &&
       std::equal(own.begin(), own.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin))) {
     return begin + own.size();
@@ -122,11 +126,26 @@ std::vector<RecordEncoder::Piece> RecordEncoder::prefix_pieces(
     if (messages[i].role == "assistant") {
       const bool is_empty = messages[i].content.empty() && messages[i].fields.empty();
       extend(i, true, false);
+      const size_t before = text.size();
       extend(i + 1, false, !is_empty);
+      if (!is_empty && is_end_alone(text.substr(before))) {
+        C10_THROW_ERROR(
+            ValueError,
+            "message " + std::to_string(i) + ": the chat template " + chat_template_->origin() +
+                " writes nothing of this answer but its end (parts of content and tool_calls are for templates that " +
+                "know them)");
+      }
     }
   }
   extend(messages.size(), false, false);
   return pieces;
+}
+
+bool RecordEncoder::is_end_alone(const std::string& text) const {
+  std::vector<int64_t> ids = tokenizer_->encode(text, false);
+  ids.resize(end_of_answer(ids));
+  const std::string written = tokenizer_->decode(ids, /*skip_special_tokens=*/true);
+  return written.find_first_not_of(" \t\r\n") == std::string::npos;
 }
 
 size_t RecordEncoder::end_of_answer(const std::vector<int64_t>& ids) const {
@@ -136,15 +155,6 @@ size_t RecordEncoder::end_of_answer(const std::vector<int64_t>& ids) const {
     }
   }
   return ids.size();
-}
-
-std::vector<int64_t> RecordEncoder::encode_after(const std::string& previous, const std::string& text) const {
-  const std::vector<int64_t> before = tokenizer_->encode(previous, false);
-  const std::vector<int64_t> both = tokenizer_->encode(previous + text, false);
-  if (both.size() >= before.size() && std::equal(before.begin(), before.end(), both.begin())) {
-    return {both.begin() + static_cast<std::ptrdiff_t>(before.size()), both.end()};
-  }
-  return tokenizer_->encode(text, false);
 }
 
 } // namespace rora::detail

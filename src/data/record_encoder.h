@@ -49,10 +49,11 @@ class RecordEncoder {
   size_t end_of_piece(
       const std::vector<int64_t>& ids, size_t begin, const std::string* previous, const std::string& piece,
       std::string_view prefix) const;
-  std::vector<int64_t> encode_after(const std::string& previous, const std::string& text) const;
   /// The number of an assistant's tokens up to and with the template's end of a message, or EOS, or all: what a
   /// template writes behind it (ChatML a line break) is never generated.
   size_t end_of_answer(const std::vector<int64_t>& ids) const;
+  /// Whether an assistant's text is nothing but special tokens and space.
+  bool is_end_alone(const std::string& text) const;
   void append_eos(Example& example, bool labelled) const;
   void check_vocabulary(const Record& record, const Example& example, const std::filesystem::path& file) const;
 

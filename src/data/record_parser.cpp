@@ -193,6 +193,7 @@ class RecordParser {
     } else {
       parsed.content = string_field(message, content_key, field);
     }
+    refuse_weights(message, field);
     for (const auto& [key, value] : message.items()) {
       const bool is_own = key == role_key || key == content_key;
       if (!is_own && key != "role" && key != "content") {
@@ -201,6 +202,16 @@ class RecordParser {
     }
     parsed.fields = fields.is_null() ? "" : fields.dump();
     return parsed;
+  }
+
+  /// Other tools leave a message without labels that says so; here it would be trained on.
+  void refuse_weights(const json& message, const std::string& field) const {
+    if (const auto weight = message.find("weight"); weight != message.end() && !weight->is_null() && *weight != 1) {
+      fail_field(field + "weight", "1 or none, as a message's labels cannot be chosen", describe(*weight));
+    }
+    if (const auto train = message.find("train"); train != message.end() && !train->is_null() && *train != true) {
+      fail_field(field + "train", "true or none, as a message's labels cannot be chosen", describe(*train));
+    }
   }
 
   std::string role_of_sharegpt(const std::string& from, const std::string& field) const {

@@ -60,7 +60,7 @@ TEST(Dataset, LabelsTheAnswerAndEos) {
   EXPECT_EQ(marked_only(R"([{"text": "t\n\n"}])", tokenizer), "[<s>t\n\n</s>]");
 }
 
-TEST(Dataset, TokenisesTheAnswerApartFromThePrompt) {
+TEST(Dataset, LeavesThePromptTheTokensItHasInGeneration) {
   const Dataset dataset = load(R"([{"prompt": "p\n", "completion": "\nc"}])", std::make_unique<ByteTokenizer>().get());
   EXPECT_THAT(
       dataset.examples[0].input_ids, ElementsAre(ByteTokenizer::kBos, 'p', '\n', '\n', 'c', ByteTokenizer::kEos));
@@ -284,6 +284,10 @@ TEST(ChatDataset, GivesOnlyTheFirstPieceADummyPrefix) {
       " <s>[INST] Hi [/INST][ Hello </s>]<s>[INST] Bye [/INST][ So long </s>]");
 }
 
+TEST(Dataset, GivesOnlyThePromptADummyPrefix) {
+  EXPECT_EQ(marked_only(R"([{"prompt": "p", "completion": " c"}])", PrefixingTokenizer()), "<s> p[ c</s>]");
+}
+
 TEST(ChatDataset, LeavesMessagesAfterTheLastAnswerWithoutLabels) {
   const ByteTokenizer tokenizer(false, false, {"<|im_start|>", "<|im_end|>"});
   EXPECT_EQ(
@@ -337,6 +341,26 @@ TEST(ChatDataset, RefusesATemplateThatRewritesWhatStandsBeforeAnAnswer) {
   EXPECT_THAT(
       refusal(chat(), &tokenizer, with_template(source)),
       HasSubstr("the chat template x.jinja writes what stands before it otherwise once it follows"));
+}
+
+TEST(ChatDataset, LabelsAllOfAChatWhereverItsAnswersAre) {
+  const ByteTokenizer tokenizer;
+  const std::string source = "{% for m in messages %}{{ '(last)' if loop.last }}{{ m.content }}\n{% endfor %}";
+  EXPECT_EQ(
+      marked_only(chat(), tokenizer, with_template(source).train_on_inputs(true)), "[Hi\nHello\nBye\n(last)So long\n]");
+}
+
+TEST(ChatDataset, RefusesAnAnswerOfWhichTheTemplateWritesNothing) {
+  const ByteTokenizer tokenizer;
+  const std::string source =
+      "{% for m in messages %}{{ m.role[0] }}:{{ m.content if m.content is string }}</s>{% endfor %}"
+      "{{ 'a:' if add_generation_prompt }}";
+  EXPECT_THAT(
+      refusal(
+          R"([{"messages": [{"role": "user", "content": "u"},
+                            {"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]}]}])",
+          &tokenizer, with_template(source)),
+      HasSubstr("message 1: the chat template x.jinja writes nothing of this answer but its end"));
 }
 
 constexpr const char* kPlain =

@@ -276,6 +276,17 @@ TEST(Records, CutsAnArrayApartWhereItsElementsEnd) {
   }
 }
 
+TEST(Records, RefusesMessagesThatAreNotToBeTrainedOn) {
+  const auto chat_with = [](const std::string& field) {
+    const std::string begin =
+        R"([{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", )";
+    return begin + field + "}]}]";
+  };
+  EXPECT_THAT(refusal(chat_with(R"("weight": 0)")), HasSubstr("field `messages[1].weight`: expected 1 or none"));
+  EXPECT_THAT(refusal(chat_with(R"("train": false)")), HasSubstr("field `messages[1].train`: expected true or none"));
+  EXPECT_EQ(read(chat_with(R"("weight": 1, "train": true)")).size(), 1u);
+}
+
 TEST(Records, RefusesAFileThatIsNotThere) {
   const DataFile file("");
   EXPECT_THROW(read_records(file.path().parent_path() / "none.json"), FileError);

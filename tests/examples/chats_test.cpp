@@ -189,6 +189,24 @@ TEST_F(ChatsTest, GoIntoAMergedModelWithTheirTemplate) {
   EXPECT_EQ(merged.value("dtype", merged.value("torch_dtype", "")), "bfloat16");
 }
 
+TEST_F(ChatsTest, EndTheTextsOfAMergedModelWhereTheirAnswersEnd) {
+  write_template("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ bos_token }}{% endfor %}");
+  ASSERT_EQ(finetune("chat.json", "run", {"--lr", "0.1"}).code, 0);
+  const Outcome outcome = run("merge", {"--adapter", place.path("run"), "--output", place.path("merged")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("eos_token_id of generation_config.json has token 1 (<s>) too"));
+  const Json ends = place.json("merged/generation_config.json")["eos_token_id"];
+  EXPECT_EQ(ends.back(), 1);
+  EXPECT_EQ(ends.size(), 2u);
+}
+
+TEST_F(ChatsTest, AreWhatAnAdapterOfChatsAloneIsGiven) {
+  ASSERT_EQ(finetune("chat.json", "run").code, 0); // by a template that the tokenizer's tokens suggest
+  const Json chat = ids_of({"--chat"});
+  const Json own = ids_of({"--adapter", place.path("run")});
+  EXPECT_EQ(std::vector<int64_t>(own.begin(), own.end() - 1), std::vector<int64_t>(chat.begin(), chat.end() - 1));
+}
+
 TEST_F(ChatsTest, ARunSaysWhatItsFlagsDoNotReach) {
   EXPECT_THAT(finetune("alpaca.json", "run", {"--warmup-steps", "7"}).out, HasSubstr("it ends before --lr is reached"));
   expect_error(
