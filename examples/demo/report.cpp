@@ -1,6 +1,8 @@
 #include "demo/report.h"
 
-#include "demo/svg_plot.h"
+#include "common/markup.h"
+#include "common/svg_plot.h"
+#include "common/ticks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +10,9 @@
 #include <cstdio>
 
 namespace rora::demo {
+
+using namespace examples;
+
 namespace {
 
 // Okabe and Ito's colours, which colour-blind readers tell apart; brighter ones for dark pages.
@@ -49,7 +54,7 @@ std::vector<LegendEntry> method_legend() {
   std::vector<LegendEntry> legend;
   for (const Method method : kMethods) {
     const MethodStyle style = style_of(method);
-    legend.push_back({method_name(method), style.light, style.dashes, style.marker});
+    legend.push_back({method_name(method), style.light, style.dark, style.dashes, style.marker});
   }
   return legend;
 }
@@ -96,91 +101,24 @@ std::vector<std::string> cells(const Run& run, const Comparison& comparison) {
 const std::vector<std::string> kColumns{"rank",       "method", "trainable",      "share",
                                         "final loss", "before", "accuracy after", "seconds"};
 
-constexpr const char* kStyle = R"css(
-:root { color-scheme: light dark; --page: #f4f5f7; --card: #ffffff; --ink: #1f2430; --soft: #5b6270; --line: #dfe2e8; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14161b; --card: #1d2027; --ink: #e8eaf0; --soft: #a2a9b8; --line: #333845; }
-}
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-main { max-width: 960px; margin: 0 auto; padding: 40px 20px 60px; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4em; }
-h2 { font-size: 1.1rem; margin: 0 0 .2em; }
-p { margin: .3em 0 .9em; max-width: 75ch; }
-.soft { color: var(--soft); }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 22px 26px; margin: 22px 0; }
-svg { display: block; width: 100%; height: auto; margin-top: 10px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin-top: 10px; }
-th, td { text-align: right; padding: 6px 10px; white-space: nowrap; }
-th:nth-child(2), td:nth-child(2) { text-align: left; }
-th { font-weight: 600; color: var(--soft); font-size: .88rem; border-bottom: 1px solid var(--line); }
-tr.first td { border-top: 1px solid var(--line); }
-code { font-size: .92em; }
-.swatch { display: inline-block; width: .65em; height: .65em; border-radius: 2px; margin-right: .55em; }
-)css";
-
-// The colours of lines and marks on dark pages, and those of the swatches.
-std::string method_style() {
-  std::string light;
-  std::string dark;
-  for (size_t i = 0; i < kMethods.size(); ++i) {
-    const MethodStyle style = style_of(kMethods[i]);
-    light += format(".swatch-%zu { background: %s; }\n", i, style.light);
-    dark += format(
-        "  .series-%zu { stroke: %s; } .mark-%zu { fill: %s; } .swatch-%zu { background: %s; }\n", i, style.dark, i,
-        style.dark, i, style.dark);
-  }
-  return light + "@media (prefers-color-scheme: dark) {\n" + dark + "}\n";
-}
-
-std::string html_table(const Comparison& comparison) {
-  std::string html = "<div class=\"scroll\"><table>\n<thead><tr>";
-  for (const std::string& column : kColumns) {
-    html += "<th scope=\"col\">" + escape_markup(column) + "</th>";
-  }
-  html += "</tr></thead>\n<tbody>\n";
+Table runs_table(const Comparison& comparison) {
+  Table table{kColumns, {}, {1}, {}, {}, 1};
   int64_t rank = 0;
   for (const Run& run : comparison.runs) {
-    html += run.rank == rank ? "<tr>" : "<tr class=\"first\">";
-    rank = run.rank;
-    const std::vector<std::string> row = cells(run, comparison);
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string swatch =
-          i == 1 ? format("<span class=\"swatch swatch-%zu\"></span>", legend_index(run.method)) : "";
-      html += "<td>" + swatch + escape_markup(row[i]) + "</td>";
+    if (run.rank != rank) {
+      table.groups.push_back(table.rows.size());
     }
-    html += "</tr>\n";
+    rank = run.rank;
+    table.rows.push_back(cells(run, comparison));
+    table.swatches.push_back(legend_index(run.method));
   }
-  return html + "</tbody></table></div>\n";
+  return table;
 }
 
 } // namespace
 
 std::string text_table(const Comparison& comparison) {
-  std::vector<std::vector<std::string>> rows{kColumns};
-  for (const Run& run : comparison.runs) {
-    rows.push_back(cells(run, comparison));
-  }
-  const auto columns_of = [](const std::string& text) {
-    return static_cast<size_t>(
-        std::count_if(text.begin(), text.end(), [](unsigned char byte) { return (byte & 0xC0) != 0x80; }));
-  };
-  std::vector<size_t> widths(kColumns.size());
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      widths[i] = std::max(widths[i], columns_of(row[i]));
-    }
-  }
-  std::string table;
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      table += (i == 0 ? "" : "  ") + std::string(widths[i] - columns_of(row[i]), ' ') + row[i];
-    }
-    table += "\n";
-  }
-  return table;
+  return examples::text_table(runs_table(comparison));
 }
 
 std::string loss_figure(const Comparison& comparison) {
@@ -209,7 +147,7 @@ std::string accuracy_figure(const Comparison& comparison) {
   figure.x = {.label = "rank", .logarithmic = true};
   figure.y = {.label = "accuracy on the facts", .percent = true, .minimum = 0.0, .maximum = 1.0};
   figure.legend = method_legend();
-  figure.legend.push_back({"no adapter", "#7a7f8a", "3 3", Marker::kNone});
+  figure.legend.push_back({"no adapter", "#7a7f8a", "", "3 3", Marker::kNone});
   Panel panel;
   Series base{{}, kMethods.size(), false, false};
   for (const int64_t rank : comparison.options.ranks) {
@@ -232,12 +170,7 @@ std::string accuracy_figure(const Comparison& comparison) {
 
 std::string html_report(const Comparison& comparison) {
   const ComparisonOptions& options = comparison.options;
-  std::string html =
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-      "<title>LoRA, RoRA and DoRA on a small LLaMA</title>\n<style>";
-  html += kStyle + method_style() + "</style>\n</head>\n<body>\n<main>\n";
-  html += "<h1>LoRA, RoRA and DoRA on a small LLaMA</h1>\n<p>A LLaMA of " +
+  std::string html = "<main>\n<h1>LoRA, RoRA and DoRA on a small LLaMA</h1>\n<p>A LLaMA of " +
       format_tick(static_cast<double>(comparison.model_parameters), false) +
       " parameters, which knows nothing but stories of a tiny world, is taught " + std::to_string(comparison.facts) +
       " facts that nobody could guess, and is then asked for each of them. What is compared is how much an adapter can "
@@ -251,7 +184,7 @@ std::string html_report(const Comparison& comparison) {
       "<section>\n<h2>Loss against step</h2>\n<p class=\"soft\">Averaged over about a twentieth of the steps; the pale "
       "lines are the steps themselves.</p>\n" +
       loss_figure(comparison) + "</section>\n";
-  html += "<section>\n<h2>All runs</h2>\n" + html_table(comparison) +
+  html += "<section>\n<h2>All runs</h2>\n" + html_table(runs_table(comparison)) +
       "<p class=\"soft\">Share: of all parameters, the adapter's included. Final loss: the mean of the last tenth of "
       "the "
       "steps. Seconds: the training alone.</p>\n</section>\n";
@@ -267,7 +200,7 @@ std::string html_report(const Comparison& comparison) {
       "magnitude a row. With one learning rate for all, a smaller scale is a slower adapter; tuning the rate for each "
       "method and rank would bring them closer.</p>\n<p class=\"soft\">" +
       format("All of it took %.0f seconds.", comparison.seconds) + "</p>\n</section>\n";
-  return html + "</main>\n</body>\n</html>\n";
+  return html_page("LoRA, RoRA and DoRA on a small LLaMA", legend_style(method_legend()), html + "</main>\n");
 }
 
 } // namespace rora::demo

@@ -1,7 +1,8 @@
+#include "common/svg_plot.h"
+#include "common/ticks.h"
 #include "demo/facts.h"
 #include "demo/random.h"
 #include "demo/report.h"
-#include "demo/svg_plot.h"
 #include "demo/tiny_world.h"
 
 #include <rora/evaluation/perplexity.h>
@@ -20,6 +21,9 @@
 namespace rora::demo {
 namespace {
 
+using examples::Figure;
+using examples::format_tick;
+using examples::nice_ticks;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -114,7 +118,26 @@ TEST(Report, EscapesWhatItQuotes) {
 
 TEST(Report, TheTableHasALineARun) {
   const std::string table = text_table(comparison());
-  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + 9);
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + 9 + 2); // the ranks apart
+}
+
+TEST(Figures, ALegendThatIsTooLongForOneRowTakesMore) {
+  Figure figure;
+  figure.width = 440.0;
+  figure.panels.push_back({"", {{{{1.0, 1.0}, {2.0, 2.0}}}}});
+  for (const char* name : {"alpha/r", "alpha/sqrt(r)", "a constant", "something else"}) {
+    figure.legend.push_back({name, "#000000", "", "", examples::Marker::kNone});
+  }
+  const std::string svg = render_svg(figure);
+  for (const double x : attributes(svg, "x")) {
+    EXPECT_LE(x, figure.width);
+  }
+  std::set<double> rows;
+  for (const char* name : {"alpha/r", "something else"}) {
+    const size_t text = svg.rfind("<text", svg.find(name));
+    rows.insert(std::stod(svg.substr(svg.find(" y=\"", text) + 4)));
+  }
+  EXPECT_EQ(rows.size(), 2u);
 }
 
 TEST(Ticks, AreRoundNumbers) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace rora::demo {
+namespace rora::examples {
 
 struct Point {
   double x = 0.0;
@@ -24,11 +24,12 @@ struct Series {
   bool faint = false; ///< thin and pale, behind the others
 };
 
-/// What one entry of the legend looks like. `colour` is for a light background; the class `series-N` on every mark lets
-/// a style sheet choose others.
+/// What one entry of the legend looks like. `colour` is for a light background; the classes `series-N` of lines and
+/// `mark-N` of marks let a style sheet choose others (`legend_style`).
 struct LegendEntry {
   std::string name;
   std::string colour;
+  std::string dark_colour; ///< for a dark background; empty is the same
   std::string dashes; ///< SVG's stroke-dasharray; empty is a whole line
   Marker marker = Marker::kNone;
 };
@@ -47,7 +48,7 @@ struct Panel {
   std::vector<Series> series;
 };
 
-/// Panels side by side with the same axes, and one legend above them.
+/// Panels side by side with the same axes, and one legend above them, in several rows where one has no room.
 struct Figure {
   std::string description; ///< read out instead of the picture
   Axis x;
@@ -58,20 +59,10 @@ struct Figure {
   double height = 380.0;
 };
 
-/// Round numbers (1, 2, 5 times a power of ten) from `minimum` to `maximum`, at most `count` + 1 of them.
-std::vector<double> nice_ticks(double minimum, double maximum, int64_t count);
-
-/// Powers of ten between `minimum` and `maximum`, with 2 and 5 times them where there are fewer than three.
-std::vector<double> nice_logarithmic_ticks(double minimum, double maximum);
-
-/// "0.25", "1,000"; with `percent` "25%" for 0.25. As many decimals as the number needs, three at most, or its leading
-/// digit below that.
-std::string format_tick(double value, bool percent);
-
 /// `text` with the characters escaped that XML and HTML give a meaning to.
 std::string escape_markup(const std::string& text);
 
 /// Text and axes take the colour of the text around the picture, so that it suits light and dark pages.
 std::string render_svg(const Figure& figure);
 
-} // namespace rora::demo
+} // namespace rora::examples

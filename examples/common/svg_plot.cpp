@@ -1,4 +1,6 @@
-#include "demo/svg_plot.h"
+#include "common/svg_plot.h"
+
+#include "common/ticks.h"
 
 #include <algorithm>
 #include <array>
@@ -6,13 +8,16 @@
 #include <cstdio>
 #include <limits>
 
-namespace rora::demo {
+namespace rora::examples {
 namespace {
 
 constexpr double kFontSize = 13.0;
 // A generous guess for sans-serif letters.
 constexpr double kCharacterWidth = 0.58 * kFontSize;
-constexpr double kLegendHeight = 34.0;
+constexpr double kLegendHeight = 34.0; // of its first row, the others are closer
+constexpr double kLegendRow = 24.0;
+constexpr double kLegendLine = 34.0;
+constexpr double kLegendGap = 26.0;
 constexpr double kTitleHeight = 24.0;
 constexpr double kBottom = 52.0;
 constexpr double kRight = 18.0;
@@ -153,7 +158,9 @@ class Painter {
     left_ = 30.0 + widest + 10.0;
     const bool titled = std::any_of(
         figure.panels.begin(), figure.panels.end(), [](const Panel& panel) { return !panel.title.empty(); });
-    top_ = 8.0 + (figure.legend.empty() ? 0.0 : kLegendHeight) + (titled ? kTitleHeight : 0.0);
+    legend_rows_ = legend_rows();
+    const auto rows = static_cast<double>(legend_rows_.size());
+    top_ = 8.0 + (rows > 0.0 ? kLegendHeight + (rows - 1.0) * kLegendRow : 0.0) + (titled ? kTitleHeight : 0.0);
     const auto panels = static_cast<double>(std::max<size_t>(figure.panels.size(), 1));
     panel_width_ = (figure.width - left_ - kRight - kPanelGap * (panels - 1.0)) / panels;
     bottom_ = figure.height - kBottom;
@@ -178,19 +185,43 @@ class Painter {
   }
 
  private:
-  std::string legend() const {
-    double width = 0.0;
-    for (const LegendEntry& entry : figure_.legend) {
-      width += 34.0 + 8.0 + text_width(entry.name) + 26.0;
-    }
-    double x = std::max(left_, (left_ + figure_.width - kRight - width + 26.0) / 2.0);
-    std::string svg;
+  double legend_width(size_t entry) const {
+    return kLegendLine + 8.0 + text_width(figure_.legend[entry].name) + kLegendGap;
+  }
+
+  // The entries of each row: as many as there is room for.
+  std::vector<std::vector<size_t>> legend_rows() const {
+    std::vector<std::vector<size_t>> rows;
+    double used = 0.0;
     for (size_t i = 0; i < figure_.legend.size(); ++i) {
-      const LegendEntry& entry = figure_.legend[i];
-      svg += line_element(x, 19.0, x + 34.0, 19.0, stroke(i, 2.6, 1.0));
-      svg += marker_element(entry.marker, x + 17.0, 19.0, fill(i));
-      svg += text_element(x + 42.0, 19.0 + 0.35 * kFontSize, "start", entry.name);
-      x += 34.0 + 8.0 + text_width(entry.name) + 26.0;
+      const double width = legend_width(i);
+      if (rows.empty() || left_ + used + width - kLegendGap > figure_.width - kRight) {
+        rows.emplace_back();
+        used = 0.0;
+      }
+      rows.back().push_back(i);
+      used += width;
+    }
+    return rows;
+  }
+
+  std::string legend() const {
+    std::string svg;
+    double y = 19.0;
+    for (const std::vector<size_t>& row : legend_rows_) {
+      double width = -kLegendGap;
+      for (const size_t i : row) {
+        width += legend_width(i);
+      }
+      double x = std::max(left_, (left_ + figure_.width - kRight - width) / 2.0);
+      for (const size_t i : row) {
+        const LegendEntry& entry = figure_.legend[i];
+        svg += line_element(x, y, x + kLegendLine, y, stroke(i, 2.6, 1.0));
+        svg += marker_element(entry.marker, x + kLegendLine / 2.0, y, fill(i));
+        svg += text_element(x + kLegendLine + 8.0, y + 0.35 * kFontSize, "start", entry.name);
+        x += legend_width(i);
+      }
+      y += kLegendRow;
     }
     return svg;
   }
@@ -291,6 +322,7 @@ class Painter {
   const Figure& figure_;
   Range x_range_;
   Range y_range_;
+  std::vector<std::vector<size_t>> legend_rows_;
   double left_ = 0.0;
   double top_ = 0.0;
   double bottom_ = 0.0;
@@ -298,66 +330,6 @@ class Painter {
 };
 
 } // namespace
-
-std::vector<double> nice_ticks(double minimum, double maximum, int64_t count) {
-  const double rough = (maximum - minimum) / static_cast<double>(count);
-  const double power = std::pow(10.0, std::floor(std::log10(rough)));
-  double step = 10.0 * power;
-  for (const double factor : {1.0, 2.0, 5.0}) {
-    if (factor * power >= rough * (1.0 - 1e-9)) {
-      step = factor * power;
-      break;
-    }
-  }
-  std::vector<double> ticks;
-  const double slack = 1e-9 * (maximum - minimum);
-  for (double index = std::ceil((minimum - slack) / step); index * step <= maximum + slack; index += 1.0) {
-    ticks.push_back(index * step);
-  }
-  return ticks;
-}
-
-std::vector<double> nice_logarithmic_ticks(double minimum, double maximum) {
-  const auto between = [&](const std::vector<double>& factors) {
-    std::vector<double> ticks;
-    for (double power = std::floor(std::log10(minimum)); power <= std::ceil(std::log10(maximum)); power += 1.0) {
-      for (const double factor : factors) {
-        const double tick = factor * std::pow(10.0, power);
-        if (tick >= minimum * (1.0 - 1e-9) && tick <= maximum * (1.0 + 1e-9)) {
-          ticks.push_back(tick);
-        }
-      }
-    }
-    return ticks;
-  };
-  const std::vector<double> powers = between({1.0});
-  return powers.size() >= 3 ? powers : between({1.0, 2.0, 5.0});
-}
-
-std::string format_tick(double value, bool percent) {
-  const double shown = percent ? 100.0 * value : value;
-  const double magnitude = std::abs(shown);
-  int decimals = 3;
-  if (magnitude > 0.0 && magnitude < 1e-3) {
-    decimals = static_cast<int>(std::ceil(-std::log10(magnitude) - 1e-9));
-  }
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, shown);
-  std::string result = text;
-  result.erase(result.find_last_not_of('0') + 1);
-  if (result.back() == '.') {
-    result.pop_back();
-  }
-  if (result == "-0") {
-    result = "0";
-  }
-  const size_t point = std::min(result.find('.'), result.size());
-  const size_t first = result.front() == '-' ? 1 : 0;
-  for (size_t position = point; position > first + 3; position -= 3) {
-    result.insert(position - 3, 1, ',');
-  }
-  return percent ? result + "%" : result;
-}
 
 std::string escape_markup(const std::string& text) {
   std::string escaped;
@@ -386,4 +358,4 @@ std::string render_svg(const Figure& figure) {
   return Painter(figure).paint();
 }
 
-} // namespace rora::demo
+} // namespace rora::examples
