@@ -1,11 +1,11 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/parallel_for.h"
 #include "cuda/kernels.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/util/FunctionRef.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -53,9 +53,6 @@ inline void mark_changed(const at::Tensor& y) {
     y.unsafeGetTensorImpl()->bump_version();
   }
 }
-
-/// f over [0, count) in stretches of at least `grain`, on LibTorch's threads.
-void parallel_for(int64_t count, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> f);
 
 template <class Parameters>
 using CpuKernel = void (*kernels::Kernels::*)(const Parameters&, int64_t begin, int64_t end);

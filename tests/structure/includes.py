@@ -11,7 +11,8 @@ import re
 import sys
 
 FLOORS = [
-    "core", "kernels", "ops", "checkpoint", "model", "adapters", "text", "data", "evaluation", "training", "examples"]
+    "core", "kernels", "ops", "checkpoint", "model", "adapters", "text", "data", "evaluation", "training", "theory",
+    "examples"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 
 

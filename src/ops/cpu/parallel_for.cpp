@@ -1,5 +1,5 @@
 // Compiled with OpenMP, without which at::parallel_for, a template, is an ordinary loop.
-#include "../launch.h"
+#include "parallel_for.h"
 
 #include <ATen/Parallel.h>
 
