@@ -94,16 +94,16 @@ std::string html_table(const Table& table) {
   return html + "</tbody></table></div>\n";
 }
 
-std::string legend_style(const std::vector<LegendEntry>& legend) {
+std::string legend_style(const std::vector<LegendEntry>& legend, const std::string& style) {
   std::string light;
   std::string dark;
   for (size_t i = 0; i < legend.size(); ++i) {
-    const std::string index = std::to_string(i);
-    light += ".swatch-" + index + " { background: " + legend[i].colour + "; }\n";
+    const std::string index = style + "-" + std::to_string(i);
+    light += ".swatch" + index + " { background: " + legend[i].colour + "; }\n";
     if (!legend[i].dark_colour.empty()) {
       const std::string& colour = legend[i].dark_colour;
-      dark += "  .series-" + index + " { stroke: " + colour + "; } .mark-" + index + " { fill: " + colour +
-          "; } .swatch-" + index + " { background: " + colour + "; }\n";
+      dark += "  .series" + index + " { stroke: " + colour + "; } .mark" + index + " { fill: " + colour +
+          "; } .swatch" + index + " { background: " + colour + "; }\n";
     }
   }
   return light + "@media (prefers-color-scheme: dark) {\n" + dark + "}\n";

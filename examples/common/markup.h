@@ -25,8 +25,8 @@ std::string text_table(const Table& table);
 std::string html_table(const Table& table);
 
 /// The rules that give `legend` its colours on light and on dark pages: of lines, of marks, and of spans of the class
-/// `swatch-N` for its N-th entry.
-std::string legend_style(const std::vector<LegendEntry>& legend);
+/// `swatch-N` for its N-th entry. `style` is that of its figures.
+std::string legend_style(const std::vector<LegendEntry>& legend, const std::string& style = {});
 
 /// A page that needs no other file, light or dark as the reader's screen is. `body` is markup; a `section` in it is a
 /// card, `figures` stand side by side where there is room, a paragraph of the class `soft` is less prominent.

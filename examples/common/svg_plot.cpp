@@ -208,12 +208,16 @@ class Painter {
   std::string legend() const {
     std::string svg;
     double y = 19.0;
+    double widest = 0.0;
     for (const std::vector<size_t>& row : legend_rows_) {
       double width = -kLegendGap;
       for (const size_t i : row) {
         width += legend_width(i);
       }
-      double x = std::max(left_, (left_ + figure_.width - kRight - width) / 2.0);
+      widest = std::max(widest, width);
+    }
+    for (const std::vector<size_t>& row : legend_rows_) {
+      double x = std::max(left_, (left_ + figure_.width - kRight - widest) / 2.0);
       for (const size_t i : row) {
         const LegendEntry& entry = figure_.legend[i];
         svg += line_element(x, y, x + kLegendLine, y, stroke(i, 2.6, 1.0));
@@ -293,6 +297,9 @@ class Painter {
     if (path.empty()) {
       return "";
     }
+    if (!series.joined) {
+      return marks;
+    }
     return "<path d=\"" + path + "\" fill=\"none\" stroke-linejoin=\"round\"" +
         stroke(series.legend, series.faint ? 1.0 : 2.4, series.faint ? 0.25 : 1.0) + "/>\n" + marks;
   }
@@ -301,12 +308,13 @@ class Painter {
     const LegendEntry& entry = figure_.legend.at(index);
     const std::string dashes =
         entry.dashes.empty() || opacity < 1.0 ? "" : " stroke-dasharray=\"" + entry.dashes + "\"";
-    return " class=\"series-" + std::to_string(index) + "\" stroke=\"" + entry.colour + "\"" +
+    return " class=\"series" + figure_.style + "-" + std::to_string(index) + "\" stroke=\"" + entry.colour + "\"" +
         attribute("stroke-width", width) + attribute("stroke-opacity", opacity) + dashes;
   }
 
   std::string fill(size_t index) const {
-    return " class=\"mark-" + std::to_string(index) + "\" fill=\"" + figure_.legend.at(index).colour + "\"";
+    return " class=\"mark" + figure_.style + "-" + std::to_string(index) + "\" fill=\"" +
+        figure_.legend.at(index).colour + "\"";
   }
 
   Scale x_scale(double left) const {

@@ -22,6 +22,7 @@ struct Series {
   size_t legend = 0;
   bool markers = false;
   bool faint = false; ///< thin and pale, behind the others
+  bool joined = true; ///< by a line; otherwise markers and error bars alone
 };
 
 /// What one entry of the legend looks like. `colour` is for a light background; the classes `series-N` of lines and
@@ -54,6 +55,7 @@ struct Figure {
   Axis x;
   Axis y;
   std::vector<LegendEntry> legend;
+  std::string style = {}; ///< goes into the names of the classes, where a page has several legends: `seriesSTYLE-N`
   std::vector<Panel> panels;
   double width = 900.0;
   double height = 380.0;
