@@ -87,7 +87,7 @@ const char* verdict_text(Verdict verdict) {
     case Verdict::kUndecided:
       break;
   }
-  return "not decided by so few samples";
+  return "not decided: the interval is too wide";
 }
 
 Verdict judge_exponent(const Estimate& fitted, double claimed, double tolerance) {

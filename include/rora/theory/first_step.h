@@ -65,7 +65,7 @@ struct RankScale {
 
 inline constexpr RankScale kLoraScale{"α/r", -1.0};
 inline constexpr RankScale kRoraScale{"α/√r", -0.5};
-inline constexpr RankScale kQuarterScale{"α·r^−¼", -0.25};
+inline constexpr RankScale kQuarterScale{"α/r^¼", -0.25};
 inline constexpr RankScale kConstantScale{"α", 0.0};
 inline constexpr std::array kRankScales{kLoraScale, kRoraScale, kQuarterScale, kConstantScale};
 

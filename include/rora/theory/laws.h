@@ -17,7 +17,7 @@ enum class Verdict {
   kDoesNotHold,
   kHoldsForAlignedInputs, ///< for them only
   kHoldsForIndependentInputs, ///< for them only
-  kUndecided, ///< the intervals are too wide: more samples would tell
+  kUndecided, ///< the intervals are too wide: more samples or ranks would tell
 };
 
 const char* verdict_text(Verdict verdict);
