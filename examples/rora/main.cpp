@@ -32,6 +32,7 @@ constexpr Command kCommands[] = {
     {"merge", "Write an adapter into its model's weights", add_merge},
     {"tokenize", "Print the token ids of a text as a JSON list", add_tokenize},
     {"inspect", "Describe a model folder or an adapter folder", add_inspect},
+    {"theory", "Show how a first step grows with the rank, and test the paper's equations on it", add_theory},
     {"bench", "Time training steps and print them as one JSON line", add_bench},
 };
 

@@ -8,6 +8,7 @@ MOST = str(2**63 - 1)
 DRY = FINETUNE + ["--dry-run"]
 BENCH = ["bench", "--model", "@model", "--batch", "1", "--seq", "4", "--steps", "1", "--threads", "1"]
 GENERATE = ["generate", "--model", "@model", "--prompt", "hello", "--max-new-tokens", "1"]
+THEORY = ["theory", "--samples", "100", "--in-features", "8", "--out-features", "2", "--threads", "1"]
 PRETRAIN = ["pretrain", "--model-config", "@model/config.json", "--data", "@train.jsonl", "--output", "@out"]
 
 
@@ -47,6 +48,13 @@ def value_cases():
             yield case(GENERATE, flag, value)
     yield Case("generate of beams that sample", [*GENERATE, "--beams", "2", "--temperature", "1"], ("--beams",),
                codes=(2,))
+    for flag, values in {"ranks": ["4,8", "4,8,x", "4,8,8", "0,4,8", "4,8,65537", "4,,8", "", MOST],
+                         "samples": ["99", "-1", MOST], "in-features": ["0", MOST], "out-features": ["0", MOST],
+                         "alpha": ["0", "nan", "1e999"], "seed": ["-1", "x"], "initial-a": ["x"],
+                         "steps": ["0", MOST], "lr": ["0", "nan"], "batch-size": ["0", MOST],
+                         "max-length": ["1", MOST], "data": ["x"]}.items():
+        for value in values:
+            yield case(THEORY, flag, value)
     for flag in ["batch-size", "limit", "threads"]:
         yield case(LOAD, flag, MOST)
     yield case(PRETRAIN, "train-tokenizer", MOST)
@@ -93,6 +101,8 @@ def output_cases():
                                 ("a long name", "@" + "x" * 300, "xxx"),
                                 ("a run", "@run", "--resume")]:
         yield Case(f"output {name}", [*FINETUNE, "--max-steps", "1", "--output", output], (named,), codes=(1, 2))
+        if name != "a run":
+            yield Case(f"theory's output {name}", [*THEORY, "--output", output], (named,), codes=(1, 2))
     yield Case("output a loop of links", [*FINETUNE, "--max-steps", "1"], ("out",),
                lambda place: place.path("out").symlink_to("out"))
     yield Case("predictions nowhere", [*LOAD, "--task", "choice", "--data", "@text.jsonl", "--predictions", "@no/file"],
