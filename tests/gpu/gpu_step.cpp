@@ -199,7 +199,7 @@ rora::CausalLM make_model(const Arguments& arguments) {
   if (!arguments.frozen) {
     for (const auto& item : model->named_modules("", /*include_self=*/false)) {
       auto projection = std::dynamic_pointer_cast<rora::ProjectionImpl>(item.value());
-      if (projection && item.key() != "lm_head") {
+      if (projection && projection->as<rora::EmbeddingImpl>() == nullptr && item.key() != "lm_head") {
         projection->attach("default", std::make_shared<rora::LowRankAdapter>(*projection, arguments.adapter));
       }
     }
