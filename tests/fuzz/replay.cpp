@@ -19,7 +19,11 @@
 
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr double kMaxSeconds = 20.0; // a sanitizer is slow
+#else
 constexpr double kMaxSeconds = 1.0;
+#endif
 constexpr int64_t kMaxMemoryKiB = 512 * 1024;
 constexpr unsigned kHangSeconds = 60;
 constexpr size_t kMaxBytes = size_t{1} << 20;
