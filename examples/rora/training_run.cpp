@@ -212,6 +212,12 @@ void print_plan(
   if (tokenizer != nullptr) {
     std::cout << "\nprompts: " << data.prompts.text();
   }
+  for (const Dataset* each : {&data.train, &data.eval}) {
+    if (each->unwritten > 0) {
+      std::cout << "\nof " << each->unwritten
+                << " chats the template leaves a message out; the first: " << each->first_unwritten;
+    }
+  }
   std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " ("
             << fixed(counts.share(), 4) << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
             << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";

@@ -3,10 +3,55 @@
 #include <rora/text/prompt.h>
 
 #include <c10/util/Exception.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <string_view>
 
 namespace rora::detail {
+namespace {
+
+std::string_view first_line(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos) {
+    return {};
+  }
+  text = text.substr(begin, text.find('\n', begin) - begin);
+  return text.substr(0, text.find_last_not_of(kSpace) + 1);
+}
+
+/// The texts of a message: its content, or those of its parts.
+std::vector<std::string> texts_of(const ChatMessage& message) {
+  std::vector<std::string> texts{message.content};
+  if (message.fields.find("\"content\"") != std::string::npos) {
+    const auto fields = nlohmann::json::parse(message.fields, nullptr, /*allow_exceptions=*/false);
+    if (const auto parts = fields.find("content"); parts != fields.end() && parts->is_array()) {
+      for (const auto& part : *parts) {
+        if (part.is_object() && part.contains("text") && part["text"].is_string()) {
+          texts.push_back(part["text"].get<std::string>());
+        }
+      }
+    }
+  }
+  return texts;
+}
+
+} // namespace
+
+std::optional<size_t> RecordEncoder::find_unwritten(const std::vector<ChatMessage>& messages, std::string_view chat) {
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (messages[i].role == "assistant") {
+      continue; // what a template leaves out of earlier answers, such as their thoughts, it leaves out in generation
+    }
+    for (const std::string& text : texts_of(messages[i])) {
+      if (chat.find(first_line(text)) == std::string_view::npos) {
+        return i;
+      }
+    }
+  }
+  return std::nullopt;
+}
 
 Example RecordEncoder::encode_as_chat(const Record& record) {
   if (record.kind == RecordKind::kChat) {
@@ -29,7 +74,9 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, siz
   }
   const RenderOptions options = RenderOptions().tools(tools).now(now_);
   if (options_.train_on_inputs()) { // the places of answers do not matter
-    append(example, tokenizer_->encode(chat_template_->render(messages, options).text, false), true);
+    const std::string text = chat_template_->render(messages, options).text;
+    unwritten_ = find_unwritten(messages, text);
+    append(example, tokenizer_->encode(text, false), true);
     return example;
   }
   const std::vector<Piece> pieces = chat_template_->marks_generation(!tools.empty())
@@ -39,6 +86,7 @@ Example RecordEncoder::encode_chat(const std::vector<ChatMessage>& messages, siz
   for (const Piece& piece : pieces) {
     text += piece.text;
   }
+  unwritten_ = find_unwritten(messages, text);
   const std::vector<int64_t> ids = tokenizer_->encode(text, false);
   size_t begin = 0;
   size_t offset = 0;

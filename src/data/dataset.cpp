@@ -1,5 +1,6 @@
 #include <rora/data/dataset.h>
 
+#include "checkpoint/quote.h"
 #include "record_encoder.h"
 
 #include <rora/error.h>
@@ -33,7 +34,12 @@ void encode_file(
   const int64_t before = dataset.size();
   int64_t unanswered = 0;
   for (const Record& record : records) {
-    auto [example, truncated] = encoder.encode(record, file);
+    auto [example, truncated, unwritten] = encoder.encode(record, file);
+    if (unwritten && dataset.unwritten++ == 0) {
+      const bool is_chat = record.kind == RecordKind::kChat;
+      dataset.first_unwritten = file.string() + ", " + record.place() + ", message " + std::to_string(*unwritten) +
+          (is_chat ? " of role " + detail::quote(record.messages[*unwritten].role) : "");
+    }
     if (has_target(example)) {
       dataset.examples.push_back(std::move(example));
       dataset.truncated += truncated ? 1 : 0;

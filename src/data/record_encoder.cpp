@@ -74,6 +74,7 @@ RecordEncoder::Result RecordEncoder::encode(const Record& record, const std::fil
     append_eos(result.example, label_on_eos);
   }
   check_vocabulary(record, result.example, file);
+  result.unwritten = as_chat ? unwritten_ : std::nullopt;
   return result;
 }
 

@@ -21,6 +21,7 @@ class RecordEncoder {
   struct Result {
     Example example; ///< empty where the record has no text
     bool truncated = false;
+    std::optional<size_t> unwritten{}; ///< the message of a chat of which its text has nothing
   };
 
   /// `file` is for messages.
@@ -37,6 +38,8 @@ class RecordEncoder {
   Example encode_completion(const Record& record) const;
   Example encode_text(const std::string& text) const;
   Example encode_as_chat(const Record& record);
+  /// The first message, not an assistant's, whose text is not in that of the chat.
+  static std::optional<size_t> find_unwritten(const std::vector<ChatMessage>& messages, std::string_view chat);
   /// Labels on what assistants say from message `first` on.
   Example encode_chat(const std::vector<ChatMessage>& messages, size_t first, const std::string& tools);
   std::vector<Piece> generated_pieces(
@@ -64,6 +67,7 @@ class RecordEncoder {
   std::optional<int64_t> end_of_message_; ///< of that template
   std::time_t now_; ///< one date for all chats
   int64_t vocab_size_ = 0; ///< 0: unknown
+  std::optional<size_t> unwritten_; ///< of the chat that was encoded last
 };
 
 } // namespace rora::detail

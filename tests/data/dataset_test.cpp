@@ -363,6 +363,19 @@ TEST(ChatDataset, RefusesAnAnswerOfWhichTheTemplateWritesNothing) {
       HasSubstr("message 1: the chat template x.jinja writes nothing of this answer but its end"));
 }
 
+TEST(ChatDataset, CountsChatsOfWhichTheTemplateLeavesAMessageOut) {
+  const ByteTokenizer tokenizer;
+  const std::string source =
+      "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ m.content }}</s>{% endif %}{% endfor %}";
+  const Dataset dataset = load(
+      R"([{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]},
+          {"messages": [{"role": "developer", "content": " rules\nand more"}, {"role": "user", "content": "u"},
+                        {"role": "assistant", "content": "a"}]}])",
+      &tokenizer, with_template(source));
+  EXPECT_EQ(dataset.unwritten, 1);
+  EXPECT_THAT(dataset.first_unwritten, HasSubstr("record 2, message 0 of role 'developer'"));
+}
+
 constexpr const char* kPlain =
     "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}</s>{% endfor %}{{ 'a:' if add_generation_prompt }}";
 

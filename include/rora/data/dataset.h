@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace rora {
@@ -39,6 +40,8 @@ struct Dataset {
   int64_t truncated = 0; ///< of the examples, those cut to `max_length`
   int64_t unanswered = 0; ///< records cut to `max_length` that have no label past the first position left
   int64_t skipped = 0; ///< other records without text or ids, or without a label past the first position
+  int64_t unwritten = 0; ///< chats with a message, not an assistant's, of whose text the template writes nothing
+  std::string first_unwritten; ///< the first of these: its file, record, message and role
   int64_t size() const {
     return static_cast<int64_t>(examples.size());
   }
