@@ -14,6 +14,9 @@ bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
 
+/// A loop hashes the names of its variables at each turn.
+constexpr size_t kMaxName = 256;
+
 bool begins_name(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
 }
@@ -256,6 +259,9 @@ class Lexer {
       size_t end = at_;
       while (end < text_.size() && (begins_name(text_[end]) || is_digit(text_[end]))) {
         ++end;
+      }
+      if (end - at_ > kMaxName) {
+        fail(at_, "a name of more than " + std::to_string(kMaxName) + " characters");
       }
       add(TokenKind::kName, text_.substr(at_, end - at_));
       advance(end - at_);
