@@ -75,6 +75,7 @@ TEST(FamilyConfigs, RefuseWhatNoFamilyDoes) {
   for (const char* family : {"llama", "qwen2", "mistral", "qwen3", "smollm3", "granite", "olmo2", "gemma3_text"}) {
     expect_refused(
         {{family, {{"num_hidden_layers", INT64_MAX}}, "num_hidden_layers must be at most 10000"},
+         {family, {{"num_hidden_layers", -14}}, "num_hidden_layers must be at least 1, not -14"},
          {family, {{"is_causal", false}}, "is_causal false is not supported"},
          {family, {{"per_layer_config", {{"1", {{"num_key_value_heads", 2}}}}}}, "per_layer_config is not supported"},
          {family, {{"attention_dropout", 0.1}}, "attention_dropout over 0 is not supported"},

@@ -185,6 +185,9 @@ DecoderOptions detail::read_config_without_rope(const ModelFamily& family, const
   options.hidden_size(config.integer("hidden_size"));
   options.intermediate_size(config.integer("intermediate_size"));
   options.num_hidden_layers(config.integer("num_hidden_layers"));
+  if (options.num_hidden_layers() < 1) {
+    config.fail("num_hidden_layers", "must be at least 1, not " + std::to_string(options.num_hidden_layers()));
+  }
   if (options.num_hidden_layers() > kMaxLayers) {
     config.fail("num_hidden_layers", "must be at most 10000, not " + std::to_string(options.num_hidden_layers()));
   }
