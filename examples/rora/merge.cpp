@@ -1,4 +1,5 @@
 #include "command.h"
+#include "config_fields.h"
 #include "model_flags.h"
 #include "output_folder.h"
 #include "prompt_flags.h"
@@ -8,7 +9,6 @@
 #include <rora/checkpoint/file.h>
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/core/projection.h>
-#include <rora/error.h>
 #include <rora/model/generation.h>
 #include <rora/model/pretrained.h>
 #include <rora/model/trained_rows.h>
@@ -117,33 +117,6 @@ void verify_weights(const CausalLM& merged, const std::vector<ChangedProjection>
     }
     if (!within_a_rounding(*weight, merged_by_equation(*projection), projection->base().dense())) {
       throw std::runtime_error("the merged " + name + ".weight is not that of base and adapter together");
-    }
-  }
-}
-
-/// Gives the config.json in `to` the fields of the one in `from` that this library does not know of. What it knows
-/// reads as before: where it would not, the fields that were written stay.
-void keep_config_fields(const std::filesystem::path& from, const std::filesystem::path& to) {
-  const std::filesystem::path path = to / "config.json";
-  const std::string written_text = read_file(path);
-  const Json written = Json::parse(written_text);
-  const std::string known = model_config_json(read_model_config(to), "float32");
-  Json kept = Json::parse(read_file(from / "config.json"));
-  const char* const dtype = kept.contains("dtype") ? "dtype" : "torch_dtype";
-  kept[dtype] = written.contains("dtype") ? written["dtype"] : written["torch_dtype"];
-  kept["tie_word_embeddings"] = written["tie_word_embeddings"];
-  const auto reads_alike = [&] {
-    write_file(path, kept.dump(2) + "\n");
-    try {
-      return model_config_json(read_model_config(to), "float32") == known;
-    } catch (const FormatError&) {
-      return false;
-    }
-  };
-  if (!reads_alike()) {
-    kept.update(written);
-    if (!reads_alike()) {
-      write_file(path, written_text);
     }
   }
 }
