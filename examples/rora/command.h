@@ -24,6 +24,7 @@ Run add_generate(Flags& flags);
 Run add_inspect(Flags& flags);
 Run add_merge(Flags& flags);
 Run add_pretrain(Flags& flags);
+Run add_prune(Flags& flags);
 Run add_theory(Flags& flags);
 Run add_tokenize(Flags& flags);
 

@@ -30,6 +30,7 @@ constexpr Command kCommands[] = {
     {"generate", "Go on from a prompt", add_generate},
     {"chat", "Talk with a model", add_chat},
     {"merge", "Write an adapter into its model's weights", add_merge},
+    {"prune", "Write a smaller model, without its least important heads and MLP channels", add_prune},
     {"tokenize", "Print the token ids of a text as a JSON list", add_tokenize},
     {"inspect", "Describe a model folder or an adapter folder", add_inspect},
     {"theory", "Show how a first step grows with the rank, and test the paper's equations on it", add_theory},

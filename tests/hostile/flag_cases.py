@@ -9,6 +9,8 @@ DRY = FINETUNE + ["--dry-run"]
 BENCH = ["bench", "--model", "@model", "--batch", "1", "--seq", "4", "--steps", "1", "--threads", "1"]
 GENERATE = ["generate", "--model", "@model", "--prompt", "hello", "--max-new-tokens", "1"]
 THEORY = ["theory", "--samples", "100", "--in-features", "8", "--out-features", "2", "--threads", "1"]
+PRUNE = ["prune", "--model", "@model", "--output", "@out", "--share", "0.3", "--threads", "1"]
+PRUNE_BY_GRADIENT = PRUNE + ["--importance", "gradient", "--data", "@train.jsonl"]
 PRETRAIN = ["pretrain", "--model-config", "@model/config.json", "--data", "@train.jsonl", "--output", "@out"]
 
 
@@ -55,6 +57,15 @@ def value_cases():
                          "max-length": ["1", MOST], "data": ["x"]}.items():
         for value in values:
             yield case(THEORY, flag, value)
+    for flag, values in {"share": ["1", "-0.1", "nan", "x", ""], "importance": ["x"], "data": ["@train.jsonl"],
+                         "seed": ["1"]}.items():
+        for value in values:
+            yield case(PRUNE, flag, value)
+    yield case(PRUNE, "share", "0.999", codes=(1,), names=("is the most",))
+    for flag, values in {"batches": ["0", MOST], "batch-size": ["0", MOST], "max-length": ["1", MOST],
+                         "seed": ["-1", "x"]}.items():
+        for value in values:
+            yield case(PRUNE_BY_GRADIENT, flag, value)
     for flag in ["batch-size", "limit", "threads"]:
         yield case(LOAD, flag, MOST)
     yield case(PRETRAIN, "train-tokenizer", MOST)
@@ -103,6 +114,7 @@ def output_cases():
         yield Case(f"output {name}", [*FINETUNE, "--max-steps", "1", "--output", output], (named,), codes=(1, 2))
         if name != "a run":
             yield Case(f"theory's output {name}", [*THEORY, "--output", output], (named,), codes=(1, 2))
+            yield Case(f"prune's output {name}", [*PRUNE, "--output", output], (named,), codes=(1, 2))
     yield Case("output a loop of links", [*FINETUNE, "--max-steps", "1"], ("out",),
                lambda place: place.path("out").symlink_to("out"))
     yield Case("predictions nowhere", [*LOAD, "--task", "choice", "--data", "@text.jsonl", "--predictions", "@no/file"],

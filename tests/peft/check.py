@@ -4,7 +4,7 @@
 usage: python3 check.py BUILD_FOLDER      (needs torch, transformers and peft)
 
 The build's rora_write_folders writes adapters and models, with its own logits, into a temporary folder, and its binary
-fine-tunes and merges. Warnings count as errors, but for transformers' own notice on `is_gradient_checkpointing`.
+fine-tunes, merges and prunes. Warnings count as errors, but for transformers' own notice on `is_gradient_checkpointing`.
 Exits with 1 where a check fails, and with 77 where Python lacks one of the packages.
 """
 
@@ -30,6 +30,7 @@ except ImportError as error:
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 GOLDEN = FIXTURES / "golden"
 TOLERANCE = 1e-5  # of the largest logit
+PRUNED_SHARE = 0.4  # as in write_folders.cpp
 # What decides what an adapter computes.
 FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern",
           "target_modules", "exclude_modules", "layers_to_transform", "bias", "task_type", "modules_to_save",
@@ -186,8 +187,36 @@ def check_finetuned_merged(folder):
     return expect_logits(load_model(folder.parent.parent / "merged" / folder.name), input_ids, stored)
 
 
+def model_of(folder):
+    """The model that a pruned folder is of."""
+    return GOLDEN / "model" if folder.name == "model" else FIXTURES / "families" / folder.name
+
+
+def check_pruned(folder):
+    """transformers reads a smaller model that rora wrote, and computes what rora does."""
+    stored = load_file(folder / "logits.safetensors")
+    model = load_model(folder)
+    before = sum(each.numel() for each in load_model(model_of(folder)).model.layers.parameters())
+    share = 1 - sum(each.numel() for each in model.model.layers.parameters()) / before
+    require(abs(share - PRUNED_SHARE) < 0.02, f"{share:.3f} of the layers' parameters are gone")
+    return f"{expect_logits(model, stored['input_ids'], stored['logits'])}, {100 * share:.1f}% are gone"
+
+
+def check_pruned_by_binary(folder):
+    """`rora prune` writes the same tensors, and a config.json that transformers reads as the same model."""
+    by_binary = folder.parent.parent / "pruned_by_binary" / folder.name
+    expect_same_tensors(load_file(by_binary / "model.safetensors"), load_file(folder / "model.safetensors"))
+    stored = load_file(folder / "logits.safetensors")
+    return expect_logits(load_model(by_binary), stored["input_ids"], stored["logits"])
+
+
 def run_binary(binary, out):
-    """Fine-tunes each of PEFT's adapters on the batch and by the options of its stored losses, and merges it."""
+    """Prunes models. Fine-tunes each of PEFT's adapters on the batch and by the options of its stored losses, and merges
+    it."""
+    for pruned in (out / "pruned").iterdir():
+        run = [binary, "prune", "--model", model_of(pruned), "--share", str(PRUNED_SHARE), "--output",
+               out / "pruned_by_binary" / pruned.name]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
     batch = load_file(GOLDEN / "answers" / "base.safetensors")
     rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist())
     data = out / "data.jsonl"
@@ -210,6 +239,7 @@ CHECKS = {
     "resaved": [check_resaved],
     "models": [check_model],
     "finetuned": [check_finetuned, check_finetuned_merged],
+    "pruned": [check_pruned, check_pruned_by_binary],
 }
 
 

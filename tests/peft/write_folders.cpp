@@ -8,6 +8,8 @@
 //   OUT/resaved/NAME/   FIXTURES/golden/answers/NAME, loaded and saved again
 //   OUT/models/NAME/    FIXTURES/golden/forms/NAME or FIXTURES/families/NAME, loaded and saved again, with
 //                       logits.safetensors
+//   OUT/pruned/NAME/    FIXTURES/golden/model or FIXTURES/families/NAME, pruned by 40%, with
+//                       logits.safetensors
 
 #include "../support/principal.h"
 
@@ -17,6 +19,7 @@
 #include <rora/core/projection.h>
 #include <rora/model/decoder.h>
 #include <rora/model/pretrained.h>
+#include <rora/model/pruning.h>
 
 #include <ATen/ATen.h>
 
@@ -30,6 +33,8 @@
 namespace {
 
 using namespace rora;
+
+constexpr double kPrunedShare = 0.4;
 
 struct Case {
   std::string name;
@@ -131,12 +136,21 @@ void resave_model(const std::filesystem::path& folder, const std::filesystem::pa
   save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
 }
 
+void prune_model(const std::filesystem::path& folder, const std::filesystem::path& out) {
+  const CausalLM model = load_model(folder);
+  const auto kept = choose_kept(*model, magnitude_importance(*model), PruneOptions().share(kPrunedShare));
+  const CausalLM pruned = prune(*model, kept);
+  save_model(*pruned, out);
+  save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(pruned)}});
+}
+
 void write_families(const std::filesystem::path& families, const std::filesystem::path& out) {
   const Case adapted{"rora", AdapterOptions().low_rank(LowRankOptions().rank(6).alpha(12))};
   for (const auto& entry : std::filesystem::directory_iterator(families)) {
     if (std::filesystem::exists(entry.path() / "model.safetensors")) {
       write_adapter(entry.path(), out / "families" / entry.path().filename(), adapted);
       resave_model(entry.path(), out / "models" / entry.path().filename());
+      prune_model(entry.path(), out / "pruned" / entry.path().filename());
     }
   }
 }
@@ -153,6 +167,7 @@ void write_all(const std::filesystem::path& fixtures, const std::filesystem::pat
   for (const auto& entry : std::filesystem::directory_iterator(fixtures / "forms")) {
     resave_model(entry.path(), out / "models" / entry.path().filename());
   }
+  prune_model(fixtures / "model", out / "pruned" / "model");
 }
 
 } // namespace
