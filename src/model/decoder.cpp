@@ -41,12 +41,28 @@ void check_input(const ModelInput& input, int64_t cached) {
   }
 }
 
-/// Whether an adapter puts keys in front of the rows of any layer.
-bool has_prefix(const torch::nn::ModuleListImpl& layers) {
-  return std::any_of(layers.begin(), layers.end(), [](const std::shared_ptr<torch::nn::Module>& module) {
+/// The adapters that put keys in front of the rows of a layer.
+std::vector<const AttentionAdapter*> active_prefixes(const torch::nn::ModuleListImpl& layers) {
+  std::vector<const AttentionAdapter*> prefixes;
+  for (const auto& module : layers) {
     const Attention& attention = module->as<DecoderLayerImpl>()->self_attn;
-    return !attention.is_empty() && attention->active_adapter() != nullptr;
-  });
+    if (!attention.is_empty() && attention->active_adapter() != nullptr) {
+      prefixes.push_back(attention->active_adapter());
+    }
+  }
+  return prefixes;
+}
+
+/// How many positions the prefixes take in front of each row. The layers share what turns q and k: throws where they
+/// disagree.
+int64_t positions_of(const std::vector<const AttentionAdapter*>& prefixes) {
+  const auto taken = [](const AttentionAdapter* each) { return each->takes_positions() ? each->prefix_length() : 0; };
+  for (const AttentionAdapter* each : prefixes) {
+    TORCH_CHECK_VALUE(
+        taken(each) == taken(prefixes.front()), "a layer's prefix takes ", taken(each), " positions and another's ",
+        taken(prefixes.front()), ": the layers of a model share theirs");
+  }
+  return prefixes.empty() ? 0 : taken(prefixes.front());
 }
 
 /// The rows of a weight over the vocabulary that are trained; null where none are.
@@ -73,7 +89,8 @@ DecoderImpl::DecoderImpl(const DecoderOptions& options) : options(options) {
 
 PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) const {
   check_input(input, cached);
-  if (input.attention_mask.defined() && has_prefix(*layers)) {
+  const auto prefixes = active_prefixes(*layers);
+  if (input.attention_mask.defined() && !prefixes.empty()) {
     TORCH_CHECK_VALUE(
         input.attention_mask.numel() == 0 || input.attention_mask.max().item<int64_t>() <= 1,
         "an attention's prefix stands in front of whole rows: a row of several packed sequences cannot have one");
@@ -91,6 +108,9 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
         : ops::Sequences{input.attention_mask};
   }
   prepared.positions = input.position_ids.defined() ? input.position_ids : default_positions(input, cached);
+  if (const int64_t taken = positions_of(prefixes); taken > 0) {
+    prepared.positions = prepared.positions + taken;
+  }
   prepared.frequencies = detail::rotary_frequencies(options, options.rope(), prepared.positions);
   if (options.sliding_rope()) {
     prepared.sliding_frequencies = detail::rotary_frequencies(options, *options.sliding_rope(), prepared.positions);

@@ -123,7 +123,8 @@ at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, con
     std::tie(k, v) = context.cache->append(static_cast<size_t>(layer_), k, v);
   }
   const ops::Sequences sequences = behind_prefix(context.sequences, prefix);
-  const at::Tensor mixed = ops::attention_within(sequences, q, k, v, {window_, prefix});
+  const bool as_tokens = prefix > 0 && active_adapter()->takes_positions();
+  const at::Tensor mixed = ops::attention_within(sequences, q, k, v, {window_, as_tokens ? 0 : prefix});
   return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 

@@ -37,7 +37,8 @@ struct LayerContext {
 /// where the options say so, and q·k times 1/√head_dim or `attention_multiplier`.
 ///
 /// A token sees those of its sequence up to itself; where the layer has a window, its last ones, counted without
-/// padding. Keys beyond the window stay in the cache. An adapter's prefix is seen by every token, in a window or not.
+/// padding. Keys beyond the window stay in the cache. An adapter's prefix is seen by every token, in a window or not,
+/// unless it takes positions as tokens do.
 class AttentionImpl : public AdaptedModule<AttentionAdapter> {
  public:
   AttentionImpl(const DecoderOptions& options, int64_t layer);
@@ -48,6 +49,10 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
 
   /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
   KeptNumbers memory(int64_t hidden) const;
+
+  int64_t head_dim() const {
+    return head_dim_;
+  }
 
   Projection q_proj{nullptr};
   Projection k_proj{nullptr};

@@ -41,7 +41,7 @@ class ModuleAdapter : public torch::nn::Module {
 };
 
 /// Gives an attention keys and values in front of each row's own, which all of the row's tokens see (Li and Liang,
-/// arXiv 2101.00190). They take no positions: a row's tokens still count from 0.
+/// arXiv 2101.00190). Unless it `takes_positions`, a row's tokens still count from 0 and see it beyond a window.
 class AttentionAdapter : public ModuleAdapter {
  public:
   /// Keys, as they are behind rotary positions, and values: each `[prefix, kv_heads, head_dim]`, brought to the model's
@@ -50,6 +50,13 @@ class AttentionAdapter : public ModuleAdapter {
 
   /// How many keys there are, for what a step needs of memory.
   virtual int64_t prefix_length() const = 0;
+
+  /// Whether its keys count as tokens, as those of PEFT do: the positions of a row's tokens, those of `position_ids`
+  /// too, then begin at `prefix_length()`, and a window leaves its keys behind as it does those of tokens. The layers
+  /// of a model that have a prefix agree on it.
+  virtual bool takes_positions() const {
+    return false;
+  }
 };
 
 /// Takes an MLP's place, or goes beside it.
