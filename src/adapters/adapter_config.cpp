@@ -70,6 +70,15 @@ void refuse_unsupported(const JsonObject& config, const std::vector<std::string>
   }
 }
 
+/// Throws where a config says which modules are meant whose kind is of every attention.
+void refuse_selection(const JsonObject& config) {
+  for (const std::string& field : kRead) {
+    if (field != "peft_type" && !config.is_off(field)) {
+      config.fail(field, "does not go with adapters of attentions: " + config.text(field));
+    }
+  }
+}
+
 ModuleSelection read_selection(const JsonObject& config, const std::string& field) {
   if (!config.is_string(field)) {
     return config.strings(field);
@@ -156,6 +165,13 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   const AdapterKindEntry kind = read_kind(config);
   refuse_unsupported(config, kind.fields);
   AdapterOptions options;
+  const auto parsed = kind.parse(config);
+  if (std::dynamic_pointer_cast<const AttentionAdapterKind>(parsed)) {
+    refuse_selection(config);
+    options.target_modules(ModuleSelection());
+    parsed->put_into(options);
+    return options;
+  }
   options.target_modules(read_selection(config, "target_modules"));
   options.exclude_modules(read_selection(config, "exclude_modules"));
   options.layers_to_transform(config.integers("layers_to_transform"));
@@ -165,7 +181,7 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   if (options.target_modules().empty()) {
     config.fail("target_modules", "is missing");
   }
-  kind.parse(config)->put_into(options);
+  parsed->put_into(options);
   return options;
 }
 
@@ -181,6 +197,9 @@ std::string adapter_config_json(const AdapterOptions& options, const std::string
     fields.set("base_model_name_or_path", base_model);
   }
   fields.set("inference_mode", true);
+  if (std::dynamic_pointer_cast<const AttentionAdapterKind>(kind)) {
+    return in_order(std::move(fields)).text();
+  }
   write_selection(fields, "target_modules", options.target_modules());
   write_selection(fields, "exclude_modules", options.exclude_modules());
   if (options.layers_to_transform().empty()) {

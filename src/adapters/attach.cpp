@@ -1,8 +1,10 @@
 #include <rora/adapters/attach.h>
 
 #include "attachment.h"
+#include "attention_attachment.h"
 #include "module_matching.h"
 #include "rows_attachment.h"
+#include "slots.h"
 
 #include <rora/model/causal_lm.h>
 #include <rora/model/embedding.h>
@@ -11,6 +13,7 @@
 #include <torch/nn/modules/linear.h>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace rora {
 namespace {
@@ -59,6 +62,14 @@ void leave_out_trained_rows(std::vector<std::string>& chosen, const std::vector<
   TORCH_CHECK_VALUE(!chosen.empty(), "modules_to_save leaves none of the target modules");
 }
 
+/// Throws where nothing holds an adapter of that name.
+void require_attached(const torch::nn::Module& model, const std::string& name) {
+  bool found = false;
+  detail::for_each_slot(
+      model, [&](const std::string&, const auto& slot) { found = found || slot.adapter(name) != nullptr; });
+  TORCH_CHECK_VALUE(found, "no adapter named '", name, "' is attached");
+}
+
 /// Throws where any of the projections is merged: `what` is then not to be done half-way.
 void require_unmerged(const std::vector<NamedProjection>& projections, const std::string& what) {
   for (const auto& [module, projection] : projections) {
@@ -85,11 +96,10 @@ void check_attachable(const torch::nn::Module& model, const std::string& name) {
   TORCH_CHECK_VALUE(
       !name.empty() && name.find('.') == std::string::npos, "'", name,
       "' cannot name an adapter: it must not be empty or hold a dot");
-  const auto existing = projections(model);
-  for (const auto& [module, projection] : existing) {
-    TORCH_CHECK_VALUE(!projection->adapter(name), "an adapter named '", name, "' is attached already");
-  }
-  require_unmerged(existing, "attaching others");
+  for_each_slot(model, [&](const std::string&, const auto& slot) {
+    TORCH_CHECK_VALUE(!slot.adapter(name), "an adapter named '", name, "' is attached already");
+  });
+  require_unmerged(projections(model), "attaching others");
 }
 
 std::vector<Attachment> plan_attachments(const torch::nn::Module& model, const AdapterOptions& options) {
@@ -149,6 +159,12 @@ void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan,
 
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options) {
   std::vector<std::string> names;
+  if (detail::attention_kind(options)) {
+    for (const AttentionSlot& each : detail::plan_attentions(model, options)) {
+      names.push_back(each.module);
+    }
+    return names;
+  }
   for (const detail::Attachment& each : detail::plan_attachments(model, options)) {
     names.push_back(each.module);
   }
@@ -159,6 +175,12 @@ std::vector<std::string> attach_adapters(
     torch::nn::Module& model, const AdapterOptions& options, const std::string& name,
     const std::map<std::string, WeightStatistics>& statistics) {
   detail::check_attachable(model, name);
+  if (detail::attention_kind(options)) {
+    auto attentions = detail::plan_attentions(model, options);
+    detail::make_adapters(attentions, options);
+    detail::attach(model, attentions, name);
+    return target_modules(model, options);
+  }
   std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
   const auto statistics_of = [&](const std::string& module) {
     const auto found = statistics.find(module);
@@ -178,15 +200,17 @@ std::vector<std::string> attach_adapters(
 }
 
 void detach_adapters(torch::nn::Module& model, const std::string& name) {
-  const auto holders = detail::projections_with(model, name);
-  for (const auto& [module, projection] : holders) {
+  require_attached(model, name);
+  for (const auto& [module, projection] : projections(model)) {
     TORCH_CHECK_VALUE(
         !projection->merged() || projection->active_name() != name, "the adapters named '", name,
         "' are merged: unmerge them before detaching them");
   }
-  for (const auto& [module, projection] : holders) {
-    projection->detach(name);
-  }
+  detail::for_each_slot(model, [&](const std::string&, auto& slot) {
+    if (slot.adapter(name)) {
+      slot.detach(name);
+    }
+  });
   for (const auto& module : model.modules()) {
     if (auto* causal = module->as<CausalLMImpl>()) {
       causal->tie_head_again();
@@ -195,23 +219,26 @@ void detach_adapters(torch::nn::Module& model, const std::string& name) {
 }
 
 void activate_adapters(torch::nn::Module& model, const std::string& name) {
-  detail::projections_with(model, name);
-  const auto existing = projections(model);
-  require_unmerged(existing, "activating others");
-  for (const auto& [module, projection] : existing) {
-    projection->activate(projection->adapter(name) ? name : "");
-  }
+  require_attached(model, name);
+  require_unmerged(projections(model), "activating others");
+  detail::for_each_slot(
+      model, [&](const std::string&, auto& slot) { slot.activate(slot.adapter(name) ? name : std::string()); });
+}
+
+void check_mergeable(const torch::nn::Module& model) {
+  detail::for_each_slot(model, [](const std::string& module, const auto& slot) {
+    const auto* adapter = slot.active_adapter();
+    bool mergeable = adapter == nullptr;
+    if constexpr (std::is_same_v<decltype(adapter), const Adapter*>) {
+      mergeable = mergeable || adapter->can_merge();
+    }
+    TORCH_CHECK_VALUE(mergeable, module, ": no weight does what its adapter does: it cannot be merged");
+  });
 }
 
 void merge_adapters(torch::nn::Module& model) {
-  const auto existing = projections(model);
-  for (const auto& [module, projection] : existing) {
-    const Adapter* adapter = projection->active_adapter();
-    TORCH_CHECK_VALUE(
-        adapter == nullptr || adapter->can_merge(), module,
-        ": no weight does what its adapter does: it cannot be merged");
-  }
-  for (const auto& [module, projection] : existing) {
+  check_mergeable(model);
+  for (const auto& [module, projection] : projections(model)) {
     projection->merge();
   }
 }
@@ -224,12 +251,15 @@ void unmerge_adapters(torch::nn::Module& model) {
 
 std::vector<std::pair<std::string, at::Tensor>> named_adapter_parameters(
     const torch::nn::Module& model, const std::string& name) {
+  require_attached(model, name);
   std::vector<std::pair<std::string, at::Tensor>> parameters;
-  for (const auto& [module, projection] : detail::projections_with(model, name)) {
-    for (const auto& item : projection->adapter(name)->named_parameters()) {
-      parameters.emplace_back(module + "." + item.key(), item.value());
+  detail::for_each_slot(model, [&](const std::string& module, const auto& slot) {
+    if (const auto adapter = slot.adapter(name)) {
+      for (const auto& item : adapter->named_parameters()) {
+        parameters.emplace_back(module + "." + item.key(), item.value());
+      }
     }
-  }
+  });
   return parameters;
 }
 

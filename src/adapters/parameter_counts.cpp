@@ -1,4 +1,5 @@
 #include "attachment.h"
+#include "attention_attachment.h"
 #include "rows_attachment.h"
 
 #include <rora/adapters/adapter_kind.h>
@@ -38,14 +39,21 @@ ParameterCounts count_parameters(const DecoderOptions& model, const AdapterOptio
   const CausalLM made = family_of(model.model_type()).make(model);
   ParameterCounts counts = count_parameters(*made);
   counts.trainable = 0;
-  const auto kind = adapters.resolved_kind();
-  for (const detail::Attachment& each : detail::plan_attachments(*made, adapters)) {
-    for (const AdapterTensor& tensor : kind->tensors(each.module, *each.projection)) {
+  const auto add = [&](const std::vector<AdapterTensor>& tensors) {
+    for (const AdapterTensor& tensor : tensors) {
       counts.trainable += numbers(tensor.shape);
     }
-  }
-  for (const detail::RowsAttachment& each : detail::plan_rows(*made, adapters)) {
-    counts.trainable += numbers(each.shape());
+  };
+  if (const auto of_attentions = detail::attention_kind(adapters)) {
+    add(of_attentions->stored(detail::plan_attentions(*made, adapters)));
+  } else {
+    const auto kind = adapters.resolved_kind();
+    for (const detail::Attachment& each : detail::plan_attachments(*made, adapters)) {
+      add(kind->tensors(each.module, *each.projection));
+    }
+    for (const detail::RowsAttachment& each : detail::plan_rows(*made, adapters)) {
+      counts.trainable += numbers(each.shape());
+    }
   }
   counts.total += counts.trainable;
   return counts;

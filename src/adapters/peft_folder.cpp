@@ -4,6 +4,7 @@
 #include "../checkpoint/other_forms.h"
 #include "adapter_config.h"
 #include "attachment.h"
+#include "attention_attachment.h"
 #include "rows_attachment.h"
 
 #include <rora/adapters/adapter_kind.h>
@@ -51,6 +52,14 @@ void check_base_weight(const SafetensorsFile& file, const std::string& key, cons
   }
 }
 
+void check_no_other(const SafetensorsFile& file, const std::set<std::string>& known) {
+  for (const std::string& key : file.names()) {
+    if (!known.count(key)) {
+      throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
+    }
+  }
+}
+
 /// Checks every tensor of the file against the plan before any adapter is made: a size in adapter_config.json may lie.
 void check_tensors(
     const std::vector<detail::Attachment>& plan, const std::vector<detail::RowsAttachment>& rows,
@@ -76,11 +85,7 @@ void check_tensors(
       known.insert(key);
     }
   }
-  for (const std::string& key : file.names()) {
-    if (!known.count(key)) {
-      throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
-    }
-  }
+  check_no_other(file, known);
 }
 
 void copy_tensors(
@@ -99,6 +104,22 @@ void copy_tensors(
   }
 }
 
+/// The same of adapters of attentions: checks their tensors and makes the adapters that hold them.
+void fill_attentions(
+    std::vector<AttentionSlot>& plan, const AdapterOptions& options, const AttentionAdapterKind& kind,
+    const SafetensorsFile& file) {
+  std::set<std::string> known;
+  std::vector<at::Tensor> tensors;
+  for (const AdapterTensor& each : kind.stored(plan)) {
+    check_tensor(file, each.name, each.shape);
+    known.insert(each.name);
+    tensors.push_back(file.tensor(each.name));
+  }
+  check_no_other(file, known);
+  detail::make_adapters(plan, options);
+  kind.restore(tensors, plan);
+}
+
 /// Throws where a block holds an adapter of that name: there is no kind of folder that has a place for it.
 template <class Block>
 void check_no_block_adapter(const torch::nn::Module& model, const std::string& name) {
@@ -108,6 +129,19 @@ void check_no_block_adapter(const torch::nn::Module& model, const std::string& n
         block == nullptr || block->adapter(name) == nullptr, "the adapter '", name, "' of ", item.key(),
         " is of a whole block, which an adapter's folder has no place for: torch::save keeps it");
   }
+}
+
+/// The tensors of adapters of attentions by their names in the file, sorted.
+std::map<std::string, at::Tensor> tensors_to_save(
+    const torch::nn::Module& model, const std::string& name, const AttentionAdapterKind& kind) {
+  const auto attached = detail::attached_attentions(model, name);
+  const auto stored = kind.stored(attached);
+  const auto tensors = kind.store(attached);
+  std::map<std::string, at::Tensor> sorted;
+  for (size_t i = 0; i < stored.size(); ++i) {
+    sorted.emplace(stored[i].name, tensors[i].to(at::kFloat));
+  }
+  return sorted;
 }
 
 /// The adapters' tensors by their names in the file, sorted. Throws where one is not what its kind says.
@@ -138,12 +172,26 @@ std::map<std::string, at::Tensor> tensors_to_save(
   return sorted;
 }
 
+SafetensorsFile open_weights(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(folder / kWeightsFile, ignored)) {
+    throw FileError(
+        folder, std::string("holds no ") + kWeightsFile + detail::weights_in_another_form(folder, "adapter_model"));
+  }
+  return SafetensorsFile(folder / kWeightsFile);
+}
+
 void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
   if (!load.dropout() && load.dora_dropout() == ops::DoraDropout::kInput) {
     return;
   }
-  TORCH_CHECK_VALUE(
-      !options.kind(), "dropout is asked for, and adapters of the kind ", options.kind()->peft_type(), " have none");
+  if (options.kind()) {
+    TORCH_CHECK_VALUE(
+        load.dora_dropout() == ops::DoraDropout::kInput, "dora_dropout is asked for, and adapters of the kind ",
+        options.kind()->peft_type(), " have no DoRA");
+    options.kind(options.kind()->with_dropout(*load.dropout()));
+    return;
+  }
   LowRankOptions low_rank = options.low_rank();
   low_rank.dropout(load.dropout().value_or(low_rank.dropout())).dora_dropout(load.dora_dropout()).validate();
   options.low_rank(low_rank);
@@ -153,9 +201,13 @@ void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
 
 void save_adapter(const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save) {
   const AdapterOptions options = detail::saved_options(model, save.name(), save.portable());
-  check_no_block_adapter<AttentionImpl>(model, save.name());
+  const auto of_attentions = detail::attention_kind(options);
+  if (!of_attentions) {
+    check_no_block_adapter<AttentionImpl>(model, save.name());
+  }
   check_no_block_adapter<MLPImpl>(model, save.name());
-  const auto sorted = tensors_to_save(model, save.name(), *options.resolved_kind());
+  const auto sorted = of_attentions ? tensors_to_save(model, save.name(), *of_attentions)
+                                    : tensors_to_save(model, save.name(), *options.resolved_kind());
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
@@ -180,19 +232,25 @@ AdapterOptions load_adapter(
   detail::check_attachable(model, load.name());
   AdapterOptions options = read_adapter_config(folder);
   use_dropout(options, load);
-  std::error_code ignored;
-  if (!std::filesystem::exists(folder / kWeightsFile, ignored)) {
-    throw FileError(
-        folder, std::string("holds no ") + kWeightsFile + detail::weights_in_another_form(folder, "adapter_model"));
-  }
-  const SafetensorsFile file(folder / kWeightsFile);
+  const SafetensorsFile file = open_weights(folder);
+  const auto of_attentions = detail::attention_kind(options);
+  std::vector<AttentionSlot> attentions;
   std::vector<detail::Attachment> plan;
   std::vector<detail::RowsAttachment> rows;
   try {
-    plan = detail::plan_attachments(model, options);
-    rows = detail::plan_rows(model, options);
+    if (of_attentions) {
+      attentions = detail::plan_attentions(model, options);
+    } else {
+      plan = detail::plan_attachments(model, options);
+      rows = detail::plan_rows(model, options);
+    }
   } catch (const c10::ValueError& error) {
     throw FormatError(folder / kConfigFile, error.what_without_backtrace());
+  }
+  if (of_attentions) {
+    fill_attentions(attentions, options, *of_attentions, file);
+    detail::attach(model, attentions, load.name());
+    return options;
   }
   const auto kind = options.resolved_kind();
   check_tensors(plan, rows, *kind, file);

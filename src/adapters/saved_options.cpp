@@ -1,4 +1,5 @@
 #include "attachment.h"
+#include "attention_attachment.h"
 #include "kinds/low_rank.h"
 #include "module_matching.h"
 #include "rows_attachment.h"
@@ -64,6 +65,9 @@ std::shared_ptr<const AdapterKind> attached_kind(const std::vector<NamedAdapter>
 } // namespace
 
 AdapterOptions saved_options(const torch::nn::Module& model, const std::string& name, bool portable) {
+  if (auto options = saved_attention_options(model, name)) {
+    return *options;
+  }
   std::vector<NamedAdapter> adapters;
   std::vector<std::string> modules;
   const std::vector<RowsAttachment> rows = attached_rows(model, name);

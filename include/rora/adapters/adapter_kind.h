@@ -13,6 +13,8 @@
 
 namespace rora {
 
+class AttentionAdapter;
+class AttentionImpl;
 struct AdapterOptions;
 
 /// A tensor that an adapter will have.
@@ -31,7 +33,8 @@ struct NamedAdapter {
 /// `AdapterOptions` say.
 ///
 /// A kind makes the adapters of single modules, says their tensors before there are any, and reads and writes its own
-/// fields of adapter_config.json. `register_adapter_kind` makes `load_adapter` know it.
+/// fields of adapter_config.json. `register_adapter_kind` makes `load_adapter` know it. Its adapters are projections',
+/// or attentions' (`AttentionAdapterKind`).
 class AdapterKind : public std::enable_shared_from_this<AdapterKind> {
  public:
   virtual ~AdapterKind() = default;
@@ -67,6 +70,9 @@ class AdapterKind : public std::enable_shared_from_this<AdapterKind> {
     write(fields);
   }
 
+  /// The kind with that dropout in its adapters. Throws `c10::ValueError`, by default as its adapters have none.
+  virtual std::shared_ptr<const AdapterKind> with_dropout(double dropout) const;
+
   /// The kind as a folder with `adapters` must say it, whose own options count where they are others than these.
   /// `portable`: for readers that know no scale but α/r. By default the kind itself. Throws `c10::ValueError` for
   /// adapters that one folder cannot hold together.
@@ -76,6 +82,44 @@ class AdapterKind : public std::enable_shared_from_this<AdapterKind> {
 
   /// Makes this the kind that `options` attach.
   virtual void put_into(AdapterOptions& options) const;
+};
+
+/// An attention of a model, with its whole name ("model.layers.0.self_attn").
+struct AttentionSlot {
+  std::string module;
+  std::shared_ptr<AttentionImpl> attention;
+  std::shared_ptr<AttentionAdapter> adapter = nullptr; ///< once it is made
+};
+
+/// A kind whose adapters stand in the slots of attentions (prefix tuning), one in each of a model's: `AdapterOptions`
+/// then choose among no modules. What a folder holds is of all of them together. They are listed from the first layer
+/// to the last.
+class AttentionAdapterKind : public AdapterKind {
+ public:
+  /// Throws `c10::ValueError` for options that a model of these attentions cannot have.
+  virtual void check(const std::vector<AttentionSlot>& attentions) const {}
+
+  /// A fresh adapter, on the attention's device.
+  virtual std::shared_ptr<AttentionAdapter> make_adapter(const AttentionImpl& attention) const = 0;
+
+  /// The tensors of adapter_model.safetensors by their names there. Nothing is allocated for them: sizes in a file may
+  /// lie.
+  virtual std::vector<AdapterTensor> stored(const std::vector<AttentionSlot>& attentions) const = 0;
+
+  /// Those tensors, in the order of `stored`, from the adapters. Throws `c10::ValueError` for adapters of another kind.
+  virtual std::vector<at::Tensor> store(const std::vector<AttentionSlot>& attached) const = 0;
+
+  /// Fills the adapters from those tensors, which have the shapes that `stored` says.
+  virtual void restore(const std::vector<at::Tensor>& tensors, const std::vector<AttentionSlot>& attached) const = 0;
+
+  /// The kind as a folder with these adapters must say it: see above.
+  virtual std::shared_ptr<const AdapterKind> as_saved(const std::vector<AttentionSlot>& attached) const = 0;
+
+ private:
+  std::shared_ptr<Adapter> make(
+      const std::string& module, const ProjectionImpl& projection, const WeightStatistics& statistics) const final;
+  std::vector<AdapterTensor> tensors(const std::string& module, const ProjectionImpl& projection) const final;
+  std::shared_ptr<const AdapterKind> as_saved(const std::vector<NamedAdapter>& adapters, bool portable) const final;
 };
 
 /// How a kind is found and read.

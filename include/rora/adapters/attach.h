@@ -21,32 +21,36 @@ struct DecoderOptions;
 
 inline constexpr const char* kDefaultAdapter = "default";
 
-/// The names of the projections of `model` that `options` mean. Throws `c10::ValueError` for a target that matches
-/// nothing (listing what exists) or a `torch::nn::Linear`, whose forward no adapter can take part in, for a pattern
-/// that is no regular expression, and for options out of range.
+/// The names of the projections of `model` that `options` mean; of its attentions where the kind is theirs. Throws
+/// `c10::ValueError` for a target that matches nothing (listing what exists) or a `torch::nn::Linear`, whose forward
+/// no adapter can take part in, for a pattern that is no regular expression, and for options out of range.
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options);
 
-/// Attaches a fresh adapter to every projection of `model` that `options` mean, under `name`, makes it their active one
-/// and returns the projections' names. `statistics` by module are what an initializer reads (`capture_gradients`).
-/// Throws `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with
-/// merged adapters, and for statistics that the initializer needs and that are not there.
+/// Attaches a fresh adapter to every module that `target_modules` names, under `name`, makes it their active one and
+/// returns their names. `statistics` by module are what an initializer reads (`capture_gradients`). Throws
+/// `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with merged
+/// adapters, and for statistics that the initializer needs and that are not there.
 std::vector<std::string> attach_adapters(
     torch::nn::Module& model, const AdapterOptions& options, const std::string& name = kDefaultAdapter,
     const std::map<std::string, WeightStatistics>& statistics = {});
 
-/// Removes the adapters of that name everywhere; a head that they untied is tied again once it and the embedding have
-/// none. Throws `c10::ValueError`, before any is removed, where there are
+/// Removes the adapters of that name everywhere, those of whole blocks (`ModuleAdapter`) too; a head that they untied
+/// is tied again once it and the embedding have none. Throws `c10::ValueError`, before any is removed, where there are
 /// none or where they are merged.
 void detach_adapters(torch::nn::Module& model, const std::string& name = kDefaultAdapter);
 
-/// Makes `name` the active adapter of every projection that has it, and none that of the others; only active adapters
-/// require gradients. Throws `c10::ValueError`, before any is changed, where no projection has it or where
-/// adapters are merged.
+/// Makes `name` the active adapter of every projection and block that has it, and none that of the others; only active
+/// adapters require gradients. Throws `c10::ValueError`, before any is changed, where nothing has it or where adapters
+/// are merged.
 void activate_adapters(torch::nn::Module& model, const std::string& name);
 
 /// Writes the active adapters into their weights (`Projection::merge`), and puts the base weights back, bit for bit.
 /// Throws `c10::ValueError`, before any is merged, for an adapter that no weight can express.
 void merge_adapters(torch::nn::Module& model);
+
+/// Throws as `merge_adapters` does: a bottleneck, a prefix and whatever else is of a whole block are never merged.
+void check_mergeable(const torch::nn::Module& model);
+
 void unmerge_adapters(torch::nn::Module& model);
 
 /// The trained tensors of the adapters of that name: the module's name with `lora_A`, `lora_B` … of low-rank ones, in

@@ -26,8 +26,8 @@ struct SaveAdapterOptions {
 /// depend on that and on the tensors alone.
 ///
 /// Throws `c10::ValueError` where there is no adapter of that name, where one of it is of a whole block
-/// (`ModuleAdapter`), or where those of it differ in what a folder says once: kind, scaling, DoRA, dropout. Throws
-/// `FileError`; a full disk leaves earlier files as they were.
+/// (`ModuleAdapter`) and no kind attached it there, or where those of it differ in what a folder says once: kind,
+/// scaling, DoRA, dropout. Throws `FileError`; a full disk leaves earlier files as they were.
 void save_adapter(
     const torch::nn::Module& model, const std::filesystem::path& folder, const SaveAdapterOptions& save = {});
 
@@ -47,7 +47,7 @@ struct LoadAdapterOptions {
 /// Attaches the adapters of a folder that PEFT or `save_adapter` wrote and returns their options. Every key must be
 /// there, of the right shape and finite, and none besides, but for copies of adapted base weights, which must be the
 /// model's. Throws `FileError` or `FormatError` naming the tensor, and `c10::ValueError` for a name in use, merged
-/// adapters or a dropout out of range; `model` is then as before.
+/// adapters, and for a dropout out of range or of a kind that has none; `model` is then as before.
 AdapterOptions load_adapter(
     torch::nn::Module& model, const std::filesystem::path& folder, const LoadAdapterOptions& load);
 AdapterOptions load_adapter(

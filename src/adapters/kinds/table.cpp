@@ -1,6 +1,8 @@
 #include "table.h"
 
+#include "bottleneck.h"
 #include "low_rank.h"
+#include "prefix_tuning.h"
 
 #include <rora/adapters/adapter_options.h>
 
@@ -16,6 +18,8 @@ struct Table {
   std::mutex mutex;
   std::vector<AdapterKindEntry> entries{
       detail::low_rank_entry(),
+      detail::bottleneck_entry(),
+      detail::prefix_tuning_entry(),
   };
 };
 
@@ -56,6 +60,26 @@ void register_adapter_kind(AdapterKindEntry entry) {
   Table& known = table();
   const std::lock_guard<std::mutex> lock(known.mutex);
   known.entries.push_back(std::move(entry));
+}
+
+std::shared_ptr<const AdapterKind> AdapterKind::with_dropout(double dropout) const {
+  C10_THROW_ERROR(ValueError, "dropout is asked for, and adapters of the kind " + peft_type() + " have none");
+}
+
+std::shared_ptr<Adapter> AttentionAdapterKind::make(
+    const std::string& module, const ProjectionImpl&, const WeightStatistics&) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, module, ": adapters of the kind ", peft_type(), " are of attentions");
+}
+
+std::vector<AdapterTensor> AttentionAdapterKind::tensors(const std::string& module, const ProjectionImpl&) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, module, ": adapters of the kind ", peft_type(), " are of attentions");
+}
+
+std::shared_ptr<const AdapterKind> AttentionAdapterKind::as_saved(
+    const std::vector<NamedAdapter>& adapters, bool portable) const {
+  C10_THROW_ERROR(
+      ValueError,
+      adapters.front().module + ": its adapter was attached with those of attentions, and one folder holds one kind");
 }
 
 void AdapterKind::put_into(AdapterOptions& options) const {
