@@ -1,6 +1,8 @@
 #include "support/tiny_llama.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/adapters/bottleneck.h>
+#include <rora/adapters/prefix_tuning.h>
 
 #include <gtest/gtest.h>
 
@@ -84,11 +86,45 @@ INSTANTIATE_TEST_SUITE_P(, PaperShares, ::testing::ValuesIn(paper_models()), [](
   return info.param.name;
 });
 
+AdapterOptions bottlenecks_of_the_paper(BottleneckForm form, const std::vector<std::string>& targets) {
+  return AdapterOptions().kind(bottleneck(BottleneckOptions().form(form))).target_modules(targets);
+}
+
+/// The tables say them to two decimals, at LLM-Adapters' width of 256. Series is that of down_proj alone, though its
+/// recipe names gate_proj and up_proj too.
+TEST(BaselineShares, AreThoseOfTheTablesToTwoDecimals) {
+  const DecoderOptions small = llama(4096, 11008, 32, 32), large = llama(5120, 13824, 40, 40);
+  const auto series = bottlenecks_of_the_paper(BottleneckForm::kSeries, {"down_proj"});
+  EXPECT_NEAR(count_parameters(small, series).share(), 0.99, 5e-3);
+  EXPECT_NEAR(count_parameters(large, series).share(), 0.80, 5e-3);
+  const auto whole = bottlenecks_of_the_paper(BottleneckForm::kSeries, {"gate_proj", "up_proj", "down_proj"});
+  EXPECT_NEAR(count_parameters(small, whole).share(), 2.90, 5e-3);
+  const auto parallel = bottlenecks_of_the_paper(BottleneckForm::kParallel, {"up_proj", "down_proj"});
+  EXPECT_NEAR(count_parameters(small, parallel).share(), 3.54, 5e-3);
+  EXPECT_NEAR(count_parameters(large, parallel).share(), 2.89, 5e-3);
+}
+
+/// No one length gives both of the tables' shares, .11 at 7B and .03 at 13B.
+TEST(BaselineShares, OfAPrefixFollowFromItsLength) {
+  const auto prefix = [](int64_t tokens) {
+    return AdapterOptions().kind(prefix_tuning(PrefixTuningOptions().num_virtual_tokens(tokens)));
+  };
+  const DecoderOptions small = llama(4096, 11008, 32, 32), large = llama(5120, 13824, 40, 40);
+  EXPECT_EQ(count_parameters(small, prefix(30)).trainable, 30 * 2 * 32 * 4096);
+  EXPECT_NEAR(count_parameters(small, prefix(30)).share(), 0.1166, 5e-5);
+  EXPECT_NEAR(count_parameters(large, prefix(10)).share(), 0.0315, 5e-5);
+  const DecoderOptions grouped = llama(4096, 14336, 32, 32).num_key_value_heads(8).vocab_size(128256);
+  EXPECT_EQ(count_parameters(grouped, prefix(30)).trainable, 30 * 2 * 32 * 1024);
+}
+
 TEST(CountParameters, OfAConfigurationAreThoseOfItsAdaptedModel) {
   for (const AdapterOptions& adapters :
        {of_the_paper(3, false), of_the_paper(3, true).layers_to_transform({1}),
         of_the_paper(2, false).rank_pattern({{"layers.0.self_attn.q_proj", 5}}).modules_to_save({"lm_head"}),
-        of_the_paper(2, false).trainable_token_indices({{"embed_tokens", {4, 2}}})}) {
+        of_the_paper(2, false).trainable_token_indices({{"embed_tokens", {4, 2}}}),
+        bottlenecks_of_the_paper(BottleneckForm::kParallel, {"q_proj", "down_proj"}),
+        bottlenecks_of_the_paper(BottleneckForm::kSeries, {"up_proj", "down_proj"}),
+        AdapterOptions().kind(prefix_tuning())}) {
     auto model = tiny_llama();
     attach_adapters(*model, adapters);
     const ParameterCounts expected = count_parameters(*model);

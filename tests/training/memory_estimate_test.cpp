@@ -1,5 +1,8 @@
 #include <rora/model/decoder.h>
+#include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
+#include <rora/adapters/bottleneck.h>
+#include <rora/adapters/prefix_tuning.h>
 #include <rora/training/adamw.h>
 #include <rora/training/memory_estimate.h>
 
@@ -37,7 +40,25 @@ struct Case {
   bool pretraining = false;
   int64_t unlabelled = 0; ///< tokens of each row
   bool other_form = false; ///< than LLaMA's
+  std::shared_ptr<const AdapterKind> kind = nullptr; ///< another than low-rank ones
 };
+
+Case of_kind(
+    const char* name, std::shared_ptr<const AdapterKind> kind, at::ScalarType dtype = at::kFloat,
+    bool checkpointing = false) {
+  Case made{name, dtype};
+  made.kind = std::move(kind);
+  made.checkpointing = checkpointing;
+  return made;
+}
+
+std::shared_ptr<const AdapterKind> bottlenecks(BottleneckForm form, double dropout = 0.0) {
+  return bottleneck(BottleneckOptions().form(form).width(64).dropout(dropout));
+}
+
+std::shared_ptr<const AdapterKind> long_prefix() {
+  return prefix_tuning(PrefixTuningOptions().num_virtual_tokens(100));
+}
 
 DecoderForCausalLM make_model(const Case& each) {
   torch::manual_seed(0);
@@ -67,7 +88,11 @@ DecoderForCausalLM make_model(const Case& each) {
     model->to(each.dtype);
     LowRankOptions low_rank;
     low_rank.rank(8).dora(each.dora).dropout(each.dropout);
-    attach_adapters(*model, AdapterOptions().low_rank(low_rank));
+    auto adapters = AdapterOptions().low_rank(low_rank).kind(each.kind);
+    if (each.kind != nullptr && each.kind->peft_type() == "BOTTLENECK") {
+      adapters.target_modules(std::vector<std::string>{"gate_proj", "up_proj", "down_proj"});
+    }
+    attach_adapters(*model, adapters);
   }
   model->activation_checkpointing = each.checkpointing;
   model->train();
@@ -127,7 +152,13 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"checkpointing", at::kFloat, false, 0.0, true}, Case{"pretraining", at::kFloat, false, 0.0, false, true},
         Case{"more_norms_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
-        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}),
+        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108},
+        of_kind("series", bottlenecks(BottleneckForm::kSeries)),
+        of_kind("series_bfloat16", bottlenecks(BottleneckForm::kSeries), at::kBFloat16),
+        of_kind("series_dropout", bottlenecks(BottleneckForm::kSeries, 0.1)),
+        of_kind("parallel", bottlenecks(BottleneckForm::kParallel)),
+        of_kind("parallel_bfloat16", bottlenecks(BottleneckForm::kParallel), at::kBFloat16),
+        of_kind("prefix", long_prefix()), of_kind("prefix_checkpointing", long_prefix(), at::kFloat, true)),
     [](const auto& info) { return std::string(info.param.name); });
 
 /// A frozen weight in another form than a dense tensor.

@@ -2,7 +2,10 @@
 
 #include "support/tiny_llama.h"
 
+#include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
+#include <rora/adapters/bottleneck.h>
+#include <rora/adapters/prefix_tuning.h>
 #include <rora/data/batch.h>
 #include <rora/training/step_graphs.h>
 #include <rora/training/trainer.h>
@@ -10,6 +13,7 @@
 #include <ATen/ATen.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -34,6 +38,7 @@ struct Form {
   bool ragged = false;
   bool head = false;
   bool pretraining = false;
+  std::shared_ptr<const AdapterKind> kind = nullptr; ///< another than low-rank ones
 };
 
 inline std::vector<Form> forms() {
@@ -67,6 +72,15 @@ inline std::vector<Form> forms() {
     form.ragged = true;
     form.pretraining = true;
   });
+  add("parallel_bottlenecks", [](Form& form) {
+    form.ragged = true;
+    form.kind = bottleneck(BottleneckOptions().form(BottleneckForm::kParallel).width(6));
+  });
+  add("prefix", [](Form& form) { form.kind = prefix_tuning(PrefixTuningOptions().num_virtual_tokens(4)); });
+  add("prefix_padded", [](Form& form) {
+    form.ragged = true;
+    form.kind = prefix_tuning(PrefixTuningOptions().num_virtual_tokens(4));
+  });
   return forms;
 }
 
@@ -84,7 +98,13 @@ inline DecoderForCausalLM make(const Form& form, at::Device device = at::kCPU) {
       targets.emplace_back("lm_head");
     }
     at::manual_seed(5);
-    attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
+    const bool prefix = form.kind != nullptr && form.kind->peft_type() == "PREFIX_TUNING";
+    attach_adapters(
+        *model,
+        AdapterOptions()
+            .low_rank(form.adapter)
+            .kind(form.kind)
+            .target_modules(prefix ? kDefaultTargetModules : targets));
     at::NoGradGuard no_grad;
     for (at::Tensor parameter : adapter_parameters(*model)) {
       parameter.add_(at::randn(parameter.sizes()).mul_(0.1).to(parameter.options())); // B begins at 0
