@@ -1,5 +1,6 @@
 #include "adapter_flags.h"
 
+#include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 
@@ -125,6 +126,13 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
         .ensure_weight_tying(ensure_weight_tying);
   }
   AdapterOptions options = read_adapter_config(*init_adapter);
+  for (const char* flag : {"rank", "alpha", "scaling", "dora", "dropout", "dora-dropout"}) {
+    if (options.kind() && flags.given(flag)) {
+      throw UsageError(
+          std::string("--") + flag + " does not go with --init-adapter " + *init_adapter +
+          ", whose adapters are of the kind " + options.kind()->peft_type());
+    }
+  }
   LowRankOptions low_rank = options.low_rank();
   const auto require = [&](const std::string& flag, bool agrees) {
     if (flags.given(flag) && !agrees) {
@@ -165,8 +173,11 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
   const bool tied = model->options.tie_word_embeddings();
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
-    load_adapter(
-        *model, *init_adapter, LoadAdapterOptions().dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout()));
+    LoadAdapterOptions load;
+    if (!options.kind()) {
+      load.dropout(low_rank.dropout()).dora_dropout(low_rank.dora_dropout());
+    }
+    load_adapter(*model, *init_adapter, load);
   } else {
     if (ensure_weight_tying && !tied) {
       throw UsageError("--ensure-weight-tying: the head of this model is not tied to its embedding");

@@ -75,9 +75,11 @@ Json describe_adapter(const std::filesystem::path& path) {
   options.resolved_kind()->describe(of_kind);
   json.update(Json::parse(of_kind.text()));
   const ModuleSelection& targets = options.target_modules();
-  json["target_modules"] = targets.all_linear ? Json("all-linear")
-      : targets.regex.empty()                 ? Json(targets.names)
-                                              : Json(targets.regex);
+  if (!targets.empty()) { // of attentions there are none to choose among
+    json["target_modules"] = targets.all_linear ? Json("all-linear")
+        : targets.regex.empty()                 ? Json(targets.names)
+                                                : Json(targets.regex);
+  }
   if (!options.modules_to_save().empty()) {
     json["modules_to_save"] = options.modules_to_save();
   }

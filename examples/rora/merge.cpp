@@ -145,6 +145,7 @@ int merge(const Arguments& arguments) {
   require_neither_model_nor_adapter(output);
   CausalLM model = arguments.model.load();
   load_adapter(*model, arguments.adapter);
+  check_mergeable(*model);
   const at::Tensor expected = probe(model);
   const auto changed = changed_projections(model);
   for (const auto& [name, projection] : changed) {

@@ -2,8 +2,8 @@
 
 import json
 
-from case import LOAD, Case, writing
-from place import ADAPTER_CONFIG, adapter_tensors, safetensors
+from case import FINETUNE, LOAD, Case, writing
+from place import ADAPTER_CONFIG, HEAD_DIM, HIDDEN, KV_HEADS, LAYERS, adapter_tensors, floats, safetensors
 
 ADAPTED = LOAD + ["--adapter", "@adapter"]
 CONFIG_FILE, WEIGHTS = "adapter/adapter_config.json", "adapter/adapter_model.safetensors"
@@ -99,7 +99,64 @@ def merge_cases():
     yield Case("merge of alpha 1e308", merge, (), lambda place: place.change_json(CONFIG_FILE, lora_alpha=1e308))
 
 
+BOTTLENECK = {"peft_type": "BOTTLENECK", "bottleneck_size": 3, "target_modules": ["down_proj"]}
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "num_layers": LAYERS, "token_dim": KV_HEADS * HEAD_DIM,
+          "num_attention_heads": KV_HEADS}
+
+
+def tensors_of(kind):
+    if kind is PREFIX:
+        return {"prompt_embeddings": floats([4, 2 * LAYERS * KV_HEADS * HEAD_DIM])}
+    down, up = floats([3, HIDDEN]), floats([HIDDEN, 3])
+    return {f"base_model.model.model.layers.{layer}.mlp.down_proj.adapter_{name}.weight": tensor
+            for layer in range(LAYERS) for name, tensor in (("down", down), ("up", up))}
+
+
+def other_kinds():
+    """Bottlenecks and prefixes: what their folders may say, and that they are not merged."""
+    def case(kind, name, names=(), fine=False, arguments=ADAPTED, change=lambda tensors: None, **fields):
+        def prepare(place):
+            place.write(CONFIG_FILE, json.dumps({**kind, **fields}))
+            tensors = tensors_of(kind)
+            change(tensors)
+            place.write(WEIGHTS, safetensors(tensors))
+        return Case(f"{kind['peft_type'].lower()} {name}", arguments, names, prepare, fine=fine)
+
+    merge = ["merge", "--model", "@model", "--adapter", "@adapter", "--output", "@out"]
+    goes_on = FINETUNE + ["--init-adapter", "@adapter"]
+    for kind in (BOTTLENECK, PREFIX):
+        yield case(kind, "good", fine=True)
+        yield case(kind, "inspected", fine=True, arguments=["inspect", "--adapter", "@adapter"])
+        yield case(kind, "merged", ("cannot be merged",), arguments=merge)
+        yield case(kind, "gone on from with a rank", ("--rank", kind["peft_type"]), arguments=goes_on)
+        yield case(kind, "without a tensor", ("adapter_model.safetensors",), change=lambda tensors: tensors.popitem())
+        yield case(kind, "with a tensor beyond it", ("adapter_model.safetensors", "beyond"),
+                   change=lambda tensors: tensors.update(beyond=floats([1])))
+        yield case(kind, "with r", ("adapter_config.json", "r "), r=4)
+    for field, values in {
+            "bottleneck_size": [0, -1, 4, 2**62, 2**64 - 1, "3", 2.5], "scaling": ["learned", 1e300, [], True],
+            "adapter_dropout": [1, -0.1, "x"], "non_linearity": ["relu", 5], "bias": ["all"], "init_weights": ["x", 5],
+            "use_parallel_adapter": ["x", 2], "use_adapterp": [True],
+            "target_modules": [None, ["q_proj"], "all-linear", ["nothing"]]}.items():
+        for value in values:
+            yield case(BOTTLENECK, f"{field} {json.dumps(value)[:24]}", ("adapter",), **{field: value})
+    for field, values in {
+            "num_virtual_tokens": [None, 0, -1, 5, 2**62, 2**64 - 1, "4", 1.5], "num_layers": [3, "x"],
+            "token_dim": [3, -1, []], "num_attention_heads": [2, "x"], "num_transformer_submodules": [2, "x"],
+            "prefix_projection": [True, "x"], "init_weights": ["x", 5], "target_modules": [["q_proj"], 5],
+            "modules_to_save": [["lm_head"]], "trainable_token_indices": [[1]], "layers_to_transform": [[0]]}.items():
+        for value in values:
+            yield case(PREFIX, f"{field} {json.dumps(value)[:24]}", ("adapter",), **{field: value})
+    for name, change in {
+            "of integers": lambda dtype, shape, data: ("I32", shape, data),
+            "turned": lambda dtype, shape, data: (dtype, shape[::-1], data),
+            "with NaN": lambda dtype, shape, data: (dtype, shape, b"\0\0\xc0\x7f" + data[4:])}.items():
+        yield case(PREFIX, name, ("adapter_model.safetensors", "prompt_embeddings"),
+                   change=lambda tensors, change=change: tensors.update(
+                       prompt_embeddings=change(*tensors["prompt_embeddings"])))
+
+
 def cases():
     yield Case("adapter good", ADAPTED, fine=True)
-    for make in (config_cases, tensor_cases, merge_cases):
+    for make in (config_cases, tensor_cases, merge_cases, other_kinds):
         yield from make()

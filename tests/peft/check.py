@@ -35,6 +35,8 @@ PRUNED_SHARE = 0.4  # as in write_folders.cpp
 FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern",
           "target_modules", "exclude_modules", "layers_to_transform", "bias", "task_type", "modules_to_save",
           "trainable_token_indices", "ensure_weight_tying")
+OF_A_PREFIX = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+               "encoder_hidden_size", "prefix_projection", "init_weights", "task_type", "modules_to_save")
 
 
 class LogIsError(logging.Handler):
@@ -108,7 +110,12 @@ def expect_same_tensors(found, stored):
 
 def base_of(folder):
     """The model whose adapter the folder holds."""
-    return FIXTURES / "families" / folder.name if folder.parent.name == "families" else GOLDEN / "model"
+    family = FIXTURES / "families" / folder.name
+    return family if folder.parent.name in ("families", "prefixes") and family.exists() else GOLDEN / "model"
+
+
+def kind_of(folder):
+    return json.loads((folder / "adapter_config.json").read_text())["peft_type"]
 
 
 def check_adapter(folder):
@@ -145,17 +152,19 @@ def check_merged(folder):
 
 
 def check_resaved(folder):
-    """An adapter that PEFT wrote and rora read and wrote again is the same to PEFT."""
+    """An adapter that PEFT wrote and rora read and wrote again is the same to PEFT. PEFT has no bottlenecks."""
     original = GOLDEN / "answers" / folder.name
     name = "adapter_model.safetensors"
     expect_same_tensors(load_file(folder / name), load_file(original / name))
+    if kind_of(original) == "BOTTLENECK":
+        return "the same tensors"
     before, after = (load_adapted(GOLDEN / "model", each) for each in (original, folder))
     expect_same_tensors(adapter_tensors(after), adapter_tensors(before))
-    for field in FIELDS:
+    for field in FIELDS if kind_of(original) == "LORA" else OF_A_PREFIX:
         values = [getattr(model.peft_config["default"], field) for model in (before, after)]
         require(values[0] == values[1], f"{field} was {values[0]!r} and is {values[1]!r}")
     configs = [json.loads((each / "adapter_config.json").read_text()) for each in (original, folder)]
-    orders = [list(config["rank_pattern"]) for config in configs]
+    orders = [list(config.get("rank_pattern", {})) for config in configs]
     require(orders[0] == orders[1], f"rank_pattern's order was {orders[0]} and is {orders[1]}")
     input_ids = torch.arange(3, 40).unsqueeze(0)
     with torch.no_grad():
@@ -179,12 +188,13 @@ def check_finetuned(folder):
     return f"losses differ by {error:.1e}"
 
 
-def check_finetuned_merged(folder):
+def check_merged_run(folder):
     """With what `rora finetune` wrote PEFT computes what transformers does once `rora merge` has merged it."""
     input_ids = torch.arange(3, 40).unsqueeze(0)
     with torch.no_grad():
-        stored = load_adapted(GOLDEN / "model", folder)(input_ids=input_ids).logits
-    return expect_logits(load_model(folder.parent.parent / "merged" / folder.name), input_ids, stored)
+        stored = load_adapted(GOLDEN / "model", folder.parent.parent / "finetuned" / folder.name)(
+            input_ids=input_ids).logits
+    return expect_logits(load_model(folder), input_ids, stored)
 
 
 def model_of(folder):
@@ -229,6 +239,8 @@ def run_binary(binary, out):
         model = ["--model", GOLDEN / "model"]
         run = [binary, "finetune", *model, "--data", data, "--output", finetuned, "--init-adapter", adapter, *flags]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+        if kind_of(adapter) != "LORA":
+            continue  # no weight does the same
         run = [binary, "merge", *model, "--adapter", finetuned, "--output", out / "merged" / adapter.name]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
 
@@ -236,9 +248,11 @@ def run_binary(binary, out):
 CHECKS = {
     "adapters": [check_adapter, check_adapter_counts, check_merged],
     "families": [check_adapter, check_adapter_counts, check_merged],
+    "prefixes": [check_adapter, check_adapter_counts],
     "resaved": [check_resaved],
     "models": [check_model],
-    "finetuned": [check_finetuned, check_finetuned_merged],
+    "finetuned": [check_finetuned],
+    "merged": [check_merged_run],
     "pruned": [check_pruned, check_pruned_by_binary],
 }
 

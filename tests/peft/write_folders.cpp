@@ -5,6 +5,7 @@
 //                       logits.safetensors: input_ids, logits with the adapter, and merged_logits of the merged folder,
 //                       loaded in fp32
 //   OUT/families/NAME/  the same of FIXTURES/families/NAME
+//   OUT/prefixes/NAME/  adapter/: a prefix of that model, or of FIXTURES/golden/model; logits.safetensors
 //   OUT/resaved/NAME/   FIXTURES/golden/answers/NAME, loaded and saved again
 //   OUT/models/NAME/    FIXTURES/golden/forms/NAME or FIXTURES/families/NAME, loaded and saved again, with
 //                       logits.safetensors
@@ -15,6 +16,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
+#include <rora/adapters/prefix_tuning.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/core/projection.h>
 #include <rora/model/decoder.h>
@@ -103,6 +105,16 @@ at::Tensor logits(CausalLM model) {
   return model->forward({input_ids(), {}, {}}).to(at::kFloat);
 }
 
+/// Longer than the windows of the models that have one.
+void write_prefix(const std::filesystem::path& base, const std::filesystem::path& out) {
+  CausalLM model = load_model(base, at::kFloat);
+  at::manual_seed(1);
+  attach_adapters(*model, AdapterOptions().kind(prefix_tuning(PrefixTuningOptions().num_virtual_tokens(9))));
+  std::filesystem::create_directories(out);
+  save_adapter(*model, out / "adapter", SaveAdapterOptions().base_model(base));
+  save_safetensors(out / "logits.safetensors", {{"input_ids", input_ids()}, {"logits", logits(model)}});
+}
+
 void write_adapter(const std::filesystem::path& base, const std::filesystem::path& out, const Case& each) {
   CausalLM model = load_model(base, each.dtype);
   at::manual_seed(1);
@@ -149,6 +161,7 @@ void write_families(const std::filesystem::path& families, const std::filesystem
   for (const auto& entry : std::filesystem::directory_iterator(families)) {
     if (std::filesystem::exists(entry.path() / "model.safetensors")) {
       write_adapter(entry.path(), out / "families" / entry.path().filename(), adapted);
+      write_prefix(entry.path(), out / "prefixes" / entry.path().filename());
       resave_model(entry.path(), out / "models" / entry.path().filename());
       prune_model(entry.path(), out / "pruned" / entry.path().filename());
     }
@@ -159,6 +172,7 @@ void write_all(const std::filesystem::path& fixtures, const std::filesystem::pat
   for (const Case& each : cases()) {
     write_adapter(fixtures / "model", out / "adapters" / each.name, each);
   }
+  write_prefix(fixtures / "model", out / "prefixes" / "tiny");
   for (const auto& entry : std::filesystem::directory_iterator(fixtures / "answers")) {
     if (entry.is_directory()) {
       resave_adapter(fixtures / "model", entry.path(), out / "resaved" / entry.path().filename());
