@@ -85,10 +85,12 @@ MemoryEstimate estimate_memory(
   KeptNumbers all;
   int64_t most_kept = 0; // bytes a token, of one layer
   int64_t rows = 0; // numbers a row
+  int64_t most_rows = 0; // of one layer
   for (const LayerMemory& layer : layers) {
     all += layer.all;
     most_kept = std::max(most_kept, kept_bytes(layer.all, element));
     rows += layer.row;
+    most_rows = std::max(most_rows, layer.row);
   }
   // Bytes a token, of the last layer: for labelled tokens only; and of what its output projection reads, if that is
   // kept.
@@ -115,8 +117,9 @@ MemoryEstimate estimate_memory(
   }
   // Of labelled tokens alone: the last norm's input, and the gradients of the states, which are formed with the loss.
   const int64_t kept_behind_layers = 2 * batch.labelled_tokens * hidden * element;
-  estimate.activations = tokens * kept + batch.rows * rows * element + kept_behind_layers;
+  estimate.activations = tokens * kept + kept_behind_layers;
   if (!model->activation_checkpointing) {
+    estimate.activations += batch.rows * rows * element;
     estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
     estimate.activations += batch.labelled_tokens * chosen_from_attention;
   }
@@ -127,6 +130,7 @@ MemoryEstimate estimate_memory(
   const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element, device));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
   int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
+  backward += model->activation_checkpointing ? batch.rows * most_rows * element : 0;
   const at::Tensor head_weight = model->head_weight();
   if (!head_weight.is_leaf()) {
     loss += vocab * hidden * element; // formed from its trained rows

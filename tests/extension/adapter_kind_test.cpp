@@ -242,7 +242,7 @@ TEST(AdapterKind, ItsFolderIsReadAsStrictlyAsAny) {
   EXPECT_EQ(failure_with("initial_scale", 2.0), "nothing was thrown");
   EXPECT_THAT(failure_with("initial_scale", "x"), HasSubstr("adapter_config.json: initial_scale must be a number"));
   EXPECT_THAT(failure_with("r", 4), HasSubstr("adapter_config.json: r is not supported")) << "another kind's field";
-  EXPECT_THAT(failure_with("peft_type", "BOTTLE"), HasSubstr("peft_type must be LORA or TOY, not BOTTLE"));
+  EXPECT_THAT(failure_with("peft_type", "BOTTLE"), HasSubstr("PREFIX_TUNING or TOY, not BOTTLE"));
   EXPECT_THAT(failure_with("target_modules", json({"q_proj"})), HasSubstr("belongs to no module"));
   EXPECT_THROW(register_adapter_kind({"LORA", {}, [](const JsonObject&) { return nullptr; }}), c10::ValueError);
 }

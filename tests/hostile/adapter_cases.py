@@ -114,13 +114,13 @@ def tensors_of(kind):
 
 def other_kinds():
     """Bottlenecks and prefixes: what their folders may say, and that they are not merged."""
-    def case(kind, name, names=(), fine=False, arguments=ADAPTED, change=lambda tensors: None, **fields):
+    def case(kind, name, names=(), fine=False, arguments=ADAPTED, codes=(1,), change=lambda tensors: None, **fields):
         def prepare(place):
             place.write(CONFIG_FILE, json.dumps({**kind, **fields}))
             tensors = tensors_of(kind)
             change(tensors)
             place.write(WEIGHTS, safetensors(tensors))
-        return Case(f"{kind['peft_type'].lower()} {name}", arguments, names, prepare, fine=fine)
+        return Case(f"{kind['peft_type'].lower()} {name}", arguments, names, prepare, codes, fine)
 
     merge = ["merge", "--model", "@model", "--adapter", "@adapter", "--output", "@out"]
     goes_on = FINETUNE + ["--init-adapter", "@adapter"]
@@ -128,7 +128,7 @@ def other_kinds():
         yield case(kind, "good", fine=True)
         yield case(kind, "inspected", fine=True, arguments=["inspect", "--adapter", "@adapter"])
         yield case(kind, "merged", ("cannot be merged",), arguments=merge)
-        yield case(kind, "gone on from with a rank", ("--rank", kind["peft_type"]), arguments=goes_on)
+        yield case(kind, "gone on from with a rank", ("--rank", kind["peft_type"]), arguments=goes_on, codes=(2,))
         yield case(kind, "without a tensor", ("adapter_model.safetensors",), change=lambda tensors: tensors.popitem())
         yield case(kind, "with a tensor beyond it", ("adapter_model.safetensors", "beyond"),
                    change=lambda tensors: tensors.update(beyond=floats([1])))
