@@ -35,6 +35,7 @@ struct PrefixTuningOptions {
 ///
 /// The keys are as they are behind rotary positions, at the positions 0 … n−1; the row's tokens stand behind them. In
 /// fp32 (fp64 beside an fp64 model). It costs n more keys a token. No weight does the same: it is never merged.
+/// `DisableAdapters`, of projections alone, leaves it on; `AttentionImpl::set_adapters_enabled` switches it off.
 class PrefixAdapter : public AttentionAdapter {
  public:
   /// A prefix for `attention`, on its device. Throws for options out of range.

@@ -10,7 +10,7 @@ namespace rora::detail {
 /// The kind of that `peft_type`, if there is one.
 std::optional<AdapterKindEntry> find_adapter_kind(const std::string& peft_type);
 
-/// Their names, for messages: "LORA or TOY".
+/// Their names, for messages: "LORA or BOTTLENECK or PREFIX_TUNING".
 std::string known_adapter_kinds();
 
 } // namespace rora::detail
