@@ -1,6 +1,7 @@
 #include "common/markup.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace rora::examples {
 namespace {
@@ -92,6 +93,28 @@ std::string html_table(const Table& table) {
     html += "</tr>\n";
   }
   return html + "</tbody></table></div>\n";
+}
+
+std::string text_section(const TitledTable& section) {
+  return "\n" + section.title + "\n" + section.text + "\n\n" + text_table(section.table);
+}
+
+std::string html_section(const TitledTable& section) {
+  return "<section>\n<h2>" + escape_markup(section.title) + "</h2>\n<p class=\"soft\">" + escape_markup(section.text) +
+      "</p>\n" + html_table(section.table) + "</section>\n";
+}
+
+std::vector<LegendEntry> ordered_legend(const std::vector<std::string>& names) {
+  // From pale to dark on light pages and the other way on dark ones.
+  static const std::vector<std::pair<const char*, const char*>> kColours{
+      {"#b8c4d6", "#3d4a63"}, {"#8fa8cc", "#4f6a94"}, {"#6389bf", "#6389bf"}, {"#3a69ab", "#7ba6de"},
+      {"#1f4c8f", "#9cc2f2"}, {"#12336b", "#bdd9fb"}, {"#081d45", "#e0eefe"}};
+  std::vector<LegendEntry> legend;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const auto& [light, dark] = kColours[names.size() == 1 ? 0 : i * (kColours.size() - 1) / (names.size() - 1)];
+    legend.push_back({names[i], light, dark, "", Marker::kCircle});
+  }
+  return legend;
 }
 
 std::string legend_style(const std::vector<LegendEntry>& legend, const std::string& style) {

@@ -24,6 +24,20 @@ std::string text_table(const Table& table);
 /// The table as an element of a page, which a narrow screen scrolls.
 std::string html_table(const Table& table);
 
+/// A table of a report, with what it is about.
+struct TitledTable {
+  std::string title;
+  std::string text;
+  Table table;
+};
+
+/// The same for a terminal, with an empty line in front, and as a section of a page.
+std::string text_section(const TitledTable& section);
+std::string html_section(const TitledTable& section);
+
+/// Colours for ranks from the lowest on, or whatever else has an order: the higher the stronger.
+std::vector<LegendEntry> ordered_legend(const std::vector<std::string>& names);
+
 /// The rules that give `legend` its colours on light and on dark pages: of lines, of marks, and of spans of the class
 /// `swatch-N` for its N-th entry. `style` is that of its figures.
 std::string legend_style(const std::vector<LegendEntry>& legend, const std::string& style = {});

@@ -112,10 +112,10 @@ std::string figure(const TheoryReport& report, StepRule rule, Change change) {
   return render_svg(figure);
 }
 
-std::vector<TheoryTable> all_tables(const TheoryReport& report) {
-  std::vector<TheoryTable> tables = theory_tables(report);
+std::vector<examples::TitledTable> all_tables(const TheoryReport& report) {
+  std::vector<examples::TitledTable> tables = theory_tables(report);
   if (report.growth) {
-    const std::vector<TheoryTable> more = growth_tables(*report.growth);
+    const std::vector<examples::TitledTable> more = growth_tables(*report.growth);
     tables.insert(tables.end(), more.begin(), more.end());
   }
   return tables;
@@ -138,8 +138,8 @@ TheoryReport make_theory_report(
 
 std::string theory_text(const TheoryReport& report) {
   std::string text = theory_setting(report) + "\n";
-  for (const TheoryTable& each : all_tables(report)) {
-    text += "\n" + each.title + "\n" + each.text + "\n\n" + examples::text_table(each.table);
+  for (const examples::TitledTable& each : all_tables(report)) {
+    text += text_section(each);
   }
   return text;
 }
@@ -247,9 +247,8 @@ std::string theory_html(const TheoryReport& report) {
   if (report.growth) {
     html += growth_figures(*report.growth, kScaleLegend);
   }
-  for (const TheoryTable& each : all_tables(report)) {
-    html += "<section>\n<h2>" + examples::escape_markup(each.title) + "</h2>\n<p class=\"soft\">" +
-        examples::escape_markup(each.text) + "</p>\n" + html_table(each.table) + "</section>\n";
+  for (const examples::TitledTable& each : all_tables(report)) {
+    html += html_section(each);
   }
   const std::string style = legend_style(kScaleLegend) + (report.growth ? growth_style(*report.growth) : "");
   return examples::html_page("How a first step grows with the rank", style, html + "</main>\n");

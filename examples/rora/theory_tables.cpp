@@ -27,8 +27,8 @@ std::string with_interval(const Estimate& estimate, int digits) {
 }
 
 /// E[w²] of an output by SGD: what the paper's equations 8 and 9 are about.
-TheoryTable second_moments(const TheoryReport& report) {
-  TheoryTable result;
+examples::TitledTable second_moments(const TheoryReport& report) {
+  examples::TitledTable result;
   result.title = "The second moment of an output after one step of SGD";
   result.text =
       "E[w²]/(η²δ²γ⁴σ⁴), σ² the variance of A. Exact: r·[‖x‖²‖x′‖² + (r + 1)(x·x′)² + κ·Σx²x′²] over standard normal x "
@@ -55,8 +55,8 @@ TheoryTable second_moments(const TheoryReport& report) {
   return result;
 }
 
-TheoryTable closed_forms(const TheoryReport& report) {
-  TheoryTable result;
+examples::TitledTable closed_forms(const TheoryReport& report) {
+  examples::TitledTable result;
   result.title = "The closed forms of mean squares";
   result.text =
       "Measured/closed form at the rank where it is farthest from 1; the intervals of all ranks together hold with "
@@ -71,8 +71,8 @@ TheoryTable closed_forms(const TheoryReport& report) {
   return result;
 }
 
-TheoryTable exponents(const TheoryReport& report) {
-  TheoryTable result;
+examples::TitledTable exponents(const TheoryReport& report) {
+  examples::TitledTable result;
   result.title = "Growth with the rank";
   result.text =
       "The power of r by which the change grows: predicted for 1 ≪ r ≪ in, the slope of the closed form over these "
@@ -95,8 +95,8 @@ TheoryTable exponents(const TheoryReport& report) {
   return result;
 }
 
-TheoryTable paper(const TheoryReport& report) {
-  TheoryTable result;
+examples::TitledTable paper(const TheoryReport& report) {
+  examples::TitledTable result;
   result.title = "The paper's equations";
   result.text =
       "arXiv 2501.04315 derives them for SGD and independent inputs; with AdamW in its place where the step says so. 8 "
@@ -120,8 +120,8 @@ TheoryTable paper(const TheoryReport& report) {
   return result;
 }
 
-TheoryTable invariant_scales(const TheoryReport& report) {
-  TheoryTable result;
+examples::TitledTable invariant_scales(const TheoryReport& report) {
+  examples::TitledTable result;
   result.title = "The scale that leaves a change the same at every rank";
   result.text = "The power of r that γ must have, as fitted, with its 95% interval.";
   result.table.columns = {"step", "change", "power", "scale"};
@@ -161,7 +161,7 @@ std::string theory_setting(const TheoryReport& report) {
       ", and δ, x and x′ standard normal; seed " + std::to_string(options.seed()) + ".";
 }
 
-std::vector<TheoryTable> theory_tables(const TheoryReport& report) {
+std::vector<examples::TitledTable> theory_tables(const TheoryReport& report) {
   return {second_moments(report), closed_forms(report), exponents(report), paper(report), invariant_scales(report)};
 }
 

@@ -6,17 +6,10 @@
 
 namespace rora::cli {
 
-/// A table of the report, with what it is about.
-struct TheoryTable {
-  std::string title;
-  std::string text;
-  examples::Table table;
-};
-
 /// What was measured, in a sentence.
 std::string theory_setting(const TheoryReport& report);
 
-std::vector<TheoryTable> theory_tables(const TheoryReport& report);
+std::vector<examples::TitledTable> theory_tables(const TheoryReport& report);
 
 /// "SGD", "AdamW".
 const char* step_name(theory::StepRule rule);

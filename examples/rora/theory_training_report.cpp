@@ -68,17 +68,11 @@ Json estimate_json(const Estimate& estimate) {
 }
 
 std::vector<examples::LegendEntry> rank_legend(const ModelGrowth& growth) {
-  // From dark to light on light pages and the other way on dark ones: the higher the rank the stronger.
-  static const std::vector<std::pair<const char*, const char*>> kColours{
-      {"#b8c4d6", "#3d4a63"}, {"#8fa8cc", "#4f6a94"}, {"#6389bf", "#6389bf"}, {"#3a69ab", "#7ba6de"},
-      {"#1f4c8f", "#9cc2f2"}, {"#12336b", "#bdd9fb"}, {"#081d45", "#e0eefe"}};
-  std::vector<examples::LegendEntry> legend;
-  for (size_t i = 0; i < growth.ranks.size(); ++i) {
-    const auto& [light, dark] =
-        kColours[growth.ranks.size() == 1 ? 0 : i * (kColours.size() - 1) / (growth.ranks.size() - 1)];
-    legend.push_back({"r = " + std::to_string(growth.ranks[i]), light, dark, "", examples::Marker::kCircle});
+  std::vector<std::string> names;
+  for (const int64_t rank : growth.ranks) {
+    names.push_back("r = " + std::to_string(rank));
   }
-  return legend;
+  return examples::ordered_legend(names);
 }
 
 examples::Figure small_figure(const std::string& description, const std::string& x, const std::string& y) {
@@ -239,8 +233,8 @@ std::vector<Estimate> first_step_ratios(const ModelGrowth& growth) {
   return ratios;
 }
 
-std::vector<TheoryTable> growth_tables(const ModelGrowth& growth) {
-  TheoryTable first;
+std::vector<examples::TitledTable> growth_tables(const ModelGrowth& growth) {
+  examples::TitledTable first;
   first.title = "The first step of " + growth.model;
   first.text = "The mean over its " + std::to_string(growth.modules.size()) +
       " projections of ‖ΔW·x‖², measured/closed form: the latter by AdamW, from the gradient of the first batch, "
@@ -253,7 +247,7 @@ std::vector<TheoryTable> growth_tables(const ModelGrowth& growth) {
     first.table.rows.push_back(
         {std::to_string(growth.ranks[i]), with_interval(ratios[i]), verdict_text(theory::judge_ratios({ratios[i]}))});
   }
-  TheoryTable result;
+  examples::TitledTable result;
   result.title = "Growth with the rank in training " + growth.model;
   result.text = "AdamW at the rate " + Json(growth.lr).dump() + ", " + std::to_string(growth.steps) +
       " steps; the geometric mean over the projections, on inputs that the frozen model gave. Claimed of outputs: the "

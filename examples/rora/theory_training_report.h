@@ -31,7 +31,7 @@ std::vector<GrowthTest> test_growth(const ModelGrowth& growth);
 /// Measured/closed form of the first step's mean square, over the projections, rank by rank.
 std::vector<theory::Estimate> first_step_ratios(const ModelGrowth& growth);
 
-std::vector<TheoryTable> growth_tables(const ModelGrowth& growth);
+std::vector<examples::TitledTable> growth_tables(const ModelGrowth& growth);
 
 /// A line for each run, measured step and projection.
 std::string growth_csv(const ModelGrowth& growth);
