@@ -2,6 +2,8 @@
 
 #include "checkpoint/mapped_file.h"
 
+#include <rora/checkpoint/file.h>
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -69,11 +71,15 @@ std::string Digest::text() const {
   return digits;
 }
 
+} // namespace rora::detail
+
+namespace rora {
+
 std::string file_digest(const std::filesystem::path& path) {
-  const MappedFile file(path, /*mapped=*/true);
-  Digest digest;
+  const detail::MappedFile file(path, /*mapped=*/true);
+  detail::Digest digest;
   digest.add_bytes(file.data(), file.size());
   return digest.text();
 }
 
-} // namespace rora::detail
+} // namespace rora

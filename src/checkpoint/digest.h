@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,8 +36,5 @@ class Digest {
  private:
   uint64_t state_ = 0;
 };
-
-/// The digest of a file's bytes. Throws `FileError`.
-std::string file_digest(const std::filesystem::path& path);
 
 } // namespace rora::detail

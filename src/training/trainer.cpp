@@ -338,6 +338,10 @@ void Trainer::set_fingerprint(const std::map<std::string, std::string>& entries)
   state_->fingerprint.insert(entries.begin(), entries.end());
 }
 
+const std::map<std::string, std::string>& Trainer::fingerprint() const {
+  return state_->fingerprint;
+}
+
 void Trainer::set_callback(std::function<void(const StepMetrics&)> on_step) {
   state_->on_step = std::move(on_step);
 }

@@ -14,7 +14,6 @@ namespace rora {
 namespace {
 
 using detail::Digest;
-using detail::file_digest;
 
 std::string digest_of(std::string_view bytes) {
   Digest digest;

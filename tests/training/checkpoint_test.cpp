@@ -157,7 +157,7 @@ TEST_F(CheckpointTest, MomentsThatAreNotFiniteAreAFormatError) {
     last.fill_(kNan);
     save_safetensors(path, tensors);
     auto json = nlohmann::ordered_json::parse(read_file(state()));
-    json["files"]["trainer_state.safetensors"] = detail::file_digest(path);
+    json["files"]["trainer_state.safetensors"] = file_digest(path);
     write_state(json);
     EXPECT_THAT(refusal(), HasSubstr(name + " holds NaN or infinite values"));
     last.copy_(before);

@@ -15,6 +15,10 @@ std::string read_file(const std::filesystem::path& path);
 /// it throws. Throws too for a pipe that nobody opens to write within ten seconds.
 std::string read_file_or_pipe(const std::filesystem::path& path, int64_t max_pipe_bytes = int64_t{1} << 30);
 
+/// Sixteen hexadecimal digits that tell a file's bytes from others that differ by accident; no protection against
+/// forgery. Throws `FileError`.
+std::string file_digest(const std::filesystem::path& path);
+
 /// Replaces `path` by `content` through a temporary file beside it, fsync and rename; `path` holds
 /// either its old content or all of the new. The folder must exist, and a symbolic link is replaced, not followed.
 /// Throws `FileError`, leaving nothing else behind.

@@ -79,6 +79,10 @@ class Trainer {
   /// checkpoint keeps it all, and `restore` refuses one of another run.
   void set_fingerprint(const std::map<std::string, std::string>& entries);
 
+  /// All that decides the run, by name, as a checkpoint keeps it: options, data, what `set_fingerprint` added and, with
+  /// `output`, the frozen weights.
+  const std::map<std::string, std::string>& fingerprint() const;
+
   /// Calls a hook at each step of the run. Throws `c10::ValueError` for a name that another has, and once the run was
   /// restored.
   void add_hook(std::shared_ptr<TrainingHook> hook);
