@@ -76,15 +76,19 @@ void AdapterFlags::add(Flags& flags) {
   add_rank(flags);
   flags.add("alpha", alpha, "Numerator of the adapter's scale").positive();
   add_scaling(flags);
-  flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);
-  flags.choice<ops::DoraDropout>(
-      "dora-dropout", dora_dropout, {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
-      "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
+  add_dropout(flags);
   add_target_modules(flags);
   add_rows(flags);
   flags.add(
       "init-adapter", init_adapter,
       "A PEFT folder to go on from, which brings rank, alpha, scaling and targets (default: none)");
+}
+
+void AdapterFlags::add_dropout(Flags& flags) {
+  flags.add("dropout", dropout, "Probability of dropping an element of the adapter's input").in_range(0.0, 1.0);
+  flags.choice<ops::DoraDropout>(
+      "dora-dropout", dora_dropout, {{"input", ops::DoraDropout::kInput}, {"low-rank", ops::DoraDropout::kLowRank}},
+      "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
 }
 
 void AdapterFlags::add_target_modules(Flags& flags) {
@@ -105,6 +109,10 @@ void AdapterFlags::add_rows(Flags& flags) {
       "Keep a tied head and embedding one weight when --modules-to-save trains it (default: off, as in PEFT)");
 }
 
+ModuleSelection AdapterFlags::targets() const {
+  return selection(target_modules);
+}
+
 AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   const auto require_dora = [this] {
     if (dora_dropout != ops::DoraDropout::kInput && !dora) {
@@ -120,7 +128,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
     low_rank.rank(rank).alpha(alpha).scaling(scaling).dora(dora).dropout(dropout).dora_dropout(dora_dropout);
     return AdapterOptions()
         .low_rank(low_rank)
-        .target_modules(selection(target_modules))
+        .target_modules(targets())
         .modules_to_save(modules_to_save)
         .trainable_token_indices(token_indices(trainable_token_indices))
         .ensure_weight_tying(ensure_weight_tying);
@@ -143,7 +151,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   require("alpha", alpha == low_rank.alpha());
   require("scaling", scaling == low_rank.scaling());
   require("dora", dora == low_rank.dora());
-  require("target-modules", same_modules(selection(target_modules), options.target_modules()));
+  require("target-modules", same_modules(targets(), options.target_modules()));
   require("modules-to-save", module_names(modules_to_save) == module_names(options.modules_to_save()));
   require(
       "trainable-token-indices",

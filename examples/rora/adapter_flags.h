@@ -28,11 +28,16 @@ struct AdapterFlags {
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
   void add_scaling(Flags& flags);
+  /// Dropout, and what it falls on in DoRA.
+  void add_dropout(Flags& flags);
   void add_target_modules(Flags& flags);
   /// What is trained beside the adapter.
   void add_rows(Flags& flags);
   /// All of them.
   void add(Flags& flags);
+
+  /// Those of --target-modules.
+  ModuleSelection targets() const;
 
   /// The options asked for. With `--init-adapter` those of its folder, which the variables then hold too. Throws
   /// `UsageError` for a flag that says otherwise, and for one that would have no effect.

@@ -79,14 +79,7 @@ Run add_finetune(Flags& flags) {
   arguments->training.add_data(flags);
   arguments->adapter.add(flags);
   arguments->training.add(flags);
-  flags
-      .add(
-          "lr-ratio-b", arguments->training.lr_ratio_b,
-          "How many times as fast B and magnitudes learn (LoRA+); 1: alike")
-      .positive();
-  flags.add(
-      "train-on-inputs", arguments->training.train_on_inputs,
-      "Labels on the prompt as well as the answer (default: off)");
+  arguments->training.add_fine_tuning(flags);
   flags.add(
       "portable", arguments->portable,
       "Write the scale as alpha/rank, for readers that ignore use_rslora: the same adapter (default: off)");

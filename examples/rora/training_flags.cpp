@@ -20,6 +20,10 @@ void TrainingFlags::add_data(Flags& flags) {
 
 void TrainingFlags::add(Flags& flags) {
   flags.add("lr", lr, "Learning rate after warm-up").at_least(0.0);
+  add_without_lr(flags);
+}
+
+void TrainingFlags::add_without_lr(Flags& flags) {
   flags.choice<Schedule>(
       "schedule", schedule,
       {{"constant", Schedule::kConstant}, {"linear", Schedule::kLinear}, {"cosine", Schedule::kCosine}},
@@ -55,7 +59,13 @@ void TrainingFlags::add(Flags& flags) {
   prompts.add_template(flags);
   prompts.add_format(flags);
   flags.add(
-      "dry-run", dry_run, "Check everything, show shapes, memory and the first batch, write nothing (default: off)");
+      "dry-run", dry_run,
+      "Check everything, show what would be done and the memory it takes, write nothing (default: off)");
+}
+
+void TrainingFlags::add_fine_tuning(Flags& flags) {
+  flags.add("lr-ratio-b", lr_ratio_b, "How many times as fast B and magnitudes learn (LoRA+); 1: alike").positive();
+  flags.add("train-on-inputs", train_on_inputs, "Labels on the prompt as well as the answer (default: off)");
 }
 
 void TrainingFlags::check() const {

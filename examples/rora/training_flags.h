@@ -28,7 +28,7 @@ struct TrainingFlags {
   int64_t grad_accum = 1;
   int64_t max_length = 512;
   double weight_decay = 0.0;
-  double lr_ratio_b = 1.0; ///< a flag of `finetune`
+  double lr_ratio_b = 1.0;
   double clip = 1.0;
   int64_t seed = 42;
   int64_t save_every = 500; // as in transformers
@@ -44,7 +44,11 @@ struct TrainingFlags {
   PromptFlags prompts;
 
   void add_data(Flags& flags);
+  /// --lr, and all that says how it is trained.
   void add(Flags& flags);
+  void add_without_lr(Flags& flags);
+  /// What goes with adapters alone: --lr-ratio-b and --train-on-inputs.
+  void add_fine_tuning(Flags& flags);
 
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;

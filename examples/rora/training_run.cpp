@@ -1,23 +1,21 @@
 #include "training_run.h"
 
 #include "common/progress_bar.h"
+#include "patience.h"
 #include "positions.h"
+#include "stop_signals.h"
+#include "training_results.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
 #include <rora/training/memory_estimate.h>
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <map>
-#include <thread>
 
 namespace rora::cli {
 namespace {
@@ -29,116 +27,6 @@ std::string fixed(double value, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
-}
-
-/// Asks a trainer to stop at Ctrl-C, SIGTERM or a terminal's end, while it lives; a second signal of the kind ends the
-/// process at once.
-class StopSignals {
- public:
-  explicit StopSignals(Trainer& trainer) {
-    trainer_ = &trainer;
-    struct sigaction action {};
-    action.sa_handler = [](int number) {
-      received_ = number;
-      if (Trainer* trainer = trainer_.load()) {
-        trainer->request_stop();
-      }
-    };
-    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
-    for (size_t i = 0; i < kSignals.size(); ++i) {
-      ::sigaction(kSignals[i], &action, &old_[i]);
-    }
-    if (old_.back().sa_handler == SIG_IGN) {
-      ::sigaction(SIGHUP, &old_.back(), nullptr); // under nohup the run outlives its terminal
-    }
-  }
-  ~StopSignals() {
-    for (size_t i = 0; i < kSignals.size(); ++i) {
-      ::sigaction(kSignals[i], &old_[i], nullptr);
-    }
-    trainer_ = nullptr;
-  }
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
-
-  /// The one that came last, 0 where none did.
-  static int received() {
-    return received_;
-  }
-
- private:
-  static constexpr std::array<int, 3> kSignals{SIGINT, SIGTERM, SIGHUP};
-  static inline std::atomic<Trainer*> trainer_ = nullptr;
-  static inline volatile std::sig_atomic_t received_ = 0;
-  std::array<struct sigaction, kSignals.size()> old_{};
-};
-
-/// Waits, longer each time, so that what cannot be written may be tried again while somebody makes room.
-class Patience {
- public:
-  /// Writes until it is written. Throws the `FileError` that nobody mended.
-  void insist(const std::function<void()>& write) {
-    while (true) {
-      try {
-        write();
-        return;
-      } catch (const FileError& error) {
-        if (!try_again(error)) {
-          throw;
-        }
-      }
-    }
-  }
-
-  /// False once half an hour has gone by and where a signal asks to stop; otherwise says what is the matter and waits.
-  bool try_again(const std::exception& error) {
-    static constexpr std::chrono::seconds kLongest{60};
-    static constexpr std::chrono::minutes kAll{30};
-    const int received = StopSignals::received();
-    const auto now = std::chrono::steady_clock::now();
-    if (last_ && now - *last_ > 2 * kLongest) {
-      begin_.reset(); // what was the matter then is over
-      wait_ = std::chrono::seconds(1);
-    }
-    begin_ = begin_.value_or(now);
-    if (now - *begin_ > kAll) {
-      return false;
-    }
-    std::cout << error.what() << "; what was trained is still in memory: trying again in " << wait_.count()
-              << " s, for half an hour; Ctrl-C gives up" << std::endl;
-    for (const auto end = now + wait_; std::chrono::steady_clock::now() < end;) {
-      if (StopSignals::received() != received) {
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    }
-    wait_ = std::min(2 * wait_, kLongest);
-    last_ = std::chrono::steady_clock::now();
-    return true;
-  }
-
- private:
-  std::optional<std::chrono::steady_clock::time_point> begin_, last_;
-  std::chrono::seconds wait_{1};
-};
-
-Json metrics_line(const StepMetrics& metrics) {
-  Json line;
-  line["step"] = metrics.step;
-  line["loss"] = metrics.loss;
-  line["lr"] = metrics.lr;
-  line["grad_norm"] = metrics.grad_norm;
-  line["tokens"] = metrics.tokens;
-  line["labelled_tokens"] = metrics.labelled_tokens;
-  line["tokens_per_s"] = metrics.tokens_per_s;
-  line["peak_rss_mib"] = metrics.peak_rss_mib;
-  if (metrics.peak_cuda_mib) {
-    line["peak_cuda_mib"] = *metrics.peak_cuda_mib;
-  }
-  if (metrics.eval_loss) {
-    line["eval_loss"] = *metrics.eval_loss;
-  }
-  return line;
 }
 
 /// A bar on a terminal, plain lines elsewhere.
@@ -173,21 +61,6 @@ class TrainingProgress {
  private:
   examples::ProgressBar bar_;
   int64_t every_;
-};
-
-/// Sums over the steps that this process took.
-struct Totals {
-  int64_t tokens = 0;
-  int64_t labelled_tokens = 0;
-  std::optional<double> first_loss;
-  double final_loss = 0.0;
-
-  void add(const StepMetrics& metrics) {
-    tokens += metrics.tokens;
-    labelled_tokens += metrics.labelled_tokens;
-    first_loss = first_loss.value_or(metrics.loss);
-    final_loss = metrics.loss;
-  }
 };
 
 Json data_json(const Dataset& data) {
@@ -258,32 +131,6 @@ void print_first_batch(const std::vector<Example>& examples, const TrainingFlags
   if (tokenizer != nullptr) {
     std::cout << "  text      " << Json(tokenizer->decode(first.input_ids)).dump() << "\n";
   }
-}
-
-/// All but what the data was, which is known before the run.
-Json results_json(
-    const TrainingRun& run, const TrainingResult& result, const Totals& totals, int64_t restored, double seconds) {
-  const auto counts = count_parameters(*run.model);
-  Json results;
-  results["steps"] = result.steps;
-  results["resumed_from_step"] = restored;
-  results["stopped_early"] = result.stopped_early;
-  results["first_loss"] = totals.first_loss ? Json(*totals.first_loss) : Json(nullptr);
-  results["final_loss"] = totals.first_loss ? Json(totals.final_loss) : Json(nullptr);
-  results["best_eval_loss"] = result.best_eval_loss ? Json(*result.best_eval_loss) : Json(nullptr);
-  results["best_step"] = result.best_eval_loss ? Json(result.best_step) : Json(nullptr);
-  results["seconds"] = seconds;
-  results["tokens"] = totals.tokens;
-  results["labelled_tokens"] = totals.labelled_tokens;
-  results["tokens_per_s"] = static_cast<double>(totals.tokens) / seconds;
-  results["trainable_parameters"] = counts.trainable;
-  results["total_parameters"] = counts.total;
-  results["trainable_percent"] = counts.share();
-  results["peak_rss_mib"] = peak_rss_mib();
-  if (const auto peak = peak_cuda_mib(run.model->device())) {
-    results["peak_cuda_mib"] = *peak;
-  }
-  return results;
 }
 
 } // namespace
@@ -386,7 +233,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     progress.show(metrics);
   });
   const auto begin = std::chrono::steady_clock::now();
-  StopSignals signals(trainer);
+  StopSignals signals(&trainer);
   const TrainingResult result = trainer.train();
   const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
   progress.finish();
@@ -395,7 +242,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
               << folder.path().string() << ", --resume goes on from it\n";
     return 128 + StopSignals::received();
   }
-  record["results"] = results_json(*this, result, totals, restored, duration.count());
+  record["results"] = results_json(model, result, totals, restored, duration.count());
   record["results"]["data"] = train_counts;
   record["results"]["eval_data"] = eval_counts;
   record["finished"] = true;
