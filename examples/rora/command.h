@@ -25,6 +25,7 @@ Run add_inspect(Flags& flags);
 Run add_merge(Flags& flags);
 Run add_pretrain(Flags& flags);
 Run add_prune(Flags& flags);
+Run add_sweep(Flags& flags);
 Run add_theory(Flags& flags);
 Run add_tokenize(Flags& flags);
 

@@ -33,6 +33,7 @@ constexpr Command kCommands[] = {
     {"prune", "Write a smaller model, without its least important heads and MLP channels", add_prune},
     {"tokenize", "Print the token ids of a text as a JSON list", add_tokenize},
     {"inspect", "Describe a model folder or an adapter folder", add_inspect},
+    {"sweep", "Train over methods, ranks, learning rates and seeds, and report what the scale does", add_sweep},
     {"theory", "Show how a first step grows with the rank, and test the paper's equations on it", add_theory},
     {"bench", "Time training steps and print them as one JSON line", add_bench},
 };

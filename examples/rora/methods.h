@@ -1,0 +1,40 @@
+#pragma once
+
+#include <rora/adapters/adapter_options.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rora::cli {
+
+/// What the methods of one comparison have in common.
+struct MethodSettings {
+  int64_t rank = 16; ///< a bottleneck's width, a prefix's virtual tokens
+  double alpha = 16.0;
+  double dropout = 0.0;
+  ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
+  ModuleSelection target_modules = kDefaultTargetModules;
+};
+
+/// A way to fine-tune a model.
+struct Method {
+  std::string name; ///< the value of a flag: "dora-rora"
+  std::string title; ///< in a report: "DoRA, α/√r"
+  bool has_rank = true;
+  bool has_alpha = true;
+  bool is_mergeable = true;
+  /// What is attached; null: nothing, as the weights themselves are trained.
+  AdapterOptions (*options)(const MethodSettings& settings) = nullptr;
+};
+
+/// In the order of reports.
+const std::vector<Method>& methods();
+
+/// Throws `UsageError`, which lists the names, for one that there is not.
+const Method& find_method(const std::string& flag, const std::string& name);
+
+/// "lora, rora, …".
+std::string method_names();
+
+} // namespace rora::cli

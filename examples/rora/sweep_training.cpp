@@ -1,0 +1,233 @@
+#include "sweep_training.h"
+
+#include "output_folder.h"
+#include "patience.h"
+#include "stop_signals.h"
+#include "training_results.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/peft_folder.h>
+#include <rora/checkpoint/json_object.h>
+#include <rora/checkpoint/mapped_files.h>
+#include <rora/training/device_memory.h>
+
+#include <torch/utils.h>
+
+#include <chrono>
+#include <cstdio>
+#include <system_error>
+
+namespace rora::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Steps by which a step's time is measured; the last one counts.
+constexpr int64_t kMeasuredSteps = 3;
+
+CausalLM load_whole(const SweepFlags& flags) {
+  ModelFlags own = flags.model;
+  own.dtype = at::kFloat; // updates are too small for bfloat16's eight bits
+  own.no_mmap = true;
+  own.pack_weights = false;
+  CausalLM model = own.load();
+  for (at::Tensor& parameter : model->parameters()) {
+    parameter.set_requires_grad(true);
+  }
+  return model;
+}
+
+Json run_json(const SweepRun& run) {
+  Json json;
+  json["method"] = run.method->name;
+  json["alpha"] = run.method->has_alpha ? Json(run.alpha.text()) : Json(nullptr);
+  json["rank"] = run.method->has_rank ? Json(run.rank) : Json(nullptr);
+  json["lr"] = run.lr;
+  json["seed"] = run.seed;
+  return json;
+}
+
+/// Checkpoints of a run that has ended.
+void remove_checkpoints(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator next(folder, error), end; !error && next != end; next.increment(error)) {
+    if (next->path().filename().string().starts_with("checkpoint-")) {
+      found.push_back(next->path());
+    }
+  }
+  for (const fs::path& each : found) {
+    fs::remove_all(each, error);
+  }
+  if (error) {
+    throw FileError(folder, "holds a checkpoint that cannot be removed: " + error.message());
+  }
+}
+
+std::string shown(const char* what, double number) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%s %.4f", what, number);
+  return text;
+}
+
+/// Throws `Interrupted` where a signal asked to stop.
+TrainingResult train(Trainer& trainer) {
+  const StopSignals::Watch watch(trainer);
+  TrainingResult result = trainer.train();
+  if (result.interrupted) {
+    throw Interrupted();
+  }
+  return result;
+}
+
+/// Writes what was trained into a folder that can be loaded.
+void save(const SweepContext& context, const SweepRun& run, CausalLM model, const fs::path& folder) {
+  const std::string& base = context.flags.model.model;
+  if (run.method->options != nullptr) {
+    save_adapter(*model, folder, SaveAdapterOptions().base_model(base));
+  } else {
+    save_model(*model, folder);
+    copy_companion_files(base, folder);
+  }
+  write_chat_template(context.data.prompts, context.data.has_chats, folder);
+}
+
+/// What the trained model answers. Merging is undone.
+Json answers(
+    const SweepContext& context, CausalLM model, bool mergeable, int64_t steps, const OnRunProgress& on_progress) {
+  const auto look = [&](int64_t done) {
+    if (StopSignals::received() != 0) {
+      throw Interrupted();
+    }
+    on_progress(steps, "answers " + std::to_string(done) + "/" + std::to_string(context.evaluation.size()));
+  };
+  if (!context.flags.merge || !mergeable) {
+    return context.evaluation.measure(model, look);
+  }
+  merge_adapters(*model);
+  try {
+    Json results = context.evaluation.measure(model, look);
+    unmerge_adapters(*model);
+    return results;
+  } catch (...) {
+    unmerge_adapters(*model);
+    throw;
+  }
+}
+
+} // namespace
+
+Trainee::Trainee(const SweepContext& context, const SweepRun& run)
+    : model_(context.base), adapted_(run.method->options != nullptr) {
+  torch::manual_seed(static_cast<uint64_t>(run.seed));
+  if (adapted_) {
+    const AdapterFlags& adapter = context.flags.adapter;
+    attach_adapters(
+        *model_,
+        run.method->options(
+            {.rank = run.rank,
+             .alpha = run.alpha.at(run.rank),
+             .dropout = adapter.dropout,
+             .dora_dropout = adapter.dora_dropout,
+             .target_modules = adapter.targets()}));
+  } else {
+    model_ = load_whole(context.flags);
+  }
+  model_->activation_checkpointing = context.flags.training.activation_checkpointing;
+}
+
+Trainee::~Trainee() {
+  if (adapted_) {
+    detach_adapters(*model_);
+  }
+}
+
+TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const fs::path& folder) {
+  TrainingFlags own = flags.training;
+  own.lr = run.lr;
+  own.seed = run.seed;
+  own.output = folder.string();
+  own.resume = !folder.empty();
+  own.save_every = folder.empty() ? 0 : own.save_every;
+  return own.trainer_options();
+}
+
+double measure_step(const SweepContext& context, const SweepRun& run) {
+  const Trainee trainee(context, run);
+  Trainer trainer(
+      trainee.model(), context.data.train.examples,
+      trainer_options(context.flags, run, "").max_steps(kMeasuredSteps).eval_every(0));
+  const StopSignals::Watch watch(trainer);
+  double seconds = 0.0;
+  trainer.set_callback(
+      [&](const StepMetrics& metrics) { seconds = static_cast<double>(metrics.tokens) / metrics.tokens_per_s; });
+  try {
+    trainer.train();
+  } catch (const NotFiniteError&) { // the run itself will say so
+  }
+  if (StopSignals::received() != 0) {
+    throw Interrupted();
+  }
+  return seconds;
+}
+
+bool is_finished(const fs::path& folder) {
+  std::error_code error;
+  const fs::path file = folder / "run.json";
+  return fs::exists(file, error) && JsonObject::read(file).boolean("finished", false);
+}
+
+void carry_out(
+    const SweepContext& context, const SweepRun& run, const fs::path& path, const OnRunProgress& on_progress) {
+  RunFolder folder(path, /*resume=*/true, {});
+  if (folder.finished()) {
+    remove_checkpoints(path);
+    return;
+  }
+  reset_peak_memory(context.base->device());
+  const Trainee trainee(context, run);
+  const CausalLM model = trainee.model();
+  Trainer trainer(model, context.data.train.examples, trainer_options(context.flags, run, path));
+  trainer.set_validation(context.data.eval.examples);
+  Patience patience;
+  trainer.set_save_error([&patience](const FileError& error) { return patience.try_again(error); });
+  trainer.set_fingerprint({{"run", run_json(run).dump()}, {"common", context.common.dump()}});
+  const int64_t restored = trainer.restore();
+  Json record{{"command", "sweep"}, {"finished", false}, {"run", run_json(run)}, {"config", context.common}};
+  folder.begin(record, restored);
+  Totals totals;
+  int64_t steps = restored;
+  trainer.set_callback([&](const StepMetrics& metrics) {
+    if (metrics.tokens == 0) { // a validation that an earlier process left off
+      patience.insist([&] { folder.add_validation(*metrics.eval_loss); });
+      return;
+    }
+    totals.add(metrics);
+    steps = metrics.step;
+    patience.insist([&] { folder.append(metrics_line(metrics)); });
+    on_progress(steps, shown("loss", metrics.loss));
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    const TrainingResult result = train(trainer);
+    const std::chrono::duration<double> duration = std::chrono::steady_clock::now() - begin;
+    record["results"] = results_json(model, result, totals, restored, duration.count());
+    record["results"]["tasks"] =
+        answers(context, model, run.method->options != nullptr && run.method->is_mergeable, steps, on_progress);
+  } catch (const NotFiniteError&) {
+    record["results"] = {{"diverged_at_step", steps + 1}};
+  }
+  check_mapped_files();
+  record["finished"] = true;
+  patience.insist([&] {
+    StagedFolder staged(path);
+    if (context.flags.keep_weights && !record["results"].contains("diverged_at_step")) {
+      save(context, run, model, staged.path());
+    }
+    staged.commit();
+    folder.write_run(record);
+  });
+  remove_checkpoints(path);
+}
+
+} // namespace rora::cli

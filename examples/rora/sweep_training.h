@@ -1,0 +1,63 @@
+#pragma once
+
+#include "sweep_evaluation.h"
+#include "sweep_flags.h"
+
+#include <rora/model/causal_lm.h>
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+namespace rora::cli {
+
+/// What all runs of a sweep share.
+struct SweepContext {
+  const SweepFlags& flags;
+  const Json& common; ///< flags that all runs share, for run.json
+  CausalLM base; ///< without adapters between runs
+  const TrainingData& data;
+  const SweepEvaluation& evaluation;
+};
+
+/// Where a signal asked to stop.
+struct Interrupted {};
+
+/// The model of a run, ready to be trained: the base with a fresh adapter, which goes with this object, or one of its
+/// own where all weights are trained.
+class Trainee {
+ public:
+  Trainee(const SweepContext& context, const SweepRun& run);
+  ~Trainee();
+  Trainee(const Trainee&) = delete;
+  Trainee& operator=(const Trainee&) = delete;
+
+  CausalLM model() const {
+    return model_;
+  }
+
+ private:
+  CausalLM model_;
+  bool adapted_;
+};
+
+/// How the run is trained. With an empty `folder` it leaves no trace.
+TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const std::filesystem::path& folder);
+
+/// Seconds of a step of the run, measured on a few that are thrown away.
+double measure_step(const SweepContext& context, const SweepRun& run);
+
+/// Called as a run goes on: steps taken, and what is shown beside the bar.
+using OnRunProgress = std::function<void(int64_t steps, const std::string& detail)>;
+
+/// Trains and examines the run in `folder`, from where a killed process left it, and writes run.json with
+/// "finished": true at the end; nothing happens where it stands there already. A loss that is not finite is a result:
+/// "diverged_at_step". Throws `Interrupted`, with a checkpoint to go on from, and what a training throws.
+void carry_out(
+    const SweepContext& context, const SweepRun& run, const std::filesystem::path& folder,
+    const OnRunProgress& on_progress);
+
+/// Whether run.json says that the run in `folder` has ended.
+bool is_finished(const std::filesystem::path& folder);
+
+} // namespace rora::cli
