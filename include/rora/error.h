@@ -25,4 +25,11 @@ class FormatError : public std::runtime_error {
   FormatError(const std::filesystem::path& path, const std::string& what);
 };
 
+/// A loss, gradient, likelihood or logit that is NaN or infinite: the model's numbers overflow, as they do once steps
+/// were too large.
+class NotFiniteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 } // namespace rora

@@ -4,6 +4,7 @@
 #include "../model/evaluation_mode.h"
 
 #include <rora/data/batch.h>
+#include <rora/error.h>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -224,7 +225,7 @@ std::vector<std::vector<double>> log_likelihoods(
     auto scores = PromptBatch(model, std::move(members)).score();
     for (size_t i = 0; i < batch.size(); ++i) {
       if (!std::all_of(scores[i].begin(), scores[i].end(), [](double score) { return std::isfinite(score); })) {
-        throw std::runtime_error("a log-likelihood is not finite: the model's numbers overflow");
+        throw NotFiniteError("a log-likelihood is not finite: the model's numbers overflow");
       }
       result[asked[batch[i]]] = std::move(scores[i]);
     }

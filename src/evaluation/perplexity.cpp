@@ -1,4 +1,5 @@
 #include <rora/evaluation/perplexity.h>
+#include <rora/error.h>
 
 #include "../data/length_sorted.h"
 #include "../model/evaluation_mode.h"
@@ -42,7 +43,7 @@ Perplexity evaluate_perplexity(
   TORCH_CHECK_VALUE(result.tokens > 0, "the data has no labelled token to take a loss on");
   result.loss = sum.item<double>() / static_cast<double>(result.tokens);
   if (!std::isfinite(result.loss)) {
-    throw std::runtime_error("the loss is not finite: the model's numbers overflow");
+    throw NotFiniteError("the loss is not finite: the model's numbers overflow");
   }
   return result;
 }

@@ -2,6 +2,8 @@
 
 #include "all_finite.h"
 
+#include <rora/error.h>
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -62,7 +64,7 @@ void DecodingState::run(const at::Tensor& input_ids) {
   const at::Tensor hidden = model_->hidden_states({input_ids, attention_mask_, {}}, &cache_);
   logits_ = model_->logits(hidden.select(1, -1));
   if (!all_finite(logits_)) {
-    throw std::runtime_error("the model's logits are NaN or infinite: its numbers overflow");
+    throw NotFiniteError("the model's logits are NaN or infinite: its numbers overflow");
   }
 }
 

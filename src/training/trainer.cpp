@@ -14,7 +14,6 @@
 #include <atomic>
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -146,11 +145,10 @@ struct Trainer::State {
       loss = evaluate_perplexity(model, validation, options.batches().batch_size(), look).loss;
     } catch (const Stopped&) {
       return std::nullopt;
-    }
-    progress.validation_due = false;
-    if (!std::isfinite(loss)) {
+    } catch (const NotFiniteError&) {
       fail_not_finite("the validation loss is not finite after step " + std::to_string(progress.step));
     }
+    progress.validation_due = false;
     if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
       progress.best_eval_loss = loss;
       progress.best_step = progress.step;
@@ -370,6 +368,10 @@ const ParameterTable& Trainer::parameters() const {
 
 int64_t Trainer::total_steps() const {
   return state_->total_steps;
+}
+
+int64_t Trainer::step() const {
+  return state_->progress.step;
 }
 
 int64_t Trainer::restore() {

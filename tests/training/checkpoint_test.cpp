@@ -242,13 +242,28 @@ TEST_F(CheckpointTest, AStepThatIsNotFiniteLeavesACheckpointThatGoesOnAtAnotherR
       [&] { trainer_of(adapted(), chosen)->restore(); }, ThrowsMessage<FormatError>(HasSubstr("run.lr was 0.001")));
 }
 
-TEST_F(CheckpointTest, AValidationThatIsNotFiniteEndsTheRun) {
-  auto model = adapted();
-  auto* head = model->head_weight().data_ptr<float>();
-  Trainer trainer(model, counting(30), resumable().eval_every(1));
+/// Spoils the head between the update of a step and its validation.
+class SpoilHead : public TrainingHook {
+ public:
+  std::string name() const override {
+    return "spoil_head";
+  }
+  void after_step(const StepContext& context) override {
+    if (context.step == 2) {
+      CausalLM(context.model)->head_weight().data_ptr<float>()[0] = kNan;
+    }
+  }
+};
+
+TEST_F(CheckpointTest, AValidationThatIsNotFiniteEndsTheRunWithACheckpoint) {
+  Trainer trainer(adapted(), counting(30), resumable().eval_every(1));
   trainer.set_validation(counting(5, 30));
-  trainer.set_callback([&](const StepMetrics& metrics) { head[0] = metrics.step == 2 ? kNan : head[0]; });
-  EXPECT_THROW(trainer.train(), NotFiniteError);
+  trainer.add_hook(std::make_shared<SpoilHead>());
+  EXPECT_THAT(
+      [&] { trainer.train(); },
+      ThrowsMessage<NotFiniteError>(
+          AllOf(HasSubstr("validation loss is not finite after step 3"), HasSubstr("the checkpoint of step 3"))));
+  EXPECT_EQ(trainer.step(), 3);
 }
 
 TEST_F(CheckpointTest, WeightsThatAreNotFiniteAreNeitherSavedNorDone) {

@@ -21,7 +21,7 @@ struct Perplexity {
 /// The perplexity over `examples`, in evaluation mode and without gradients. Examples of like length go together, so
 /// the order that they stand in costs nothing. `on_progress` is given the number of examples done after each batch; on
 /// a GPU, which is waited for at the end, the number of those that it has been given to do. Throws `c10::ValueError`
-/// for a batch size below 1 and for examples without a labelled token, and `std::runtime_error` for a loss that is not
+/// for a batch size below 1 and for examples without a labelled token, and `NotFiniteError` for a loss that is not
 /// finite.
 Perplexity evaluate_perplexity(
     CausalLM model, const std::vector<Example>& examples, int64_t batch_size = 16,

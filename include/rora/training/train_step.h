@@ -1,6 +1,7 @@
 #pragma once
 
 #include <rora/data/batch.h>
+#include <rora/error.h>
 #include <rora/model/causal_lm.h>
 #include <rora/training/hooks.h>
 #include <rora/training/optimizer.h>
@@ -17,12 +18,6 @@
 #include <vector>
 
 namespace rora {
-
-/// A loss, a gradient or trained values that are not finite.
-class NotFiniteError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 /// A batch, its place among the batches of its step, and what its dropout follows from.
 struct PlacedBatch {

@@ -96,6 +96,9 @@ class Trainer {
   /// Optimiser steps of the whole run.
   int64_t total_steps() const;
 
+  /// Optimiser steps that were taken so far, those before a resumed run with them.
+  int64_t step() const;
+
   /// The step that a resumed run goes on from, 0 for a new one: checkpoints are read here, ahead of `train` and after
   /// what is set above. Throws `FileError` or `FormatError` for a checkpoint that cannot be gone on from, naming what
   /// differs from the run that wrote it.
