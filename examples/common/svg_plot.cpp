@@ -123,7 +123,10 @@ Range range_of(const Axis& axis, const std::vector<double>& values) {
   low = axis.minimum.value_or(low);
   high = axis.maximum.value_or(high);
   if (!(low < high)) {
-    high = axis.logarithmic ? 2.0 * low : low + 1.0;
+    const double half = low == 0.0 ? 0.5 : 0.1 * std::abs(low);
+    high = axis.logarithmic ? 1.5 * low : low + half;
+    low = axis.logarithmic ? low / 1.5 : low - half;
+    high = axis.percent && low <= 1.0 ? std::min(high, 1.0) : high;
   }
   Range range{low, high, axis.ticks};
   if (range.ticks.empty()) {
@@ -138,6 +141,10 @@ std::vector<double> coordinates(const Figure& figure, bool of_y) {
     for (const Series& series : panel.series) {
       for (const Point& point : series.points) {
         values.push_back(of_y ? point.y : point.x);
+        if (of_y && point.error > 0.0) { // the whole bar
+          values.push_back(point.y - point.error);
+          values.push_back(point.y + point.error);
+        }
       }
     }
   }
