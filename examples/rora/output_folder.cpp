@@ -286,6 +286,10 @@ void RunFolder::add_validation(double eval_loss) {
 
 void RunFolder::write_run(const Json& run) {
   write_file(path_ / kRunFile, run.dump(2) + "\n");
+  if (run.value("finished", false)) { // a run of no step too
+    made_files_ = false;
+    made_folders_.clear();
+  }
 }
 
 } // namespace rora::cli

@@ -36,7 +36,7 @@ bool Patience::try_again(const std::exception& error) {
   if (now - *begin_ > kAll) {
     return false;
   }
-  std::cout << error.what() << "; what was trained is still in memory: trying again in " << wait_.count()
+  std::cout << error.what() << "; nothing is lost, all is still in memory: trying again in " << wait_.count()
             << " s, for half an hour; Ctrl-C gives up" << std::endl;
   for (const auto end = now + wait_; std::chrono::steady_clock::now() < end;) {
     if (StopSignals::received() != received) {

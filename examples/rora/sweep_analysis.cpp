@@ -14,7 +14,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kConfidence = 0.95;
 
 double loss_of(const SweepResult& result) {
-  return result.diverged_at ? kInfinity : result.reached.eval_loss;
+  return result.diverged_after ? kInfinity : result.reached.eval_loss;
 }
 
 /// The runs of `curve` of one seed.
@@ -80,13 +80,13 @@ std::vector<Metric> metrics(const std::vector<std::string>& tasks) {
 }
 
 bool RatePoint::diverged() const {
-  return std::any_of(runs.begin(), runs.end(), [](const SweepResult* run) { return run->diverged_at.has_value(); });
+  return std::any_of(runs.begin(), runs.end(), [](const SweepResult* run) { return run->diverged_after.has_value(); });
 }
 
 Mean RatePoint::mean(const Metric& metric) const {
   std::vector<double> values;
   for (const SweepResult* run : runs) {
-    if (run->diverged_at) {
+    if (run->diverged_after) {
       return mean_of({});
     }
     values.push_back(metric.of(run->reached));
@@ -146,6 +146,7 @@ std::optional<BestRate> best_rate(const std::vector<LossAtRate>& losses) {
   rate.at_edge = rate.index == 0 || rate.index + 1 == losses.size();
   if (!rate.at_edge && std::isfinite(best[-1].loss) && std::isfinite(best[1].loss)) {
     rate.lr = lowest_of_parabola(best[-1], best[0], best[1]);
+    rate.interpolated = true;
   }
   return rate;
 }
@@ -189,10 +190,10 @@ std::vector<RateDrift> rate_drifts(const SweepReport& report) {
     }
     for (const int64_t seed : report.axes.seeds) {
       const auto best = best_rate(losses_of_seed(curve, seed));
-      if (best && !best->at_edge) {
+      if (best && best->interpolated) {
         drifts.back().best.emplace_back(curve.rank, best->lr);
       } else {
-        ++drifts.back().at_edge;
+        ++drifts.back().left_out;
       }
     }
   }
@@ -206,7 +207,9 @@ std::vector<RateDrift> rate_drifts(const SweepReport& report) {
     if (points.size() >= 3 && ranks.size() >= 2) {
       const theory::PowerLaw law = theory::fit_power_law(points, kConfidence);
       drift.exponent = {law.exponent, law.low, law.high};
-      drift.in_place = theory::judge_exponent(*drift.exponent, 0.0);
+      if (3 * drift.left_out <= std::ssize(drift.best)) {
+        drift.in_place = theory::judge_exponent(*drift.exponent, 0.0);
+      }
     }
   }
   return drifts;
@@ -236,10 +239,25 @@ std::vector<Difference> differences(const SweepReport& report, const Metric& met
       }
       const int64_t rank = std::max(curve.rank, other.rank);
       all.push_back(
-          {curve.method, reference, curve.method->has_alpha ? curve.alpha : other.alpha, rank, with_interval(values)});
+          {curve.method, reference, curve.method->has_alpha ? curve.alpha : other.alpha, rank, with_interval(values),
+           std::ssize(values)});
     }
   }
   return all;
+}
+
+size_t place_of(const SweepReport& report, const Method* method) {
+  const auto& all = report.axes.methods;
+  return static_cast<size_t>(std::find(all.begin(), all.end(), method) - all.begin());
+}
+
+std::optional<double> won_back(const SweepReport& report, const Metric& metric, const Mean& mean) {
+  if (!report.reference || mean.count == 0) {
+    return std::nullopt;
+  }
+  const double base = metric.of(report.base);
+  const double lost = metric.of(*report.reference) - base;
+  return lost == 0.0 ? std::nullopt : std::optional<double>((mean.value - base) / lost);
 }
 
 } // namespace rora::cli

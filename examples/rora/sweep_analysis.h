@@ -62,6 +62,7 @@ struct BestRate {
   /// The lowest point of the parabola in ln(lr) through the best rate tried and its neighbours, where both are finite.
   double lr = 0.0;
   bool at_edge = false; ///< the best rate tried is the lowest or the highest, so that a better one may lie beyond
+  bool interpolated = false; ///< otherwise the rate is as coarse as those tried
 };
 /// Nothing where all diverged.
 std::optional<BestRate> best_rate(const std::vector<LossAtRate>& losses);
@@ -79,10 +80,12 @@ std::optional<RateBand> rate_band(const std::vector<LossAtRate>& losses, double 
 struct RateDrift {
   const Method* method = nullptr;
   AlphaRule alpha;
-  std::vector<std::pair<int64_t, double>> best; ///< rank and best rate, of each seed by itself; none at an edge
-  int64_t at_edge = 0; ///< seeds and ranks whose best rate was the lowest or highest tried, or that all diverged
+  std::vector<std::pair<int64_t, double>> best; ///< rank and best rate, of each seed by itself, interpolated ones alone
+  int64_t left_out =
+      0; ///< seeds and ranks whose best rate was at the edge, beside a diverged one, or that all diverged
   std::optional<theory::Estimate> exponent; ///< with Student's 95% interval; nothing for fewer than three points
-  theory::Verdict in_place = theory::Verdict::kUndecided; ///< on the exponent 0
+  /// On the exponent 0. Undecided where over a quarter was left out: what is missing is so for its rate.
+  theory::Verdict in_place = theory::Verdict::kUndecided;
 };
 std::vector<RateDrift> rate_drifts(const SweepReport& report);
 
@@ -90,11 +93,19 @@ std::vector<RateDrift> rate_drifts(const SweepReport& report);
 struct Difference {
   const Method* method = nullptr;
   const Method* reference = nullptr;
-  AlphaRule alpha;
+  AlphaRule alpha; ///< of both; the other's where one has none
   int64_t rank = 0;
   theory::Estimate estimate; ///< with Student's 95% interval; without width for one seed
+  int64_t count = 0; ///< of seeds
 };
 /// Of each other method to the first of --methods.
 std::vector<Difference> differences(const SweepReport& report, const Metric& metric);
+
+/// The place of a method among those of the sweep.
+size_t place_of(const SweepReport& report, const Method* method);
+
+/// (mean − base)/(reference − base): 1 where training has won back all that the model lacks of the reference. Nothing
+/// without a reference, and where the two do not differ.
+std::optional<double> won_back(const SweepReport& report, const Metric& metric, const Mean& mean);
 
 } // namespace rora::cli

@@ -46,16 +46,24 @@ Figure small_figure(const std::string& description, const std::string& x, const 
   return figure;
 }
 
+/// Nothing where there is no point to show.
+std::string rendered(const Figure& figure) {
+  for (const Panel& panel : figure.panels) {
+    for (const Series& series : panel.series) {
+      if (std::any_of(
+              series.points.begin(), series.points.end(), [](const Point& point) { return std::isfinite(point.y); })) {
+        return render_svg(figure);
+      }
+    }
+  }
+  return "";
+}
+
 /// The curves of an α, in whose figures those of methods without one stand too.
 std::vector<RateCurve> curves_at(const SweepReport& report, const AlphaRule& alpha) {
   std::vector<RateCurve> curves = rate_curves(report);
   std::erase_if(curves, [&](const RateCurve& curve) { return curve.method->has_alpha && !(curve.alpha == alpha); });
   return curves;
-}
-
-size_t place_of(const SweepReport& report, const Method* method) {
-  const auto& all = report.axes.methods;
-  return static_cast<size_t>(std::find(all.begin(), all.end(), method) - all.begin());
 }
 
 std::string with_alpha(const SweepReport& report, const AlphaRule& alpha) {
@@ -66,15 +74,14 @@ std::string with_alpha(const SweepReport& report, const AlphaRule& alpha) {
 std::string by_rank(
     const SweepReport& report, const AlphaRule& alpha, const Metric& metric, const std::optional<double>& lr) {
   const std::string where = lr ? "at the rate " + short_number(*lr) : "at each one's best rate";
-  Figure figure = small_figure(
-      metric.name + " against the rank " + where, "rank", metric.name + ", " + where + with_alpha(report, alpha));
+  Figure figure = small_figure(metric.name + " against the rank " + where, "rank", metric.name);
   figure.x.logarithmic = true;
   figure.y.percent = metric.is_share;
   figure.legend = method_legend(report);
   for (const int64_t rank : report.axes.ranks) {
     figure.x.ticks.push_back(static_cast<double>(rank));
   }
-  Panel panel;
+  Panel panel{where + with_alpha(report, alpha), {}};
   for (size_t i = 0; i < report.axes.methods.size(); ++i) {
     panel.series.push_back({{}, i, /*markers=*/true});
   }
@@ -92,7 +99,7 @@ std::string by_rank(
     }
   }
   figure.panels.push_back(panel);
-  return render_svg(figure);
+  return rendered(figure);
 }
 
 /// Validation loss against the rate of one method, a line a rank.
@@ -121,7 +128,7 @@ std::string by_rate(const SweepReport& report, const Method& method, const Alpha
     panel.series.push_back(series);
   }
   figure.panels.push_back(panel);
-  return render_svg(figure);
+  return rendered(figure);
 }
 
 /// The best rate against the rank, of the mean loss over the seeds; the legend has the fitted powers.
@@ -150,11 +157,11 @@ std::string best_rates(const SweepReport& report, const AlphaRule& alpha) {
     const auto best = best_rate(losses_of(curve));
     for (const int64_t rank : curve.rank == 0 ? report.axes.ranks : std::vector<int64_t>{curve.rank}) {
       panel.series[place_of(report, curve.method)].points.push_back(
-          {static_cast<double>(rank), best ? best->lr : kNone});
+          {static_cast<double>(rank), best && !best->at_edge ? best->lr : kNone});
     }
   }
   figure.panels.push_back(panel);
-  return render_svg(figure);
+  return rendered(figure);
 }
 
 /// The mean over the runs of each step's number, averaged over about a twentieth of the steps.
@@ -194,7 +201,7 @@ std::string loss_curves(const SweepReport& report, const AlphaRule& alpha) {
     }
   }
   figure.panels.push_back(panel);
-  return render_svg(figure);
+  return rendered(figure);
 }
 
 /// The gradient's norm of one method at its best rates, a line a rank.
@@ -215,7 +222,7 @@ std::string gradient_norms(const SweepReport& report, const Method& method, cons
     }
   }
   figure.panels.push_back(panel);
-  return render_svg(figure);
+  return rendered(figure);
 }
 
 /// Calls with each α that the method takes part in.
@@ -231,7 +238,7 @@ void for_each_alpha(const SweepReport& report, const Method& method, Call call) 
 std::string section(const std::string& title, const std::string& text, const std::vector<std::string>& figures) {
   std::string html = "<section>\n<h2>" + title + "</h2>\n<p class=\"soft\">" + text + "</p>\n<div class=\"figures\">\n";
   for (const std::string& figure : figures) {
-    html += "<div>" + figure + "</div>\n";
+    html += figure.empty() ? "" : "<div>" + figure + "</div>\n";
   }
   return html + "</div>\n</section>\n";
 }
@@ -245,7 +252,7 @@ std::vector<LegendEntry> method_legend(const SweepReport& report) {
       {"rora", "#D55E00", "#FF8A3D", "", Marker::kCircle},
       {"dora", "#008a64", "#2FC79B", "2 4", Marker::kTriangle},
       {"dora-rora", "#a0518a", "#E39BCB", "10 3 2 3", Marker::kSquare},
-      {"full", "#5b6270", "#a2a9b8", "1 3", Marker::kNone},
+      {"full", "#5b6270", "#a2a9b8", "1 3", Marker::kCircle},
       {"series", "#8a6d00", "#E8C547", "6 2 1 2", Marker::kTriangle},
       {"parallel", "#7a3b2e", "#D99A8B", "3 2", Marker::kCircle},
       {"prefix", "#2d6f73", "#7FCBD0", "8 2 2 2", Marker::kSquare}};
@@ -291,8 +298,9 @@ std::string sweep_figures(const SweepReport& report) {
       section("Against the learning rate", "Means over the seeds; bars are one standard error.", rates) +
       section(
              "Where the best rate lies",
-             "By the parabola through the lowest mean loss and its neighbours; the power of the rank is fitted to each "
-             "seed's own best rates.",
+             "By the parabola through the lowest mean loss and its neighbours; a best rate at the edge of those tried "
+             "has no "
+             "mark, as a better one may lie beyond. The power of the rank is fitted to each seed's own best rates.",
              drifts) +
       section(
              "Loss of training",

@@ -5,9 +5,10 @@
 namespace rora::cli {
 namespace {
 
-/// What may change while a sweep goes on: runs are added, and nothing of the finished ones is.
-const std::vector<std::string> kMayChange{"methods", "alphas", "ranks",   "lrs",          "seeds",  "seed",
-                                          "output",  "resume", "dry-run", "keep-weights", "within", "save-every"};
+/// What may change while a sweep goes on: which runs there are, and nothing that the finished ones were made by.
+const std::vector<std::string> kMayChange{"methods", "alphas",     "ranks",    "lrs",     "seeds",
+                                          "seed",    "output",     "resume",   "dry-run", "keep-weights",
+                                          "within",  "save-every", "chat-date"};
 
 } // namespace
 
@@ -18,16 +19,17 @@ const char* task_name(SweepTask task) {
 void SweepFlags::add(Flags& flags) {
   generation.max_new_tokens = 72; // as `rora evaluate`
   model.add_model(flags);
-  training.add_data(flags);
+  training.add_data(flags, /*eval_is_required=*/true);
   flags.add(
       "methods", methods,
       "What is compared, with commas: " + method_names() +
-          "; series stands at the MLP's modules of --target-modules alone, prefix in every attention",
+          "; full trains in float32, series stands at the MLP's modules of --target-modules alone, prefix in every "
+          "attention",
       ',');
   flags.add("ranks", ranks, "Ranks, with commas; of series and parallel widths, of prefix virtual tokens", ',');
   flags.add("alphas", alphas, "Numerators of the scale, with commas: numbers, or 2r for twice the rank", ',');
   flags.add("lrs", lrs, "Learning rates after warm-up, with commas", ',');
-  flags.add("seeds", seeds, "Runs a combination: with --seed, the number behind it, and so on").between(1, 1000);
+  flags.add("seeds", seeds, "Runs of each combination, with the seeds --seed, --seed + 1, …").between(1, 1000);
   adapter.add_dropout(flags);
   adapter.add_target_modules(flags);
   training.add_without_lr(flags);
@@ -51,6 +53,10 @@ void SweepFlags::add(Flags& flags) {
       .positive();
   flags.add(
       "keep-weights", keep_weights, "Keep what each run trained in its folder, to be loaded later (default: off)");
+  flags.add(
+      "reference-model", reference_model,
+      "The folder of the model before `rora prune`: the report says how much of what was lost is won back (default: "
+      "none)");
   model.add_dtype(flags);
   model.add_device(flags);
   model.add_threads(flags);
@@ -59,25 +65,42 @@ void SweepFlags::add(Flags& flags) {
   model.add_loading(flags);
 }
 
-SweepAxes SweepFlags::axes() const {
+SweepAxes SweepFlags::axes(const Flags& flags) const {
   training.check();
-  if (training.eval_data.empty()) {
-    throw UsageError("--eval-data is required: runs are compared by it");
+  if (training.output.empty()) {
+    throw UsageError("--output is empty");
   }
+  const auto require = [&](const std::string& flag, bool holds, const std::string& what) {
+    if (flags.given(flag) && !holds) {
+      throw UsageError("--" + flag + " needs " + what);
+    }
+  };
   const std::vector<SweepTask> asked = task_list();
-  if (asked.empty() && (!test_data.empty() || limit > 0 || merge)) {
-    throw UsageError(
-        std::string(
-            !test_data.empty() ? "--test-data"
-                : merge        ? "--merge"
-                               : "--limit") +
-        " needs --tasks");
+  for (const char* const flag : {"test-data", "limit", "merge"}) {
+    require(flag, !asked.empty(), "--tasks");
   }
   const bool generates = std::find(asked.begin(), asked.end(), SweepTask::kGeneration) != asked.end();
-  if (generation.beams > 1 && !generates) {
-    throw UsageError("--beams needs --tasks generation");
+  for (const char* const flag : {"beams", "max-new-tokens"}) {
+    require(flag, generates, "--tasks generation");
   }
-  return read_axes(methods, alphas, ranks, lrs, seeds, training.seed);
+  const std::vector<std::string> files = test_files();
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (std::find(files.begin(), files.begin() + static_cast<std::ptrdiff_t>(i), files[i]) - files.begin() !=
+        static_cast<std::ptrdiff_t>(i)) {
+      throw UsageError(
+          std::string(test_data.empty() ? "--eval-data" : "--test-data") + " names " + files[i] + " twice");
+    }
+  }
+  const SweepAxes axes = read_axes(methods, alphas, ranks, lrs, seeds, training.seed);
+  const auto any = [&](auto holds) { return std::any_of(axes.methods.begin(), axes.methods.end(), holds); };
+  const bool adapts = any([](const Method* method) { return method->options != nullptr; });
+  require("ranks", any([](const Method* method) { return method->has_rank; }), "a method with a rank");
+  require("alphas", any([](const Method* method) { return method->has_alpha; }), "a method with an alpha");
+  require("dropout", adapts, "a method with an adapter");
+  require("target-modules", adapts, "a method with an adapter");
+  require(
+      "dora-dropout", any([](const Method* method) { return method->name.starts_with("dora"); }), "a method with DoRA");
+  return axes;
 }
 
 std::vector<SweepTask> SweepFlags::task_list() const {

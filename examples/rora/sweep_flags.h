@@ -34,13 +34,14 @@ struct SweepFlags {
   std::vector<std::string> test_data;
   int64_t limit = 0;
   bool merge = false;
+  std::optional<std::string> reference_model;
   bool keep_weights = false;
   double within = 0.02;
 
   void add(Flags& flags);
 
   /// Throws `UsageError` for flags that cannot be or have no effect.
-  SweepAxes axes() const;
+  SweepAxes axes(const Flags& flags) const;
   std::vector<SweepTask> task_list() const;
   /// --test-data, or --eval-data where it is not given.
   std::vector<std::string> test_files() const;

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <string_view>
 
 namespace rora::cli {
 namespace {
-
-constexpr int64_t kMaxRank = 65536;
 
 template <typename T>
 std::optional<T> parse(std::string_view text) {
@@ -126,6 +125,9 @@ SweepAxes read_axes(
   axes.lrs = read_all<double>("lrs", lrs, read_rate);
   std::sort(axes.ranks.begin(), axes.ranks.end());
   std::sort(axes.lrs.begin(), axes.lrs.end());
+  if (first_seed > std::numeric_limits<int64_t>::max() - seeds) {
+    throw UsageError("--seed: there are not --seeds numbers from it on in 64 bits");
+  }
   for (int64_t i = 0; i < seeds; ++i) {
     axes.seeds.push_back(first_seed + i);
   }

@@ -48,10 +48,12 @@ struct SweepAxes {
   std::vector<SweepRun> runs() const;
 };
 
-/// Throws `UsageError` for what is no such value, and for one that stands twice.
+/// Throws `UsageError` for what is no such value, for one that stands twice, and for seeds beyond 64 bits.
 SweepAxes read_axes(
     const std::vector<std::string>& methods, const std::vector<std::string>& alphas,
     const std::vector<std::string>& ranks, const std::vector<std::string>& lrs, int64_t seeds, int64_t first_seed);
+
+inline constexpr int64_t kMaxRank = 65536;
 
 /// The shortest text that reads back the same: "16", "0.0003".
 std::string number_text(double value);

@@ -12,27 +12,36 @@
 namespace rora::cli {
 namespace {
 
+/// "1 seed", "2 seeds".
+std::string counted(size_t count, const std::string& what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
+std::string last_name(const std::string& path) {
+  const std::filesystem::path normal = std::filesystem::path(path + "/.").lexically_normal();
+  return (normal.has_filename() ? normal : normal.parent_path()).filename().string();
+}
+
 std::string setting(const SweepReport& report) {
   const auto& common = report.common;
   const auto names = [](const Json& files) {
     std::string text;
     for (const Json& each : files) {
-      text += (text.empty() ? "" : ", ") + std::filesystem::path(each.get<std::string>()).filename().string();
+      text += (text.empty() ? "" : ", ") + last_name(each.get<std::string>());
     }
     return text;
   };
-  std::string text = std::to_string(report.results.size()) + " runs of " +
-      std::filesystem::path(common.at("model").get<std::string>()).filename().string() + " on " +
-      names(common.at("data")) + ", validated on " + names(common.at("eval-data")) + ": " +
-      std::to_string(report.axes.methods.size()) + " methods, " + std::to_string(report.axes.ranks.size()) +
-      " ranks, α = ";
+  std::string text = counted(report.results.size(), "run") + " of " + last_name(common.at("model").get<std::string>()) +
+      " on " + names(common.at("data")) + ", validated on " + names(common.at("eval-data")) + ": " +
+      counted(report.axes.methods.size(), "method") + ", " + counted(report.axes.ranks.size(), "rank") + ", α = ";
   for (size_t i = 0; i < report.axes.alphas.size(); ++i) {
     text += (i == 0 ? "" : " and ") + report.axes.alphas[i].text();
   }
-  const auto& first = report.results.front();
-  return text + ", " + std::to_string(report.axes.lrs.size()) + " learning rates, " +
-      std::to_string(report.axes.seeds.size()) + " seeds; " + std::to_string(first.losses.size()) + " steps of " +
-      common.at("batch-size").dump() + " examples each, " + common.at("dtype").get<std::string>() + ".";
+  const int64_t batch = common.at("batch-size").get<int64_t>() * common.at("grad-accum").get<int64_t>();
+  return text + ", " + counted(report.axes.lrs.size(), "learning rate") + ", " +
+      counted(report.axes.seeds.size(), "seed") + "; " + std::to_string(report.total_steps) + " steps of " +
+      counted(static_cast<size_t>(batch), common.at("packing").get<bool>() ? "packed row" : "example") + ", " +
+      common.at("dtype").get<std::string>() + ".";
 }
 
 std::string cell(const std::string& text) {
@@ -49,15 +58,15 @@ constexpr const char* kCsvStart = "method,alpha,rank,lr,seed";
 
 std::string runs_csv(const SweepReport& report) {
   std::string csv =
-      std::string(kCsvStart) + ",steps,diverged_at_step,eval_loss,best_step,trainable_parameters,trainable_percent";
+      std::string(kCsvStart) + ",steps,diverged_after_step,eval_loss,best_step,trainable_parameters,trainable_percent";
   for (const std::string& task : report.tasks) {
     csv += cell(task + "_accuracy") + cell(task + "_stderr") + cell(task + "_unparsed");
   }
   csv += "\n";
   for (const SweepResult& result : report.results) {
     csv += csv_start(result.run) + cell(std::to_string(result.losses.size()));
-    if (result.diverged_at) {
-      csv += cell(std::to_string(*result.diverged_at)) + std::string(4 + 3 * report.tasks.size(), ',') + "\n";
+    if (result.diverged_after) {
+      csv += cell(std::to_string(*result.diverged_after)) + std::string(4 + 3 * report.tasks.size(), ',') + "\n";
       continue;
     }
     csv += cell("") + cell(Json(result.reached.eval_loss).dump()) + cell(std::to_string(result.best_step)) +
@@ -120,7 +129,12 @@ Json reached_json(const Reached& reached) {
 Json report_json(const SweepReport& report) {
   Json json;
   json["config"] = report.common;
+  json["seeds"] = report.axes.seeds;
+  json["within"] = report.within;
   json["base"] = reached_json(report.base);
+  if (report.reference) {
+    json["reference"] = reached_json(*report.reference);
+  }
   const std::vector<Metric> all = metrics(report.tasks);
   for (const RateCurve& curve : rate_curves(report)) {
     Json entry = start_json(*curve.method, curve.alpha);
@@ -140,7 +154,13 @@ Json report_json(const SweepReport& report) {
       for (const Metric& metric : all) {
         const Mean mean = point.mean(metric);
         if (mean.count > 0) {
-          rate[metric.name] = {{"mean", mean.value}, {"stderr", mean.standard_error}};
+          rate[metric.name] = {
+              {"mean", mean.value},
+              {"stderr", mean.count > 1 ? Json(mean.standard_error) : Json(nullptr)},
+              {"count", mean.count}};
+          if (const auto share = won_back(report, metric, mean)) {
+            rate[metric.name]["won_back"] = *share;
+          }
         }
       }
       entry["rates"].push_back(rate);
@@ -151,17 +171,19 @@ Json report_json(const SweepReport& report) {
     Json entry = start_json(*drift.method, drift.alpha);
     entry["exponent"] = drift.exponent ? estimate_json(*drift.exponent) : Json(nullptr);
     entry["points"] = drift.best.size();
-    entry["at_edge"] = drift.at_edge;
-    entry["in_place"] = drift.exponent ? Json(verdict_text(drift.in_place)) : Json(nullptr);
+    entry["left_out"] = drift.left_out;
+    entry["in_place"] = verdict_of(drift);
     json["best_rate_over_rank"].push_back(entry);
   }
   for (const Metric& metric : all) {
     for (const Difference& each : differences(report, metric)) {
       Json entry = start_json(*each.method, each.alpha);
       entry["less"] = each.reference->name;
+      entry["less_alpha"] = each.reference->has_alpha ? Json(each.alpha.text()) : Json(nullptr);
       entry["rank"] = each.rank == 0 ? Json(nullptr) : Json(each.rank);
       entry["metric"] = metric.name;
-      entry["difference"] = estimate_json(each.estimate);
+      entry["difference"] = each.count > 1 ? estimate_json(each.estimate) : Json{{"value", each.estimate.value}};
+      entry["count"] = each.count;
       json["differences"].push_back(entry);
     }
   }

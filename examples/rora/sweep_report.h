@@ -11,8 +11,8 @@ namespace rora::cli {
 std::string sweep_text(const SweepReport& report);
 
 /// Writes the files of a report into a folder: sweep.html, sweep.json, sweep.csv (a line a run), curves.csv (a line a
-/// step) and times.csv. Of two machines, or of a sweep that was killed and one that was not, only times.csv and the
-/// last section of sweep.html differ. Throws `FileError`.
+/// step) and times.csv. Where a sweep was killed and went on, only times.csv and the last section of sweep.html are
+/// others than without. Throws `FileError`.
 void write_report(const SweepReport& report, const std::filesystem::path& folder);
 
 } // namespace rora::cli

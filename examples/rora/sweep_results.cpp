@@ -4,15 +4,19 @@
 #include <rora/checkpoint/json_object.h>
 #include <rora/error.h>
 
+#include <functional>
 #include <sstream>
 
 namespace rora::cli {
 namespace {
 
-Json read_json(const std::filesystem::path& file) {
-  const std::string text = read_file(file);
-  JsonObject::parse(file, text); // refuses what is no object
-  return Json::parse(text);
+/// Reads fields of `file`. Throws `FormatError` for one that is missing or of another type.
+bool read_fields(const std::filesystem::path& file, const std::function<bool()>& read) {
+  try {
+    return read();
+  } catch (const Json::exception&) {
+    throw FormatError(file, "lacks a field of a finished run of a sweep, or holds one of another type");
+  }
 }
 
 std::map<std::string, TaskScore> task_scores(const Json& tasks) {
@@ -45,39 +49,53 @@ void read_metrics(const std::filesystem::path& file, SweepResult& result) {
 
 } // namespace
 
+Json read_json(const std::filesystem::path& file) {
+  const std::string text = read_file(file);
+  JsonObject::parse(file, text); // refuses what is no object
+  return Json::parse(text);
+}
+
 SweepResult read_result(const std::filesystem::path& folder, const SweepRun& run) {
   SweepResult result;
   result.run = run;
-  std::filesystem::path file = folder / "run.json";
-  try {
-    const Json record = read_json(file);
+  const std::filesystem::path metrics = folder / "metrics.jsonl";
+  const Json record = read_json(folder / "run.json");
+  const bool diverged = read_fields(folder / "run.json", [&] {
     const Json& results = record.at("results");
-    file = folder / "metrics.jsonl";
-    if (results.contains("diverged_at_step")) {
-      result.diverged_at = results.at("diverged_at_step").get<int64_t>();
-      if (std::filesystem::exists(file)) {
-        read_metrics(file, result);
-      }
-      return result;
+    if (results.contains("diverged_after_step")) {
+      result.diverged_after = results.at("diverged_after_step").get<int64_t>();
+      return true;
     }
     result.reached = {results.at("best_eval_loss").get<double>(), task_scores(results.at("tasks"))};
     result.best_step = results.at("best_step").get<int64_t>();
+    result.steps = results.at("steps").get<int64_t>();
     result.trainable = results.at("trainable_parameters").get<int64_t>();
     result.trainable_percent = results.at("trainable_percent").get<double>();
-    read_metrics(file, result);
-  } catch (const Json::exception& error) {
-    throw FormatError(file, std::string("is not what a finished run of a sweep leaves: ") + error.what());
+    return false;
+  });
+  if (!diverged || std::filesystem::exists(metrics)) {
+    read_fields(metrics, [&] {
+      read_metrics(metrics, result);
+      return true;
+    });
+  }
+  if (!diverged && std::ssize(result.losses) != result.steps) {
+    throw FormatError(
+        metrics,
+        "has " + std::to_string(result.losses.size()) + " steps, and the run took " + std::to_string(result.steps) +
+            ": remove the run's folder, so that it is made again");
   }
   return result;
 }
 
 Reached read_reached(const std::filesystem::path& file) {
-  try {
-    const Json json = read_json(file);
-    return {json.at("eval_loss").get<double>(), task_scores(json.at("tasks"))};
-  } catch (const Json::exception& error) {
-    throw FormatError(file, std::string("is not what a sweep leaves: ") + error.what());
-  }
+  const Json json = read_json(file);
+  Reached reached;
+  read_fields(file, [&] {
+    reached = {json.at("eval_loss").get<double>(), task_scores(json.at("tasks"))};
+    return true;
+  });
+  return reached;
 }
 
 } // namespace rora::cli

@@ -30,8 +30,10 @@ struct Reached {
 /// A finished run, as its folder tells of it.
 struct SweepResult {
   SweepRun run;
-  std::optional<int64_t> diverged_at; ///< the step whose loss was not finite; what follows is then empty
+  /// The steps taken when a loss was not finite; of what follows there are then the steps alone.
+  std::optional<int64_t> diverged_after;
   Reached reached; ///< with the weights of the best validation
+  int64_t steps = 0;
   int64_t best_step = 0;
   int64_t trainable = 0;
   double trainable_percent = 0.0;
@@ -42,6 +44,9 @@ struct SweepResult {
   double tokens_per_s = 0.0;
   int64_t peak_mib = 0; ///< of the GPU where the run was on one, else of the process
 };
+
+/// A JSON object. Throws `FileError` and `FormatError`.
+Json read_json(const std::filesystem::path& file);
 
 /// The result of a finished run. Throws `FileError` and `FormatError`.
 SweepResult read_result(const std::filesystem::path& folder, const SweepRun& run);
@@ -55,7 +60,9 @@ struct SweepReport {
   Json common; ///< `common_flags`
   std::vector<std::string> tasks;
   double within = 0.02;
+  int64_t total_steps = 0; ///< of a run that neither diverges nor stops early
   Reached base; ///< before any training
+  std::optional<Reached> reference; ///< of --reference-model
   std::vector<SweepResult> results; ///< in the order of `SweepAxes::runs`
 };
 

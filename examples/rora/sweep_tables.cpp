@@ -16,13 +16,17 @@ std::string format(const char* pattern, double value) {
 }
 
 /// "1.2345 ± 0.0012", "45.2 ± 1.3%".
-std::string shown(const Metric& metric, double value, double error) {
-  return metric.is_share ? format("%.1f", 100.0 * value) + " ± " + format("%.1f%%", 100.0 * error)
-                         : format("%.4f", value) + " ± " + format("%.4f", error);
-}
-
 std::string shown(const Metric& metric, const Mean& mean) {
-  return mean.count == 0 ? "-" : shown(metric, mean.value, mean.standard_error);
+  if (mean.count == 0) {
+    return "-";
+  }
+  const std::string value = metric.is_share ? format("%.1f", 100.0 * mean.value) : format("%.4f", mean.value);
+  const std::string unit = metric.is_share ? "%" : "";
+  if (mean.count == 1) {
+    return value + unit;
+  }
+  return value + " ± " +
+      (metric.is_share ? format("%.1f", 100.0 * mean.standard_error) : format("%.4f", mean.standard_error)) + unit;
 }
 
 std::string rate_text(double lr) {
@@ -31,12 +35,6 @@ std::string rate_text(double lr) {
 
 std::string rank_text(int64_t rank) {
   return rank == 0 ? "all" : std::to_string(rank);
-}
-
-/// The place of a method among those of the sweep: of its colour in the legend.
-size_t place_of(const SweepReport& report, const Method* method) {
-  const auto& all = report.axes.methods;
-  return static_cast<size_t>(std::find(all.begin(), all.end(), method) - all.begin());
 }
 
 /// Begins a group where the method or α changes.
@@ -76,15 +74,25 @@ TitledTable reached_table(const SweepReport& report) {
   for (const std::string& task : report.tasks) {
     result.table.columns.push_back("no answer, " + task);
   }
-  result.table.rows.push_back({"no training", "", ""});
-  for (const Metric& metric : all) {
-    const double value = metric.of(report.base);
-    result.table.rows.back().push_back(metric.is_share ? format("%.1f%%", 100.0 * value) : format("%.4f", value));
+  const auto add_untrained = [&](const std::string& name, const Reached& reached) {
+    result.table.rows.push_back({name, "", ""});
+    for (const Metric& metric : all) {
+      const double value = metric.of(reached);
+      result.table.rows.back().push_back(metric.is_share ? format("%.1f%%", 100.0 * value) : format("%.4f", value));
+    }
+    for (const std::string& task : report.tasks) {
+      result.table.rows.back().push_back(format("%.1f%%", 100.0 * reached.tasks.at(task).unparsed));
+    }
+    result.table.swatches.push_back(report.axes.methods.size()); // no colour
+  };
+  if (report.reference) {
+    add_untrained("reference model", *report.reference);
+    for (const Metric& metric : all) {
+      result.table.columns.push_back("won back, " + metric.name);
+    }
+    result.text += " Won back: of what lies between the model before training and the reference model.";
   }
-  for (const std::string& task : report.tasks) {
-    result.table.rows.back().push_back(format("%.1f%%", 100.0 * report.base.tasks.at(task).unparsed));
-  }
-  result.table.swatches.push_back(report.axes.methods.size()); // no colour
+  add_untrained("no training", report.base);
   Grouping grouping(report, result.table);
   for (const RateCurve& curve : rate_curves(report)) {
     grouping.begin_row(curve.method, curve.alpha);
@@ -92,7 +100,7 @@ TitledTable reached_table(const SweepReport& report) {
     row.push_back(rank_text(curve.rank));
     const auto best = best_rate(losses_of(curve));
     if (!best) {
-      row.push_back("all diverged");
+      row.push_back("diverged at every rate");
       row.resize(result.table.columns.size());
       continue;
     }
@@ -108,6 +116,10 @@ TitledTable reached_table(const SweepReport& report) {
       }
       row.push_back(format("%.1f%%", 100.0 * mean_of(shares).value));
     }
+    for (size_t i = 0; report.reference && i < all.size(); ++i) {
+      const auto share = won_back(report, all[i], point.mean(all[i]));
+      row.push_back(share ? format("%.1f%%", 100.0 * *share) : "-");
+    }
   }
   return result;
 }
@@ -116,9 +128,10 @@ TitledTable difference_table(const SweepReport& report) {
   TitledTable result;
   const std::string reference = report.axes.methods.front()->title;
   result.title = "What is left of the differences to " + reference;
+  const bool one_seed = report.axes.seeds.size() < 2;
   result.text = "Each method less " + reference +
       " at the same rank, each at its own best rate, seed by seed, with Student's 95% interval" +
-      (report.axes.seeds.size() < 2 ? ", which takes two seeds" : "") +
+      (one_seed ? ", which takes two seeds" : "") +
       ". A lower loss and a higher accuracy are better. The best rates are chosen on the same validation data.";
   result.table.columns = {"method", "rank"};
   const std::vector<Metric> all = metrics(report.tasks);
@@ -131,16 +144,19 @@ TitledTable difference_table(const SweepReport& report) {
   for (size_t i = 0; i < columns[0].size(); ++i) {
     const Difference& first = columns[0][i];
     grouping.begin_row(first.method, first.alpha);
-    result.table.rows.back().push_back(rank_text(first.rank));
+    std::vector<std::string>& row = result.table.rows.back();
+    if (!first.method->has_alpha && first.reference->has_alpha && report.axes.alphas.size() > 1) {
+      row[0] += ", less " + method_title(report, *first.reference, first.alpha);
+    }
+    row.push_back(rank_text(first.rank));
     for (size_t metric = 0; metric < all.size(); ++metric) {
       const theory::Estimate& estimate = columns[metric][i].estimate;
       const double half = 0.5 * (estimate.high - estimate.low);
       const double unit = all[metric].is_share ? 100.0 : 1.0;
       const bool is_share = all[metric].is_share;
-      result.table.rows.back().push_back(
+      row.push_back(
           format(is_share ? "%+.1f" : "%+.4f", unit * estimate.value) +
-          (report.axes.seeds.size() < 2 ? "" : " ± " + format(is_share ? "%.1f" : "%.4f", unit * half)) +
-          (is_share ? " points" : ""));
+          (one_seed ? "" : " ± " + format(is_share ? "%.1f" : "%.4f", unit * half)) + (is_share ? " points" : ""));
     }
   }
   return result;
@@ -168,7 +184,7 @@ TitledTable band_table(const SweepReport& report) {
     int64_t diverged = 0, runs = 0;
     for (const RatePoint& point : curve.points) {
       for (const SweepResult* run : point.runs) {
-        diverged += run->diverged_at ? 1 : 0;
+        diverged += run->diverged_after ? 1 : 0;
         ++runs;
       }
     }
@@ -193,8 +209,10 @@ TitledTable drift_table(const SweepReport& report) {
       "The power of the rank by which the best rate goes, fitted to each seed's own, with Student's 95% interval. It "
       "stays in place where the whole interval is within " +
       format("%g", theory::kExponentTolerance) +
-      " of 0. Left out are seeds and ranks whose best rate is at the edge of those tried.";
-  result.table.columns = {"method", "power of the rank", "points", "at the edge", "in place"};
+      " of 0. Left out are seeds and ranks whose best rate is at the edge of those tried or beside one that diverged, "
+      "as it is "
+      "then known no closer than the rates are apart; where they are over a quarter there is no verdict.";
+  result.table.columns = {"method", "power of the rank", "points", "left out", "in place"};
   result.table.words = {4};
   Grouping grouping(report, result.table);
   for (const RateDrift& drift : rate_drifts(report)) {
@@ -205,14 +223,24 @@ TitledTable drift_table(const SweepReport& report) {
                 format("%.2f", 0.5 * (drift.exponent->high - drift.exponent->low))
                        : "-");
     row.push_back(std::to_string(drift.best.size()));
-    row.push_back(std::to_string(drift.at_edge));
-    row.push_back(drift.exponent ? verdict_text(drift.in_place) : "not measured: too few points");
+    row.push_back(std::to_string(drift.left_out));
+    row.push_back(verdict_of(drift));
   }
   result.table.groups.clear();
   return result;
 }
 
 } // namespace
+
+std::string verdict_of(const RateDrift& drift) {
+  if (!drift.exponent) {
+    return "not measured: too few points";
+  }
+  if (3 * drift.left_out > std::ssize(drift.best)) {
+    return "not decided: too many were left out";
+  }
+  return verdict_text(drift.in_place);
+}
 
 std::string method_title(const SweepReport& report, const Method& method, const AlphaRule& alpha) {
   return method.title + (method.has_alpha && report.axes.alphas.size() > 1 ? ", α = " + alpha.text() : "");
@@ -233,7 +261,8 @@ TitledTable cost_table(const SweepReport& report) {
   result.title = "What it costs";
   result.text =
       "Trained parameters in percent of all, the adapter's included; seconds of a run's steps without its validations, "
-      "times that of the first method at the same rank, and the peak memory of the process or the GPU, means over "
+      "a step's time as a multiple of the first method's at the same rank, and the peak memory of the process or the "
+      "GPU, means over "
       "rates "
       "and seeds. Times of a machine that does other things as well are so much longer.";
   result.table.columns = {"method", "rank", "parameters", "share", "seconds", "tokens/s", "relative", "peak MiB"};
@@ -243,7 +272,7 @@ TitledTable cost_table(const SweepReport& report) {
     std::vector<double> values;
     for (const RatePoint& point : curve.points) {
       for (const SweepResult* run : point.runs) {
-        if (!run->diverged_at) {
+        if (!run->diverged_after) {
           values.push_back(static_cast<double>(of(*run)));
         }
       }
@@ -253,23 +282,29 @@ TitledTable cost_table(const SweepReport& report) {
   const auto seconds = [&](const RateCurve& curve) {
     return mean_over(curve, [](const SweepResult& run) { return run.seconds; });
   };
+  const auto step = [&](const RateCurve& curve) {
+    return mean_over(curve, [](const SweepResult& run) { return run.seconds / static_cast<double>(run.steps); });
+  };
+  const auto number = [](const char* pattern, double value) {
+    return std::isnan(value) ? std::string("-") : format(pattern, value);
+  };
   for (const RateCurve& curve : curves) {
     grouping.begin_row(curve.method, curve.alpha);
     double reference = std::nan("");
     for (const RateCurve& other : curves) {
       const bool same = other.rank == curve.rank || other.rank == 0 || curve.rank == 0;
       if (std::isnan(reference) && other.method == report.axes.methods.front() && same) {
-        reference = seconds(other);
+        reference = step(other);
       }
     }
     std::vector<std::string>& row = result.table.rows.back();
     row.push_back(rank_text(curve.rank));
-    row.push_back(format("%.0f", mean_over(curve, [](const SweepResult& run) { return run.trainable; })));
-    row.push_back(format("%.4f%%", mean_over(curve, [](const SweepResult& run) { return run.trainable_percent; })));
-    row.push_back(format("%.1f", seconds(curve)));
-    row.push_back(format("%.0f", mean_over(curve, [](const SweepResult& run) { return run.tokens_per_s; })));
-    row.push_back(format("%.2f", seconds(curve) / reference));
-    row.push_back(format("%.0f", mean_over(curve, [](const SweepResult& run) { return run.peak_mib; })));
+    row.push_back(number("%.0f", mean_over(curve, [](const SweepResult& run) { return run.trainable; })));
+    row.push_back(number("%.4f%%", mean_over(curve, [](const SweepResult& run) { return run.trainable_percent; })));
+    row.push_back(number("%.1f", seconds(curve)));
+    row.push_back(number("%.0f", mean_over(curve, [](const SweepResult& run) { return run.tokens_per_s; })));
+    row.push_back(number("%.2f", step(curve) / reference));
+    row.push_back(number("%.0f", mean_over(curve, [](const SweepResult& run) { return run.peak_mib; })));
   }
   return result;
 }

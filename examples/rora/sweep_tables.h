@@ -12,6 +12,9 @@ namespace rora::cli {
 /// The method with its α where the sweep has several: "RoRA", "RoRA, α = 2r".
 std::string method_title(const SweepReport& report, const Method& method, const AlphaRule& alpha);
 
+/// Whether its best rate stays in place, or why that is not known.
+std::string verdict_of(const RateDrift& drift);
+
 /// What each method reaches at its best rate, by rank; what is left of their differences; where the best rates lie, how
 /// wide their bands are, and how they go with the rank.
 std::vector<examples::TitledTable> sweep_tables(const SweepReport& report);

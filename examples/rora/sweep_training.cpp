@@ -10,6 +10,7 @@
 #include <rora/checkpoint/json_object.h>
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/training/device_memory.h>
+#include <rora/training/memory_estimate.h>
 
 #include <torch/utils.h>
 
@@ -44,6 +45,9 @@ Json run_json(const SweepRun& run) {
   json["rank"] = run.method->has_rank ? Json(run.rank) : Json(nullptr);
   json["lr"] = run.lr;
   json["seed"] = run.seed;
+  if (run.method->options == nullptr) {
+    json["dtype"] = "float32"; // whatever --dtype says of the others
+  }
   return json;
 }
 
@@ -57,7 +61,9 @@ void remove_checkpoints(const fs::path& folder) {
     }
   }
   for (const fs::path& each : found) {
-    fs::remove_all(each, error);
+    if (!error) {
+      fs::remove_all(each, error);
+    }
   }
   if (error) {
     throw FileError(folder, "holds a checkpoint that cannot be removed: " + error.message());
@@ -134,6 +140,12 @@ Trainee::Trainee(const SweepContext& context, const SweepRun& run)
     model_ = load_whole(context.flags);
   }
   model_->activation_checkpointing = context.flags.training.activation_checkpointing;
+  if (const auto why = context.flags.training.cuda_graph ? why_not_captured(model_) : std::nullopt) {
+    if (adapted_) {
+      detach_adapters(*model_);
+    }
+    throw UsageError("--cuda-graph: " + run.method->name + ": " + *why);
+  }
 }
 
 Trainee::~Trainee() {
@@ -148,19 +160,25 @@ TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, con
   own.seed = run.seed;
   own.output = folder.string();
   own.resume = !folder.empty();
-  own.save_every = folder.empty() ? 0 : own.save_every;
+  if (folder.empty()) {
+    own.save_every = 0;
+  } else if (own.save_every == 0 && !flags.tasks.empty()) {
+    own.save_every = kMaxCount; // at the last step: the answers that follow may be stopped
+  }
   return own.trainer_options();
 }
 
-double measure_step(const SweepContext& context, const SweepRun& run) {
+StepCost measure_step(const SweepContext& context, const SweepRun& run) {
   const Trainee trainee(context, run);
   Trainer trainer(
       trainee.model(), context.data.train.examples,
       trainer_options(context.flags, run, "").max_steps(kMeasuredSteps).eval_every(0));
   const StopSignals::Watch watch(trainer);
-  double seconds = 0.0;
+  StepCost cost;
+  const BatchShape batch = largest_batch(trainer.examples(), context.flags.training.trainer_options().batches());
+  cost.tensors_mib = estimate_memory(trainee.model(), batch, /*validation=*/true).total() / (1 << 20);
   trainer.set_callback(
-      [&](const StepMetrics& metrics) { seconds = static_cast<double>(metrics.tokens) / metrics.tokens_per_s; });
+      [&](const StepMetrics& metrics) { cost.seconds = static_cast<double>(metrics.tokens) / metrics.tokens_per_s; });
   try {
     trainer.train();
   } catch (const NotFiniteError&) { // the run itself will say so
@@ -168,7 +186,7 @@ double measure_step(const SweepContext& context, const SweepRun& run) {
   if (StopSignals::received() != 0) {
     throw Interrupted();
   }
-  return seconds;
+  return cost;
 }
 
 bool is_finished(const fs::path& folder) {
@@ -215,13 +233,13 @@ void carry_out(
     record["results"]["tasks"] =
         answers(context, model, run.method->options != nullptr && run.method->is_mergeable, steps, on_progress);
   } catch (const NotFiniteError&) {
-    record["results"] = {{"diverged_at_step", steps + 1}};
+    record["results"] = {{"diverged_after_step", trainer.step()}};
   }
   check_mapped_files();
   record["finished"] = true;
   patience.insist([&] {
     StagedFolder staged(path);
-    if (context.flags.keep_weights && !record["results"].contains("diverged_at_step")) {
+    if (context.flags.keep_weights && !record["results"].contains("diverged_after_step")) {
       save(context, run, model, staged.path());
     }
     staged.commit();

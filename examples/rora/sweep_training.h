@@ -44,15 +44,19 @@ class Trainee {
 /// How the run is trained. With an empty `folder` it leaves no trace.
 TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const std::filesystem::path& folder);
 
-/// Seconds of a step of the run, measured on a few that are thrown away.
-double measure_step(const SweepContext& context, const SweepRun& run);
+/// What a step of the run takes.
+struct StepCost {
+  double seconds = 0.0; ///< measured on a few steps that are thrown away
+  int64_t tensors_mib = 0; ///< of memory, as estimated
+};
+StepCost measure_step(const SweepContext& context, const SweepRun& run);
 
 /// Called as a run goes on: steps taken, and what is shown beside the bar.
 using OnRunProgress = std::function<void(int64_t steps, const std::string& detail)>;
 
 /// Trains and examines the run in `folder`, from where a killed process left it, and writes run.json with
 /// "finished": true at the end; nothing happens where it stands there already. A loss that is not finite is a result:
-/// "diverged_at_step". Throws `Interrupted`, with a checkpoint to go on from, and what a training throws.
+/// "diverged_after_step". Throws `Interrupted`, with a checkpoint to go on from, and what a training throws.
 void carry_out(
     const SweepContext& context, const SweepRun& run, const std::filesystem::path& folder,
     const OnRunProgress& on_progress);

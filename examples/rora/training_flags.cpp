@@ -4,7 +4,7 @@
 
 namespace rora::cli {
 
-void TrainingFlags::add_data(Flags& flags) {
+void TrainingFlags::add_data(Flags& flags, bool eval_is_required) {
   flags
       .add(
           "data", data, "Files of records to train on, JSON or JSONL: alpaca, prompt-completion, chat, text, input_ids")
@@ -15,7 +15,11 @@ void TrainingFlags::add_data(Flags& flags) {
       ',');
   prompts.add_columns(flags);
   flags.add("output", output, "The folder to write").required();
-  flags.add("eval-data", eval_data, "Files to validate on; the best weights are kept then (default: none)");
+  const std::string description = "Files to validate on; the best weights are kept then";
+  Flag eval = flags.add("eval-data", eval_data, description + (eval_is_required ? "" : " (default: none)"));
+  if (eval_is_required) {
+    eval.required();
+  }
 }
 
 void TrainingFlags::add(Flags& flags) {

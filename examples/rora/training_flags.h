@@ -43,7 +43,7 @@ struct TrainingFlags {
   bool dry_run = false;
   PromptFlags prompts;
 
-  void add_data(Flags& flags);
+  void add_data(Flags& flags, bool eval_is_required = false);
   /// --lr, and all that says how it is trained.
   void add(Flags& flags);
   void add_without_lr(Flags& flags);

@@ -74,25 +74,11 @@ Json data_json(const Dataset& data) {
 /// What is trained on, the parameters that are trained and the memory that it will need, in MiB.
 void print_plan(
     const CausalLM& model, const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
+  print_data(data, flags, tokenizer);
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
-  std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
-            << flags.max_length << " tokens, " << data.train.unanswered << " left out without an answer once cut, "
-            << data.train.skipped << " empty ones skipped";
-  if (!flags.eval_data.empty()) {
-    std::cout << "; validation: " << data.eval.size();
-  }
-  if (tokenizer != nullptr) {
-    std::cout << "\nprompts: " << data.prompts.text();
-  }
-  for (const Dataset* each : {&data.train, &data.eval}) {
-    if (each->unwritten > 0) {
-      std::cout << "\nof " << each->unwritten
-                << " chats the template leaves a message out; the first: " << each->first_unwritten;
-    }
-  }
-  std::cout << "\ntrained parameters: " << counts.trainable << " of " << counts.total << " ("
-            << fixed(counts.share(), 4) << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
+  std::cout << "trained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
+            << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
             << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";
   const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty());
   const auto row = [](const char* name, int64_t bytes) {
@@ -173,6 +159,32 @@ TrainingData load_training_data(
   return data;
 }
 
+void print_data(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
+  std::cout << "data: " << data.train.size() << " examples, " << data.train.truncated << " truncated to "
+            << flags.max_length << " tokens, " << data.train.unanswered << " left out without an answer once cut, "
+            << data.train.skipped << " empty ones skipped";
+  if (!flags.eval_data.empty()) {
+    std::cout << "; validation: " << data.eval.size();
+  }
+  if (tokenizer != nullptr) {
+    std::cout << "\nprompts: " << data.prompts.text();
+  }
+  for (const Dataset* each : {&data.train, &data.eval}) {
+    if (each->unwritten > 0) {
+      std::cout << "\nof " << each->unwritten
+                << " chats the template leaves a message out; the first: " << each->first_unwritten;
+    }
+  }
+  std::cout << "\n";
+}
+
+void warn_of_warmup(const TrainingFlags& flags, int64_t steps) {
+  if (flags.warmup_steps >= steps && steps > 0) {
+    std::cout << "the learning rate rises for " << flags.warmup_steps << " steps (--warmup-steps) and the run has "
+              << steps << ": it ends before --lr is reached" << std::endl;
+  }
+}
+
 void write_chat_template(const Prompts& prompts, bool has_chats, const std::filesystem::path& folder) {
   if (has_chats) {
     write_file(folder / "chat_template.jinja", prompts.chat_template->source());
@@ -206,10 +218,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     fingerprint[name] = record["config"][name].dump();
   }
   trainer.set_fingerprint(fingerprint);
-  if (const int64_t steps = trainer.total_steps(); training->warmup_steps >= steps && steps > 0) {
-    std::cout << "the learning rate rises for " << training->warmup_steps << " steps (--warmup-steps) and the run has "
-              << steps << ": it ends before --lr is reached" << std::endl;
-  }
+  warn_of_warmup(*training, trainer.total_steps());
   warn_beyond_positions(longest(trainer.examples()), model->options, std::cout);
   const int64_t restored = trainer.restore();
   if (restored > 0) {

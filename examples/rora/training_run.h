@@ -30,6 +30,12 @@ TrainingData load_training_data(
     const TrainingFlags& flags, const std::vector<RecordFile>& records, LazyTokenizer& tokenizer, int64_t vocab_size,
     const std::filesystem::path& model, const std::optional<std::string>& adapter = std::nullopt);
 
+/// Prints how much there is to train on, what was cut or left out, and how prompts are written.
+void print_data(const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer);
+
+/// Prints a line where the rate still rises when the run ends.
+void warn_of_warmup(const TrainingFlags& flags, int64_t steps);
+
 /// Keeps beside an adapter, or a model, how its chats were written.
 void write_chat_template(const Prompts& prompts, bool has_chats, const std::filesystem::path& folder);
 

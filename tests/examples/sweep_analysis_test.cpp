@@ -59,6 +59,7 @@ TEST(BestRate, AtAnEdgeOrBesideADivergedRunIsTheRateTried) {
   const auto beside = best_rate({{1e-4, 2.0}, {1e-3, 1.0}, {1e-2, kDiverged}});
   EXPECT_FALSE(beside->at_edge);
   EXPECT_EQ(beside->lr, 1e-3);
+  EXPECT_FALSE(beside->interpolated);
   EXPECT_FALSE(best_rate({{1e-4, kDiverged}}));
   EXPECT_FALSE(best_rate({}));
 }
@@ -86,13 +87,13 @@ TEST(RateDrift, FindsThePowerOfTheRank) {
   EXPECT_EQ(drifts[0].in_place, theory::Verdict::kDoesNotHold);
   EXPECT_NEAR(drifts[1].exponent->value, 0.0, 1e-9);
   EXPECT_EQ(drifts[1].in_place, theory::Verdict::kHolds);
-  EXPECT_EQ(drifts[0].best.size() + static_cast<size_t>(drifts[0].at_edge), 6u);
+  EXPECT_EQ(drifts[0].best.size() + static_cast<size_t>(drifts[0].left_out), 6u);
 }
 
 TEST(RateDrift, LeavesOutWhatIsAtTheEdge) {
   const SweepReport report = parabolas(1e-5, 0.0);
   const std::vector<RateDrift> drifts = rate_drifts(report);
-  EXPECT_EQ(drifts[0].at_edge, 6);
+  EXPECT_EQ(drifts[0].left_out, 6);
   EXPECT_TRUE(drifts[0].best.empty());
   EXPECT_FALSE(drifts[0].exponent);
 }

@@ -52,7 +52,7 @@ std::vector<std::string> sweep(const Workplace& place, const std::string& output
       "1"};
   for (size_t i = 0; i < more.size(); ++i) {
     const auto given = std::find(arguments.begin(), arguments.end(), more[i]);
-    if (given != arguments.end() && i + 1 < more.size()) { // of a list both values would count
+    if (more[i].starts_with("--") && given != arguments.end()) { // of a list both values would count
       given[1] = more[++i];
     } else {
       arguments.push_back(more[i]);
@@ -263,13 +263,47 @@ TEST(Sweep, EveryMethodTakesPart) {
   EXPECT_EQ(full.code, 0) << full.err;
 }
 
-TEST(Sweep, ADivergedRunIsAResult) {
+TEST(Sweep, ADivergedRunIsAResultThatIsNotRepeated) {
   const Workplace place;
-  const Outcome outcome = run_rora(
-      sweep(place, "out", {"--lrs", "0.01,1e6", "--ranks", "2", "--seeds", "1", "--clip", "0", "--warmup-steps", "0"}));
-  EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("diverged"));
-  EXPECT_EQ(lines(place.read("out/sweep.csv")), 1 + 4);
+  for (const char* const eval_every : {"1", "4"}) { // it is a validation that overflows, or a step
+    const std::string output = std::string("out") + eval_every;
+    std::vector<std::string> flags{"--methods", "lora,full", "--ranks",        "2",   "--lrs",        "1e-6,1e6",
+                                   "--seeds",   "1",         "--weight-decay", "1e6", "--eval-every", eval_every};
+    const Outcome outcome = run_rora(sweep(place, output, flags));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    for (const char* const run : {"lora-alpha16-r2", "full"}) {
+      EXPECT_THAT(outcome.out, HasSubstr(std::string(run) + "-lr1000000-seed42: diverged after step"));
+    }
+    EXPECT_EQ(lines(place.read(output + "/sweep.csv")), 1 + 4);
+    flags.emplace_back("--resume");
+    const Outcome again = run_rora(sweep(place, output, flags));
+    EXPECT_EQ(again.code, 0) << again.err;
+    EXPECT_THAT(again.out, HasSubstr("4 runs of 4 steps, 4 of them finished"));
+  }
+}
+
+TEST(Sweep, SaysHowMuchOfWhatPruningLostIsWonBack) {
+  const Workplace place;
+  ASSERT_EQ(
+      run_rora({"prune", "--model", place.path("model"), "--share", "0.3", "--output", place.path("pruned")}).code, 0);
+  const Outcome outcome = run_rora(sweep(
+      place, "out",
+      {"--model", place.path("pruned"), "--reference-model", place.path("model"), "--ranks", "4", "--seeds", "1"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("won back, validation loss"));
+  const Json json = place.json("out/sweep.json");
+  const double base = json["base"]["eval_loss"].get<double>();
+  const double reference = json["reference"]["eval_loss"].get<double>();
+  const Json reached = json["curves"][0]["rates"][0]["validation loss"];
+  EXPECT_NEAR(reached["won_back"].get<double>(), (reached["mean"].get<double>() - base) / (reference - base), 1e-12);
+}
+
+TEST(Sweep, RunsWithoutTheirPlanAreRefused) {
+  const Workplace place;
+  const std::vector<std::string> small{"--ranks", "2", "--seeds", "1", "--methods", "lora", "--lrs", "0.01"};
+  EXPECT_EQ(run_rora(sweep(place, "out", small)).code, 0);
+  std::filesystem::remove(place.path("out/plan.json"));
+  expect_error(run_rora(sweep(place, "out", small)), 1, "without its plan.json");
 }
 
 TEST(Sweep, ADryRunPlansAndWritesNothing) {
@@ -296,6 +330,11 @@ TEST(Sweep, RefusesWhatCannotBe) {
   refused({"--lrs", "0.1,1e-1"}, 2, "--lrs names a value twice");
   refused({"--tasks", "chess"}, 2, "--tasks: expected choice or generation");
   refused({"--merge"}, 2, "--merge needs --tasks");
+  refused({"--max-new-tokens", "3"}, 2, "--max-new-tokens needs --tasks generation");
+  refused({"--dora-dropout", "low-rank"}, 2, "--dora-dropout needs a method with DoRA");
+  refused({"--methods", "full"}, 2, "--ranks needs a method with a rank");
+  refused({"--seed", "9223372036854775807"}, 2, "--seed");
+  refused({"--output", ""}, 2, "--output");
   refused({"--lr", "0.1"}, 2, "--lr");
   refused(
       {"--methods", "series", "--target-modules", "q_proj"}, 2, "series stands at gate_proj, up_proj and down_proj");
