@@ -12,7 +12,6 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
-#include <rora/checkpoint/folder_lock.h>
 #include <rora/error.h>
 #include <rora/evaluation/perplexity.h>
 
@@ -97,7 +96,7 @@ class Sweep {
   int run() {
     check_folder(output_, flags_.training.resume);
     if (!flags_.training.dry_run) {
-      make_folder();
+      folder_.emplace(output_);
     }
     load();
     StopSignals signals;
@@ -121,15 +120,6 @@ class Sweep {
  private:
   fs::path folder_of(const SweepRun& run) const {
     return output_ / kRunsFolder / run.name();
-  }
-
-  void make_folder() {
-    std::error_code error;
-    fs::create_directories(output_, error);
-    if (error) {
-      throw FileError(output_, "cannot be made: " + error.message());
-    }
-    lock_.emplace(output_);
   }
 
   void load() {
@@ -329,7 +319,7 @@ class Sweep {
   std::vector<SweepRun> runs_;
   fs::path output_;
   LazyTokenizer tokenizer_;
-  std::optional<FolderLock> lock_;
+  std::optional<StagedFolder> folder_; ///< keeps others out, and leaves no folder behind where nothing was written
   TrainingData data_;
   std::optional<SweepEvaluation> evaluation_;
   CausalLM model_{nullptr};

@@ -11,6 +11,8 @@ GENERATE = ["generate", "--model", "@model", "--prompt", "hello", "--max-new-tok
 THEORY = ["theory", "--samples", "100", "--in-features", "8", "--out-features", "2", "--threads", "1"]
 PRUNE = ["prune", "--model", "@model", "--output", "@out", "--share", "0.3", "--threads", "1"]
 PRUNE_BY_GRADIENT = PRUNE + ["--importance", "gradient", "--data", "@train.jsonl"]
+SWEEP = ["sweep", "--model", "@model", "--data", "@train.jsonl", "--eval-data", "@train.jsonl", "--output", "@out",
+         "--max-steps", "1", "--batch-size", "2", "--threads", "1"]
 PRETRAIN = ["pretrain", "--model-config", "@model/config.json", "--data", "@train.jsonl", "--output", "@out"]
 
 
@@ -66,6 +68,15 @@ def value_cases():
                          "seed": ["-1", "x"]}.items():
         for value in values:
             yield case(PRUNE_BY_GRADIENT, flag, value)
+    for flag, values in {"methods": ["qora", "lora,lora", ""], "ranks": ["0", "4,x", "65537", "8,8", ""],
+                         "alphas": ["0", "r", "nan", "1e7", "16,16.0"], "lrs": ["0", "nan", "1e7", "1,1.0"],
+                         "seeds": ["0", "1001", "x"], "seed": ["-1", MOST], "tasks": ["chess"], "limit": ["1"],
+                         "beams": ["2"], "within": ["0", "nan"]}.items():
+        for value in values:
+            yield case(SWEEP, flag, value)
+    yield case(SWEEP, "reference-model", "@out", codes=(1,), names=("out",))
+    yield case(SWEEP, "target-modules", "nothing", codes=(1,), names=("nothing",))
+    yield Case("sweep whose ranks are too high", [*SWEEP, "--ranks", "65536"], ("rank",))
     for flag in ["batch-size", "limit", "threads"]:
         yield case(LOAD, flag, MOST)
     yield case(PRETRAIN, "train-tokenizer", MOST)
@@ -115,6 +126,7 @@ def output_cases():
         if name != "a run":
             yield Case(f"theory's output {name}", [*THEORY, "--output", output], (named,), codes=(1, 2))
             yield Case(f"prune's output {name}", [*PRUNE, "--output", output], (named,), codes=(1, 2))
+            yield Case(f"sweep's output {name}", [*SWEEP, "--output", output], (named,), codes=(1, 2))
     yield Case("output a loop of links", [*FINETUNE, "--max-steps", "1"], ("out",),
                lambda place: place.path("out").symlink_to("out"))
     yield Case("predictions nowhere", [*LOAD, "--task", "choice", "--data", "@text.jsonl", "--predictions", "@no/file"],
