@@ -207,7 +207,7 @@ std::vector<RateDrift> rate_drifts(const SweepReport& report) {
     if (points.size() >= 3 && ranks.size() >= 2) {
       const theory::PowerLaw law = theory::fit_power_law(points, kConfidence);
       drift.exponent = {law.exponent, law.low, law.high};
-      if (3 * drift.left_out <= std::ssize(drift.best)) {
+      if (!drift.too_many_left_out()) {
         drift.in_place = theory::judge_exponent(*drift.exponent, 0.0);
       }
     }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -84,8 +85,12 @@ struct RateDrift {
   int64_t left_out =
       0; ///< seeds and ranks whose best rate was at the edge, beside a diverged one, or that all diverged
   std::optional<theory::Estimate> exponent; ///< with Student's 95% interval; nothing for fewer than three points
-  /// On the exponent 0. Undecided where over a quarter was left out: what is missing is so for its rate.
-  theory::Verdict in_place = theory::Verdict::kUndecided;
+  theory::Verdict in_place = theory::Verdict::kUndecided; ///< on the exponent 0, unless too many were left out
+
+  /// Over a quarter: what is missing is so for its rate, and what is there would lean to 0.
+  bool too_many_left_out() const {
+    return 3 * left_out > std::ssize(best);
+  }
 };
 std::vector<RateDrift> rate_drifts(const SweepReport& report);
 

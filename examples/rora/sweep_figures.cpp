@@ -22,12 +22,6 @@ using examples::Series;
 constexpr const char* kRankStyle = "-of-rank";
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2g", value);
-  return text;
-}
-
 std::vector<LegendEntry> rank_legend(const SweepReport& report) {
   std::vector<std::string> names;
   for (const int64_t rank : report.axes.ranks) {
@@ -73,7 +67,7 @@ std::string with_alpha(const SweepReport& report, const AlphaRule& alpha) {
 /// A metric against the rank for each method, at the rate `lr` or, without one, at each one's best.
 std::string by_rank(
     const SweepReport& report, const AlphaRule& alpha, const Metric& metric, const std::optional<double>& lr) {
-  const std::string where = lr ? "at the rate " + short_number(*lr) : "at each one's best rate";
+  const std::string where = lr ? "at the rate " + rate_text(*lr) : "at each one's best rate";
   Figure figure = small_figure(metric.name + " against the rank " + where, "rank", metric.name);
   figure.x.logarithmic = true;
   figure.y.percent = metric.is_share;

@@ -29,10 +29,6 @@ std::string shown(const Metric& metric, const Mean& mean) {
       (metric.is_share ? format("%.1f", 100.0 * mean.standard_error) : format("%.4f", mean.standard_error)) + unit;
 }
 
-std::string rate_text(double lr) {
-  return format("%.2g", lr);
-}
-
 std::string rank_text(int64_t rank) {
   return rank == 0 ? "all" : std::to_string(rank);
 }
@@ -232,11 +228,15 @@ TitledTable drift_table(const SweepReport& report) {
 
 } // namespace
 
+std::string rate_text(double lr) {
+  return format("%.2g", lr);
+}
+
 std::string verdict_of(const RateDrift& drift) {
   if (!drift.exponent) {
     return "not measured: too few points";
   }
-  if (3 * drift.left_out > std::ssize(drift.best)) {
+  if (drift.too_many_left_out()) {
     return "not decided: too many were left out";
   }
   return verdict_text(drift.in_place);

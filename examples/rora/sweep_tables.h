@@ -12,6 +12,9 @@ namespace rora::cli {
 /// The method with its α where the sweep has several: "RoRA", "RoRA, α = 2r".
 std::string method_title(const SweepReport& report, const Method& method, const AlphaRule& alpha);
 
+/// A learning rate by two digits: "0.0003".
+std::string rate_text(double lr);
+
 /// Whether its best rate stays in place, or why that is not known.
 std::string verdict_of(const RateDrift& drift);
 
