@@ -2,8 +2,7 @@
 
 #include "../checkpoint/digest.h"
 
-#include <rora/core/linear_weight.h>
-#include <rora/model/trained_rows.h>
+#include <rora/training/run_digest.h>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
@@ -19,40 +18,6 @@ namespace {
 /// The shortest text that reads back the same.
 std::string number(double value) {
   return nlohmann::json(value).dump();
-}
-
-void add_tensor(Digest& digest, const std::string& name, const at::Tensor& tensor) {
-  digest.add(name);
-  digest.add(tensor.sizes().vec());
-  const at::Tensor host = tensor.detach().cpu().contiguous();
-  digest.add_bytes(host.const_data_ptr(), host.nbytes());
-}
-
-/// Configuration, and the names, shapes and bytes of all that is not trained: every weight is read, as every step reads
-/// it anyhow.
-std::string weights_fingerprint(const CausalLM& model) {
-  Digest digest;
-  digest.add(model_config_json(model->options, ""));
-  for (const auto& item : model->named_parameters()) {
-    const at::Tensor& parameter = item.value();
-    if (!parameter.requires_grad()) {
-      add_tensor(digest, item.key(), parameter);
-    } else {
-      digest.add(item.key());
-      digest.add(parameter.sizes().vec());
-    }
-  }
-  for (const auto& item : model->named_modules("", /*include_self=*/false)) {
-    if (const auto* rows = item.value()->as<TrainedRows>(); rows != nullptr && rows->tokens()) {
-      digest.add(*rows->tokens()); // whose rows the trained ones are
-    }
-    if (const auto* weight = item.value()->as<ops::LinearWeight>()) {
-      for (const auto& buffer : weight->named_buffers()) {
-        add_tensor(digest, item.key() + "." + buffer.key(), buffer.value());
-      }
-    }
-  }
-  return digest.text();
 }
 
 /// Which parameters learn at which rate; nothing where all learn alike.
@@ -97,7 +62,7 @@ RunFingerprint run_fingerprint(
       {"total_steps", std::to_string(total_steps)},
       {"warmup_steps", std::to_string(options.warmup_steps())}};
   if (!options.output().empty()) {
-    run["weights"] = weights_fingerprint(model); // the whole model is read: not where nothing will be compared
+    run["weights"] = weights_digest(model); // the whole model is read: not where nothing will be compared
   }
   if (model->dtype() == at::kBFloat16 && model->device().is_cpu()) {
     run["threads"] = std::to_string(at::get_num_threads()); // LibTorch's products in bfloat16 round by thread
@@ -125,15 +90,6 @@ RunFingerprint hook_fingerprint(const TrainingHook& hook) {
     entries[prefix + "." + option] = number(value);
   }
   return entries;
-}
-
-std::string examples_fingerprint(const std::vector<Example>& examples) {
-  Digest digest;
-  for (const Example& example : examples) {
-    digest.add(example.input_ids);
-    digest.add(example.labels);
-  }
-  return std::to_string(examples.size()) + " examples of digest " + digest.text();
 }
 
 } // namespace rora::detail

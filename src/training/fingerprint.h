@@ -22,7 +22,4 @@ RunFingerprint run_fingerprint(
 /// That a hook is there, and what it says of itself.
 RunFingerprint hook_fingerprint(const TrainingHook& hook);
 
-/// How many examples there are, and a digest of all their ids and labels.
-std::string examples_fingerprint(const std::vector<Example>& examples);
-
 } // namespace rora::detail

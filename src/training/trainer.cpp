@@ -7,6 +7,7 @@
 #include <rora/checkpoint/folder_lock.h>
 #include <rora/core/projection.h>
 #include <rora/evaluation/perplexity.h>
+#include <rora/training/run_digest.h>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -69,8 +70,8 @@ struct Trainer::State {
     step.set_reducer(this->options.reducer());
     step.set_total_steps(total_steps);
     fingerprint = detail::run_fingerprint(this->options, total_steps, this->model, parameters, *optimizer);
-    fingerprint["data"] = detail::examples_fingerprint(this->examples);
-    fingerprint["validation"] = detail::examples_fingerprint({});
+    fingerprint["data"] = examples_digest(this->examples);
+    fingerprint["validation"] = examples_digest({});
   }
 
   StepMetrics take_step() {
@@ -328,7 +329,7 @@ Trainer::~Trainer() = default;
 
 void Trainer::set_validation(std::vector<Example> examples) {
   TORCH_CHECK_VALUE(examples.empty() || has_label(examples), "no example has a label to validate on");
-  state_->fingerprint["validation"] = detail::examples_fingerprint(examples);
+  state_->fingerprint["validation"] = examples_digest(examples);
   state_->validation = std::move(examples);
 }
 
