@@ -3,6 +3,7 @@
 #include "attachment.h"
 #include "attention_attachment.h"
 #include "module_matching.h"
+#include "rank_choice.h"
 #include "rows_attachment.h"
 #include "slots.h"
 
@@ -182,17 +183,20 @@ std::vector<std::string> attach_adapters(
     return target_modules(model, options);
   }
   std::vector<detail::Attachment> plan = detail::plan_attachments(model, options);
-  const auto statistics_of = [&](const std::string& module) {
-    const auto found = statistics.find(module);
-    return found == statistics.end() ? WeightStatistics() : found->second;
-  };
+  std::map<std::string, WeightStatistics> own;
+  for (const detail::Attachment& each : plan) {
+    const auto found = statistics.find(each.module);
+    own[each.module] = found == statistics.end() ? WeightStatistics() : found->second;
+    options.resolved_kind()->check_statistics(each.module, *each.projection, own[each.module]);
+  }
+  const AdapterOptions with_ranks = detail::choose_ranks(plan, options, own);
+  const auto statistics_of = [&](const std::string& module) { return own.at(module); };
   std::vector<std::string> names;
   for (const detail::Attachment& each : plan) {
-    options.resolved_kind()->check_statistics(each.module, *each.projection, statistics_of(each.module));
     names.push_back(each.module);
   }
   auto rows = detail::plan_rows(model, options);
-  detail::make_adapters(plan, options, statistics_of);
+  detail::make_adapters(plan, with_ranks, statistics_of);
   detail::make_rows(rows);
   detail::attach_rows(model, rows, name); // first: a head that cannot be untied is noticed here
   detail::attach(model, plan, name);

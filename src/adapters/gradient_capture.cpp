@@ -114,9 +114,9 @@ std::map<std::string, WeightStatistics> capture_gradients(
     run(batch);
   }
   for (const auto& [module, weight] : weights) {
-    const at::Tensor& sum = capture.sum(weight);
+    at::Tensor sum = capture.sum(weight);
     TORCH_CHECK_VALUE(sum.defined(), module, ": no batch gave its weight a gradient");
-    statistics[module].gradient = sum / static_cast<double>(batches);
+    statistics[module].gradient = sum.div_(static_cast<double>(batches));
   }
   return statistics;
 }

@@ -185,12 +185,12 @@ TEST(AttachAdapters, SaysWhichModuleLacksTheStatisticsOfAnInitializerAndAttaches
   const std::string second = "model.layers.1.self_attn.q_proj";
   EXPECT_EQ(
       message(), first + ": the initializer 'from_statistics' reads the weight's gradient, which the statistics lack");
-  statistics[first] = {at::ones({16, 16}), at::ones({16, 16})};
+  statistics[first] = {at::ones({16, 16}), at::ones({16}), at::ones({16, 16})};
   EXPECT_THAT(message(), HasSubstr(second + ": the initializer 'from_statistics' reads the weight's gradient"));
-  statistics[second] = {at::ones({16, 16}), {}};
+  statistics[second] = {at::ones({16, 16}), at::ones({16}), {}};
   EXPECT_THAT(
       message(), HasSubstr(second + ": the initializer 'from_statistics' reads the moment of the weight's input"));
-  statistics[second] = {at::ones({16, 8}), at::ones({16, 16})};
+  statistics[second] = {at::ones({16, 8}), at::ones({16}), at::ones({16, 16})};
   EXPECT_EQ(message(), second + ": the weight's gradient must have shape [16, 16], not [16, 8]");
   EXPECT_THROW(named_adapter_parameters(*model), c10::ValueError);
   statistics[second].gradient = at::full({16, 16}, 2.0);

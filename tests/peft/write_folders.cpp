@@ -15,8 +15,15 @@
 #include "../support/principal.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/adapters/initializers/eva.h>
+#include <rora/adapters/initializers/gora.h>
+#include <rora/adapters/initializers/lora_ga.h>
+#include <rora/adapters/initializers/lora_one.h>
+#include <rora/adapters/initializers/olora.h>
+#include <rora/adapters/initializers/singular_vectors.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/adapters/prefix_tuning.h>
+#include <rora/adapters/weight_statistics.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/core/projection.h>
 #include <rora/model/decoder.h>
@@ -57,6 +64,7 @@ std::vector<Case> cases() {
   const auto rora = LowRankOptions().rank(6).alpha(12);
   const auto dora = LowRankOptions(lora).dora(true);
   const auto principal = std::make_shared<testing::Principal>();
+  const auto ranks = gora(GoRAOptions().min_rank(2).max_rank(12));
   return {
       {"lora", AdapterOptions().low_rank(lora)},
       {"rora", AdapterOptions().low_rank(rora)},
@@ -86,6 +94,17 @@ std::vector<Case> cases() {
       {"rewritten_rora_portable", AdapterOptions().low_rank(LowRankOptions(rora).initializer(principal)),
        /*portable=*/true},
       {"rewritten_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(principal))},
+      {"gora", AdapterOptions().low_rank(LowRankOptions(rora).initializer(ranks))},
+      {"gora_portable", AdapterOptions().low_rank(LowRankOptions(rora).initializer(ranks)), /*portable=*/true},
+      {"gora_lora", AdapterOptions().low_rank(LowRankOptions(lora).initializer(ranks))},
+      {"gora_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(ranks))},
+      {"eva", AdapterOptions().low_rank(LowRankOptions(rora).initializer(eva()))},
+      {"eva_lora", AdapterOptions().low_rank(LowRankOptions(lora).initializer(eva()))},
+      {"lora_ga", AdapterOptions().low_rank(LowRankOptions(rora).initializer(lora_ga()))},
+      {"lora_ga_dora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(lora_ga()))},
+      {"lora_one", AdapterOptions().low_rank(LowRankOptions(rora).initializer(lora_one()))},
+      {"milora", AdapterOptions().low_rank(LowRankOptions(rora).initializer(milora()))},
+      {"olora", AdapterOptions().low_rank(LowRankOptions(rora).alpha(4).initializer(olora()))},
       {"embedding_and_head", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens", "lm_head"})},
       {"embedding_untied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"})},
       {"embedding_tied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"}).ensure_weight_tying(true)},
@@ -118,7 +137,10 @@ void write_prefix(const std::filesystem::path& base, const std::filesystem::path
 void write_adapter(const std::filesystem::path& base, const std::filesystem::path& out, const Case& each) {
   CausalLM model = load_model(base, each.dtype);
   at::manual_seed(1);
-  attach_adapters(*model, each.options);
+  const auto statistics = capture_statistics(model, each.options, CaptureOptions().batches(1), [](int64_t) {
+    return CaptureBatch{{input_ids(), {}, {}}, input_ids()};
+  });
+  attach_adapters(*model, each.options, kDefaultAdapter, statistics);
   {
     at::NoGradGuard no_grad;
     for (at::Tensor parameter : adapter_parameters(*model)) {

@@ -27,9 +27,10 @@ inline constexpr const char* kDefaultAdapter = "default";
 std::vector<std::string> target_modules(const torch::nn::Module& model, const AdapterOptions& options);
 
 /// Attaches a fresh adapter to every module that `target_modules` names, under `name`, makes it their active one and
-/// returns their names. `statistics` by module are what an initializer reads (`capture_gradients`). Throws
-/// `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a model with merged
-/// adapters, and for statistics that the initializer needs and that are not there.
+/// returns their names. `statistics` by module are what an initializer reads (`capture_statistics`). One that chooses
+/// ranks has them, with their alphas, saved as rank_pattern and alpha_pattern; a module to which it gives rank 0 has no
+/// adapter. Throws `c10::ValueError`, before anything is attached, as `target_modules` does, for a name in use, for a
+/// model with merged adapters, and for statistics that the initializer needs and that are not there.
 std::vector<std::string> attach_adapters(
     torch::nn::Module& model, const AdapterOptions& options, const std::string& name = kDefaultAdapter,
     const std::map<std::string, WeightStatistics>& statistics = {});

@@ -19,6 +19,14 @@ RORA_INLINE bool Initializer::needs_input_moment() const {
   return false;
 }
 
+RORA_INLINE void Initializer::condense(
+    const ProjectionImpl& /*projection*/, int64_t /*rank*/, WeightStatistics& /*statistics*/) const {}
+
+RORA_INLINE std::vector<ChosenRank> Initializer::choose_ranks(
+    const std::vector<RankCandidate>& /*candidates*/, const LowRankOptions& /*options*/) const {
+  return {};
+}
+
 RORA_INLINE bool Initializer::rewrites_base() const {
   return false;
 }

@@ -39,14 +39,19 @@ RORA_INLINE LowRankAdapter::LowRankAdapter(
 RORA_INLINE void LowRankAdapter::reset_parameters(
     const ProjectionImpl& projection, const WeightStatistics& statistics) {
   const auto initializer = options.initializer() ? options.initializer() : kaiming_uniform();
-  TORCH_CHECK_VALUE(
-      !initializer->needs_gradient() || statistics.gradient.defined(), "the initializer '", initializer->name(),
-      "' reads the weight's gradient, and none was captured");
-  TORCH_CHECK_VALUE(
-      !initializer->needs_input_moment() || statistics.input_moment.defined(), "the initializer '", initializer->name(),
-      "' reads the moments of the weight's input, and none were captured");
+  const auto check = [&](bool needed, const at::Tensor& given, const char* what) {
+    TORCH_CHECK_VALUE(
+        !needed || given.defined() || !statistics.condensed.empty(), "the initializer '", initializer->name(),
+        "' reads ", what, " captured");
+  };
+  check(initializer->needs_gradient(), statistics.gradient, "the weight's gradient, and none was");
+  check(initializer->needs_input_moment(), statistics.input_moment, "the moments of the weight's input, and none were");
   at::NoGradGuard no_grad;
-  initializer->initialize(projection, statistics, {lora_A, lora_B, scale_});
+  WeightStatistics read = statistics;
+  if (read.condensed.empty()) {
+    initializer->condense(projection, options.rank(), read);
+  }
+  initializer->initialize(projection, read, {lora_A, lora_B, scale_});
   if (initializer->rewrites_base()) {
     initial_A.copy_(lora_A);
     initial_B.copy_(lora_B);

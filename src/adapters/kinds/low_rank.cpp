@@ -204,8 +204,10 @@ void LowRankKind::validate(const std::string& module, const ProjectionImpl& proj
 void LowRankKind::check_statistics(
     const std::string& module, const ProjectionImpl& projection, const WeightStatistics& statistics) const {
   const auto initializer = low_rank_.initializer();
-  const auto check = [&](const at::Tensor& tensor, const char* what, int64_t rows) {
-    const std::vector<int64_t> shape{rows, projection.in_features()};
+  if (!initializer || !statistics.condensed.empty()) {
+    return;
+  }
+  const auto check = [&](const at::Tensor& tensor, const char* what, const std::vector<int64_t>& shape) {
     TORCH_CHECK_VALUE(
         tensor.defined(), module, ": the initializer '", initializer->name(), "' reads the ", what,
         ", which the statistics lack");
@@ -213,11 +215,13 @@ void LowRankKind::check_statistics(
         tensor.sizes() == shape, module, ": the ", what, " must have shape ", at::IntArrayRef(shape), ", not ",
         tensor.sizes());
   };
-  if (initializer && initializer->needs_gradient()) {
-    check(statistics.gradient, "weight's gradient", projection.out_features());
+  const int64_t in = projection.in_features();
+  if (initializer->needs_gradient()) {
+    check(statistics.gradient, "weight's gradient", {projection.out_features(), in});
   }
-  if (initializer && initializer->needs_input_moment()) {
-    check(statistics.input_moment, "moment of the weight's input", projection.in_features());
+  if (initializer->needs_input_moment()) {
+    check(statistics.input_moment, "moment of the weight's input", {in, in});
+    check(statistics.input_mean, "mean of the weight's input", {in});
   }
 }
 
@@ -252,10 +256,9 @@ void LowRankKind::write(JsonFields& config) const {
   config.set("alpha_pattern", pattern_fields(alpha_pattern_));
   config.set("bias", "none");
   config.set("fan_in_fan_out", false);
-  // Of a start that PEFT does not know it would be told how to begin, which the tensors make needless.
-  const std::string name = low_rank_.initializer() ? low_rank_.initializer()->name() : "true";
-  if (kInitializations.count("\"" + name + "\"")) {
-    config.set("init_lora_weights", name);
+  // Of other starts PEFT would be told how to begin, which the tensors make needless.
+  if (low_rank_.initializer() && low_rank_.initializer()->name() == gaussian()->name()) {
+    config.set("init_lora_weights", gaussian()->name());
   } else {
     config.set("init_lora_weights", true);
   }

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <rora/core/initializer.h>
+
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace rora {
+
+struct GoRAOptions {
+  /// The bounds of a module's rank.
+  TORCH_ARG(int64_t, min_rank) = 4;
+  TORCH_ARG(int64_t, max_rank) = 32;
+  /// ‖s·B·A‖ at the start, as a share of ‖G‖.
+  TORCH_ARG(double, gamma) = 5e-2;
+
+ public:
+  /// Throws `c10::ValueError` naming the option that is out of range.
+  void validate() const;
+};
+
+/// GoRA (arXiv 2502.12171): each weight's rank by how much the loss cares for it, and B from the gradient
+/// G = ∂L/∂W `[out, in]`, the mean over some batches:
+///
+///   importance  I = mean|W ⊙ G|
+///   budget      b = Σ √(in + out)·r over all modules, with r the rank that was asked for
+///   rank        rᵢ = clip(round(b·Iᵢ/ΣI / √(inᵢ + outᵢ)), min_rank, max_rank)
+///   A           uniform in ±1/√in, and B = −ξ·G·Aᵀ·(A·Aᵀ)⁻¹ with s·ξ = γ·√(in/rᵢ)
+///
+/// so that s·B·A is the step −γ·√(in/rᵢ)·G seen through A, E‖s·B·A‖ = γ·‖G‖ and W stays as it is. With s = α/√rᵢ, ξ is
+/// the paper's γ·√in/α; under α/r it is what gives the same start. Ranks are rounded and clipped one by one, so what is
+/// used of the budget is near it, not equal.
+///
+/// Its ranks throw `c10::ValueError` where the bounds leave no room for the budget, or no weight has any importance.
+std::shared_ptr<const Initializer> gora(const GoRAOptions& options = {});
+
+} // namespace rora

@@ -1,0 +1,111 @@
+#include <rora/adapters/initializers/gora.h>
+
+#include <rora/core/projection.h>
+#include <rora/core/rora_linear_options.h>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace rora {
+namespace {
+
+/// Keeps A·Aᵀ from being singular where the rank is over the inputs' number.
+constexpr double kDamping = 1e-8;
+
+// Of `WeightStatistics::condensed`:
+constexpr const char* kImportance = "importance"; // a scalar in fp64
+constexpr const char* kA = "a"; // `[max_rank, in]`, of which a module of rank r takes the first r rows
+constexpr const char* kGradientOfA = "gradient_at"; // G·Aᵀ `[out, max_rank]`
+
+double cost_of_rank(const RankCandidate& candidate) {
+  return std::sqrt(static_cast<double>(candidate.in_features + candidate.out_features));
+}
+
+class GoRA final : public Initializer {
+ public:
+  explicit GoRA(const GoRAOptions& options) : options_(options) {}
+
+  std::string name() const override {
+    return "gora";
+  }
+  bool needs_gradient() const override {
+    return true;
+  }
+
+  void condense(const ProjectionImpl& projection, int64_t /*rank*/, WeightStatistics& statistics) const override {
+    const at::Tensor gradient = statistics.gradient;
+    const at::Tensor weight = projection.original_weight().to(gradient.options());
+    statistics.condensed[kImportance] = (weight * gradient).abs().mean(at::kDouble);
+    at::Tensor a = at::empty({options_.max_rank(), projection.in_features()}, gradient.options());
+    at::Tensor unused = at::empty({0}, gradient.options());
+    kaiming_uniform()->initialize(projection, {}, {a, unused, 1.0});
+    statistics.condensed[kA] = a;
+    statistics.condensed[kGradientOfA] = gradient.mm(a.t());
+    statistics.gradient.reset();
+  }
+
+  std::vector<ChosenRank> choose_ranks(
+      const std::vector<RankCandidate>& candidates, const LowRankOptions& asked) const override {
+    double sum = 0.0;
+    double costs = 0.0;
+    for (const RankCandidate& each : candidates) {
+      sum += importance(each);
+      costs += cost_of_rank(each);
+    }
+    TORCH_CHECK_VALUE(sum > 0.0, "gora: no weight has any importance: every gradient is 0");
+    TORCH_CHECK_VALUE(
+        options_.min_rank() <= asked.rank() && asked.rank() <= options_.max_rank(), "gora: the budget is that of rank ",
+        asked.rank(), " for every module, which ranks from ", options_.min_rank(), " to ", options_.max_rank(),
+        " cannot meet");
+    const double budget = costs * static_cast<double>(asked.rank());
+    std::vector<ChosenRank> chosen;
+    for (const RankCandidate& each : candidates) {
+      const double share = budget * importance(each) / sum / cost_of_rank(each);
+      const double bounded = std::clamp(
+          std::round(share), static_cast<double>(options_.min_rank()), static_cast<double>(options_.max_rank()));
+      chosen.push_back({static_cast<int64_t>(bounded), asked.alpha()});
+    }
+    return chosen;
+  }
+
+  void initialize(
+      const ProjectionImpl& projection, const WeightStatistics& statistics, InitialFactors factors) const override {
+    at::NoGradGuard no_grad;
+    const int64_t rank = factors.a.size(0);
+    const int64_t most = statistics.condensed.at(kA).size(0);
+    TORCH_CHECK_VALUE(rank <= most, "gora: rank ", rank, " is over max_rank, which is ", most);
+    const at::Tensor a = statistics.condensed.at(kA).narrow(0, 0, rank);
+    const at::Tensor wide = a.to(at::kDouble);
+    const at::Tensor gradient = statistics.condensed.at(kGradientOfA).narrow(1, 0, rank).to(at::kDouble);
+    const at::Tensor gram = wide.mm(wide.t()) + kDamping * at::eye(rank, wide.options());
+    const double step =
+        options_.gamma() * std::sqrt(static_cast<double>(projection.in_features()) / static_cast<double>(rank));
+    factors.a.copy_(a);
+    factors.b.copy_(at::linalg_solve(gram, gradient.t()).t() * (-step / factors.scale));
+  }
+
+ private:
+  static double importance(const RankCandidate& candidate) {
+    return candidate.statistics->condensed.at(kImportance).item<double>();
+  }
+
+  GoRAOptions options_;
+};
+
+} // namespace
+
+void GoRAOptions::validate() const {
+  TORCH_CHECK_VALUE(min_rank_ >= 1, "min_rank must be at least 1: ", min_rank_);
+  TORCH_CHECK_VALUE(max_rank_ >= min_rank_, "max_rank must be at least min_rank, ", min_rank_, ": ", max_rank_);
+  TORCH_CHECK_VALUE(std::isfinite(gamma_) && gamma_ >= 0.0, "gamma must be at least 0: ", gamma_);
+}
+
+std::shared_ptr<const Initializer> gora(const GoRAOptions& options) {
+  options.validate();
+  return std::make_shared<GoRA>(options);
+}
+
+} // namespace rora

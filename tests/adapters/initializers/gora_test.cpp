@@ -1,0 +1,132 @@
+#include "support.h"
+
+#include <rora/adapters/initializers/gora.h>
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+namespace rora {
+namespace {
+
+using namespace rora::testing;
+using ::testing::HasSubstr;
+
+constexpr double kGamma = 0.05;
+
+LowRankOptions options_of(int64_t rank) {
+  return LowRankOptions().rank(rank).alpha(8).initializer(gora());
+}
+
+class GoRAOfScaling : public ::testing::TestWithParam<std::pair<Scaling, bool>> {};
+
+TEST_P(GoRAOfScaling, TheStartIsAStepDownTheGradientSeenThroughA) {
+  const auto [scaling, dora] = GetParam();
+  Projection projection = graded_projection();
+  const at::Tensor gradient = graded_gradient();
+  const auto adapter = begin(projection, options_of(4).scaling(scaling).dora(dora), {gradient, {}, {}});
+  const double c = kGamma * std::sqrt(12.0 / 4.0);
+  const at::Tensor through_a = adapter->lora_A.t();
+  EXPECT_LT(relative_error(change_of(*adapter).mm(through_a), -c * gradient.mm(through_a)), 1e-5);
+  if (dora) {
+    const at::Tensor norm = (projection->weight + change_of(*adapter)).norm(2, {1});
+    EXPECT_LT(relative_error(adapter->lora_magnitude_vector, norm), 1e-6);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Each, GoRAOfScaling,
+    ::testing::Values(
+        std::pair{Scaling::kRankStabilized, false}, std::pair{Scaling::kStandard, false},
+        std::pair{Scaling::kRankStabilized, true}));
+
+TEST(GoRA, ChangesTheWeightByGammaTimesTheGradientOnAverage) {
+  Projection projection = graded_projection(24, 10);
+  const at::Tensor gradient = graded_gradient(24, 10);
+  double sum = 0.0;
+  constexpr int64_t kDraws = 1000;
+  for (int64_t i = 0; i < kDraws; ++i) {
+    const auto adapter = begin(projection, options_of(6), {gradient, {}, {}});
+    sum += change_of(*adapter).square().sum().item<double>();
+  }
+  const double expected = kGamma * kGamma * gradient.square().sum().item<double>();
+  EXPECT_NEAR(sum / kDraws / expected, 1.0, 0.03);
+}
+
+/// Candidates of one size whose importances are given.
+std::vector<ChosenRank> ranks_for(
+    const std::vector<double>& importances, int64_t rank, const GoRAOptions& options, int64_t out = 20) {
+  std::vector<WeightStatistics> statistics(importances.size());
+  std::vector<RankCandidate> candidates;
+  for (size_t i = 0; i < importances.size(); ++i) {
+    statistics[i].condensed["importance"] = at::scalar_tensor(importances[i], at::kDouble);
+    candidates.push_back({"m" + std::to_string(i), 16, i == 0 ? out : 20, &statistics[i]});
+  }
+  return gora(options)->choose_ranks(candidates, LowRankOptions().rank(rank).alpha(8));
+}
+
+TEST(GoRA, SharesTheBudgetByImportanceOverTheRootOfTheSizes) {
+  // Equal sizes: b/√(in+out) = 3·8 = 24, shared 1/2, 1/3, 1/6.
+  const auto ranks = ranks_for({3.0, 2.0, 1.0}, 8, GoRAOptions().min_rank(1).max_rank(32));
+  EXPECT_EQ(ranks[0].rank, 12);
+  EXPECT_EQ(ranks[1].rank, 8);
+  EXPECT_EQ(ranks[2].rank, 4);
+  EXPECT_EQ(ranks[0].alpha, 8.0);
+  // The first four times as large, √(16+128) = 12 for 6: b = (12 + 6 + 6)·8 = 192, a third each, 64/12 and 64/6.
+  const auto unlike = ranks_for({1.0, 1.0, 1.0}, 8, GoRAOptions().min_rank(1).max_rank(32), 128);
+  EXPECT_EQ(unlike[0].rank, 5);
+  EXPECT_EQ(unlike[1].rank, 11);
+}
+
+TEST(GoRA, KeepsRanksWithinTheirBounds) {
+  const auto ranks = ranks_for({100.0, 1.0, 0.0}, 8, GoRAOptions());
+  EXPECT_EQ(ranks[0].rank, 24);
+  EXPECT_EQ(ranks[1].rank, 4);
+  EXPECT_EQ(ranks[2].rank, 4);
+  EXPECT_EQ(ranks_for({100.0, 1.0, 0.0}, 8, GoRAOptions().max_rank(16))[0].rank, 16);
+}
+
+TEST(GoRA, SaysWhatBudgetCannotBeMet) {
+  EXPECT_THAT(
+      [] {
+        ranks_for({1.0, 1.0}, 2, GoRAOptions());
+      },
+      ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("rank 2 for every module, which ranks from 4 to 32")));
+  EXPECT_THROW(ranks_for({1.0, 1.0}, 40, GoRAOptions()), c10::ValueError);
+  EXPECT_THAT(
+      [] {
+        ranks_for({0.0, 0.0}, 8, GoRAOptions());
+      },
+      ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("no weight has any importance")));
+  EXPECT_THROW(gora(GoRAOptions().min_rank(0)), c10::ValueError);
+  EXPECT_THROW(gora(GoRAOptions().min_rank(9).max_rank(8)), c10::ValueError);
+  EXPECT_THROW(gora(GoRAOptions().gamma(-1.0)), c10::ValueError);
+}
+
+TEST(GoRA, IsTheMeanProductOfWeightAndGradient) {
+  Projection projection = graded_projection();
+  WeightStatistics statistics{graded_gradient(), {}, {}};
+  const double expected = (projection->weight * statistics.gradient).abs().mean().item<double>();
+  gora()->condense(*projection, 4, statistics);
+  EXPECT_NEAR(statistics.condensed.at("importance").item<double>() / expected, 1.0, 1e-6);
+  EXPECT_FALSE(statistics.gradient.defined()) << "nothing of the weight's size is kept";
+}
+
+TEST(GoRA, LowersTheLossOfTheCapturedBatchesWhichTheOppositeSignRaises) {
+  auto model = tiny_llama();
+  const double before = loss_of_batches(model);
+  const auto options = beginning_with(gora(GoRAOptions().min_rank(1).max_rank(8)));
+  attach_adapters(*model, options, kDefaultAdapter, captured(model, options));
+  const double after = loss_of_batches(model);
+  EXPECT_LT(after, before);
+  at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : named_adapter_parameters(*model)) {
+    if (name.ends_with("lora_B")) {
+      at::Tensor(tensor).neg_();
+    }
+  }
+  EXPECT_GT(loss_of_batches(model), before);
+}
+
+} // namespace
+} // namespace rora
