@@ -1,5 +1,7 @@
 #include "adapter_flags.h"
 
+#include "methods.h"
+
 #include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
@@ -91,6 +93,13 @@ void AdapterFlags::add_dropout(Flags& flags) {
       "What dropout falls on in DoRA: as in PEFT, or the low-rank branch alone");
 }
 
+void AdapterFlags::add_method(Flags& flags) {
+  flags.choice(
+      "method", method, adapter_methods(),
+      "What is attached, in place of --scaling and --dora; --rank is the width of series and parallel, and a prefix's "
+      "number of tokens (default: what they say)");
+}
+
 void AdapterFlags::add_target_modules(Flags& flags) {
   flags.add(
       "target-modules", target_modules, "Modules to adapt, by the ends of their names; all-linear: all but the head",
@@ -113,6 +122,42 @@ ModuleSelection AdapterFlags::targets() const {
   return selection(target_modules);
 }
 
+AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
+  const Method& chosen = find_method("method", *method);
+  const auto refuse = [&](const char* flag, const std::string& why) {
+    if (flags.given(flag)) {
+      throw UsageError(std::string("--") + flag + ": --method " + *method + " " + why);
+    }
+  };
+  for (const char* flag : {"scaling", "dora"}) {
+    refuse(flag, "says it already");
+  }
+  refuse("init-adapter", "is of a new adapter");
+  if (!chosen.has_alpha) {
+    refuse("alpha", "has none");
+  }
+  AdapterOptions options = chosen.options(
+      {.rank = rank, .alpha = alpha, .dropout = dropout, .dora_dropout = dora_dropout, .target_modules = targets()});
+  if (options.kind()) {
+    for (const char* flag : {"dora-dropout", "modules-to-save", "trainable-token-indices"}) {
+      refuse(flag, "has no place for it");
+    }
+    if (std::dynamic_pointer_cast<const AttentionAdapterKind>(options.kind())) {
+      refuse("target-modules", "stands in every attention");
+      refuse("dropout", "has none");
+    }
+    return options;
+  }
+  scaling = options.low_rank().scaling();
+  dora = options.low_rank().dora();
+  if (dora_dropout != ops::DoraDropout::kInput && !dora) {
+    throw UsageError("--dora-dropout needs a --method with DoRA");
+  }
+  return options.modules_to_save(modules_to_save)
+      .trainable_token_indices(token_indices(trainable_token_indices))
+      .ensure_weight_tying(ensure_weight_tying);
+}
+
 AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   const auto require_dora = [this] {
     if (dora_dropout != ops::DoraDropout::kInput && !dora) {
@@ -121,6 +166,9 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   };
   if (ensure_weight_tying && !init_adapter && modules_to_save.empty()) {
     throw UsageError("--ensure-weight-tying needs --modules-to-save");
+  }
+  if (method) {
+    return resolve_method(flags);
   }
   if (!init_adapter) {
     require_dora();
@@ -178,6 +226,11 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
 }
 
 void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
+  attach(model, options, [&] { attach_adapters(*model, options); });
+}
+
+void AdapterFlags::attach(
+    CausalLM model, const AdapterOptions& options, const std::function<void()>& attach_fresh) const {
   const bool tied = model->options.tie_word_embeddings();
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
@@ -190,7 +243,7 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
     if (ensure_weight_tying && !tied) {
       throw UsageError("--ensure-weight-tying: the head of this model is not tied to its embedding");
     }
-    attach_adapters(*model, options);
+    attach_fresh();
   }
   if (tied && !model->options.tie_word_embeddings()) {
     std::cerr << "the head is no longer tied to the embedding, as one of them is trained without the other or each for "

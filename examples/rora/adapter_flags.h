@@ -5,6 +5,7 @@
 #include <rora/adapters/adapter_options.h>
 #include <rora/model/causal_lm.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct AdapterFlags {
   std::vector<std::string> modules_to_save;
   std::vector<std::string> trainable_token_indices; ///< ids
   bool ensure_weight_tying = false;
+  std::optional<std::string> method; ///< a name of `methods()`; in place of scaling and dora
 
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
@@ -33,6 +35,7 @@ struct AdapterFlags {
   void add_target_modules(Flags& flags);
   /// What is trained beside the adapter.
   void add_rows(Flags& flags);
+  void add_method(Flags& flags);
   /// All of them.
   void add(Flags& flags);
 
@@ -43,8 +46,13 @@ struct AdapterFlags {
   /// `UsageError` for a flag that says otherwise, and for one that would have no effect.
   AdapterOptions resolve(const Flags& flags);
 
-  /// Attaches what `resolve` returned, drawn from LibTorch's generator or read from the folder.
+  /// Attaches what `resolve` returned: read from the folder, or by `attach_fresh`.
+  void attach(CausalLM model, const AdapterOptions& options, const std::function<void()>& attach_fresh) const;
+  /// A fresh one drawn from LibTorch's generator.
   void attach(CausalLM model, const AdapterOptions& options) const;
+
+ private:
+  AdapterOptions resolve_method(const Flags& flags);
 };
 
 } // namespace rora::cli

@@ -1,15 +1,23 @@
 #include "adapter_flags.h"
 #include "command.h"
+#include "methods.h"
 #include "model_flags.h"
+#include "rank_report.h"
+#include "start_flags.h"
 #include "training_run.h"
 
+#include "common/progress_bar.h"
+
+#include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/model/decoder_options.h>
 
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <iostream>
+#include <optional>
 
 namespace rora::cli {
 namespace {
@@ -17,6 +25,7 @@ namespace {
 struct Arguments {
   ModelFlags model;
   AdapterFlags adapter;
+  StartFlags start;
   TrainingFlags training;
   bool portable = false;
 };
@@ -25,13 +34,37 @@ struct Arguments {
 const std::vector<std::string> kAdapterFlags{"rank",    "alpha",        "scaling",        "dora",
                                              "dropout", "dora-dropout", "target-modules", "init-adapter"};
 
-/// With those of rows where a run trains any: checkpoints from before there were such flags know nothing of them.
-std::vector<std::string> identity(const AdapterFlags& adapter) {
+/// With those of rows where a run trains any, and of the start and the method where they are others than ever:
+/// checkpoints from before there were such flags know nothing of them.
+std::vector<std::string> identity(const Arguments& arguments) {
+  const AdapterFlags& adapter = arguments.adapter;
   std::vector<std::string> names = kAdapterFlags;
+  if (arguments.start.initializer()) {
+    names.push_back("init");
+    for (const auto& [flag, owners] : start_flag_owners()) {
+      if (owns(arguments.start.init, flag) && flag != "capture-memory") {
+        names.push_back(flag);
+      }
+    }
+  }
+  if (adapter.method) {
+    names.push_back("method");
+  }
   if (!adapter.modules_to_save.empty() || !adapter.trainable_token_indices.empty()) {
     names.insert(names.end(), {"modules-to-save", "trainable-token-indices", "ensure-weight-tying"});
   }
   return names;
+}
+
+/// The modules' ranks, where the start gave them others than the one that was asked for.
+std::vector<ModuleRank> own_ranks(const StartFlags& start, const CausalLM& model, const AdapterOptions& options) {
+  if (!start.initializer()) {
+    return {};
+  }
+  std::vector<ModuleRank> ranks = module_ranks(model, target_modules(*model, options));
+  const bool any = std::any_of(
+      ranks.begin(), ranks.end(), [&](const ModuleRank& each) { return each.rank != options.low_rank().rank(); });
+  return any ? ranks : std::vector<ModuleRank>();
 }
 
 int finetune(Arguments& arguments, const Flags& flags) {
@@ -39,6 +72,10 @@ int finetune(Arguments& arguments, const Flags& flags) {
   training.check();
   flags.require_utf8();
   arguments.model.check_cuda_graph(training.cuda_graph);
+  arguments.start.check();
+  if (arguments.start.initializer() && arguments.adapter.init_adapter) {
+    throw UsageError("--init says how a new adapter begins, and --init-adapter brings one");
+  }
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
   if (!training.resume) {
     require_neither_model_nor_adapter(training.output);
@@ -51,6 +88,10 @@ int finetune(Arguments& arguments, const Flags& flags) {
   }
   arguments.model.open_device();
   const AdapterOptions options = arguments.adapter.resolve(flags);
+  if (arguments.start.initializer() && options.kind()) {
+    throw UsageError(
+        "--init says how low-rank adapters begin, and --method " + *arguments.adapter.method + " has none");
+  }
   const DecoderOptions config = read_model_config(arguments.model.model);
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
   TrainingData data = load_training_data(
@@ -61,13 +102,34 @@ int finetune(Arguments& arguments, const Flags& flags) {
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
-  arguments.adapter.attach(model, options);
+  Start start(arguments.start, folder.path() / "start.safetensors");
+  arguments.adapter.attach(model, options, [&] {
+    std::optional<examples::ProgressBar> bar;
+    start.attach(
+        model, options, data.train.examples, training.trainer_options().batches(), [&](int64_t done, int64_t of) {
+          if (!bar) {
+            bar.emplace("capture", of);
+          }
+          bar->update(done);
+        });
+  });
   const auto save = [&](const std::filesystem::path& target) {
     check_mapped_files(); // an adapter of other weights than those that the run began with is worth nothing
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
     write_chat_template(prompts, has_chats, target);
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments.adapter)}.run(
+  const std::vector<ModuleRank> ranks = own_ranks(arguments.start, model, options);
+  if (!ranks.empty()) {
+    std::cout << arguments.start.init << ": " << rank_summary(ranks, options.low_rank().rank()) << "\n";
+  }
+  const auto begun = [&](int64_t restored) {
+    start.require_kept(restored);
+    start.keep();
+    if (!ranks.empty()) {
+      write_ranks(ranks, folder.path());
+    }
+  };
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments), begun}.run(
       folder, tokenizer.loaded());
 }
 
@@ -78,6 +140,8 @@ Run add_finetune(Flags& flags) {
   arguments->model.add_model(flags);
   arguments->training.add_data(flags);
   arguments->adapter.add(flags);
+  arguments->adapter.add_method(flags);
+  arguments->start.add(flags);
   arguments->training.add(flags);
   arguments->training.add_fine_tuning(flags);
   flags.add(

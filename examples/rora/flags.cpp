@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iostream>
 #include <memory>
 #include <type_traits>
 
@@ -72,6 +74,11 @@ Flag& Flag::in_range(double minimum, double supremum) {
   option_->check(number_check(
       "of at least " + number_text(minimum) + " and below " + number_text(supremum),
       [minimum, supremum](double value) { return value >= minimum && value < supremum; }));
+  return *this;
+}
+
+Flag& Flag::with_default(const std::string& text) {
+  option_->default_str(text);
   return *this;
 }
 
@@ -173,6 +180,50 @@ Flag Flags::add_choice(
       },
       ""));
   return Flag(option->take_last()->default_str(chosen)->type_name(list));
+}
+
+Flag Flags::choice(
+    const std::string& name, std::string& value, const std::vector<Described>& choices,
+    const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  return add_described_choice(
+             name, choices, [&value](const std::string& given) { value = given; }, description)
+      .with_default(value);
+}
+
+Flag Flags::choice(
+    const std::string& name, std::optional<std::string>& value, const std::vector<Described>& choices,
+    const std::string& description) {
+  values_.emplace_back(name, [&value] { return value ? Json(*value) : Json(nullptr); });
+  return add_described_choice(
+      name, choices, [&value](const std::string& given) { value = given; }, description);
+}
+
+Flag Flags::add_described_choice(
+    const std::string& name, const std::vector<Described>& choices, std::function<void(const std::string&)> choose,
+    const std::string& description) {
+  std::string names;
+  size_t width = 0;
+  for (const Described& each : choices) {
+    names += (names.empty() ? "" : "|") + each.name;
+    width = std::max(width, each.name.size());
+  }
+  CLI::Option* option = app_.add_option_function<std::string>(
+      "--" + name,
+      [=](const std::string& given) {
+        if (given == "help") {
+          for (const Described& each : choices) {
+            std::cout << each.name << std::string(width - each.name.size() + 2, ' ') << each.about << "\n";
+          }
+          throw CLI::Success();
+        }
+        if (std::none_of(choices.begin(), choices.end(), [&](const Described& each) { return each.name == given; })) {
+          throw CLI::ValidationError("--" + name, "must be " + names + " or help, not " + given);
+        }
+        choose(given);
+      },
+      description + "; help lists them");
+  return Flag(option->take_last()->type_name(names));
 }
 
 bool Flags::given(const std::string& name) const {

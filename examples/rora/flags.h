@@ -42,6 +42,8 @@ class Flag {
   Flag& between(int64_t minimum, int64_t maximum);
   /// The value, where there is one, must be in [minimum, supremum).
   Flag& in_range(double minimum, double supremum);
+  /// What `--help` says the default is.
+  Flag& with_default(const std::string& text);
   /// Given twice it is refused: neither of two can be left out unseen.
   Flag& once();
   /// Both may not be given.
@@ -49,6 +51,12 @@ class Flag {
 
  private:
   CLI::Option* option_;
+};
+
+/// One value of a flag, with a line about it.
+struct Described {
+  std::string name;
+  std::string about;
 };
 
 /// The flags of one subcommand. Each is bound to a variable, whose value beforehand is its default and stands in
@@ -85,6 +93,15 @@ class Flags {
         name, names, names[chosen], [&value, choices](size_t i) { value = choices[i].second; }, description);
   }
 
+  /// One of several names, or `help`, which prints each with its line and ends the program.
+  Flag choice(
+      const std::string& name, std::string& value, const std::vector<Described>& choices,
+      const std::string& description);
+  /// The same, empty unless given.
+  Flag choice(
+      const std::string& name, std::optional<std::string>& value, const std::vector<Described>& choices,
+      const std::string& description);
+
   /// Whether the flag was given, on the command line or by `--config`.
   bool given(const std::string& name) const;
 
@@ -95,6 +112,9 @@ class Flags {
   Json resolved() const;
 
  private:
+  Flag add_described_choice(
+      const std::string& name, const std::vector<Described>& choices, std::function<void(const std::string&)> choose,
+      const std::string& description);
   template <typename T>
   Flag add_optional(const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
   Flag add_choice(

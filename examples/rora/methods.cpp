@@ -54,26 +54,62 @@ AdapterOptions prefixes(const MethodSettings& settings) {
   return AdapterOptions().kind(prefix_tuning(PrefixTuningOptions().num_virtual_tokens(settings.rank)));
 }
 
+/// RoRA that begins by a value of --init.
+Method rora_from(const char* name, const char* title, const char* init) {
+  return {.name = name, .title = title, .init = init, .options = low_rank<Scaling::kRankStabilized, false>};
+}
+
 } // namespace
 
 const std::vector<Method>& methods() {
   static const std::vector<Method> all{
-      {.name = "lora", .title = "LoRA", .options = low_rank<Scaling::kStandard, false>},
-      {.name = "rora", .title = "RoRA", .options = low_rank<Scaling::kRankStabilized, false>},
-      {.name = "dora", .title = "DoRA", .options = low_rank<Scaling::kStandard, true>},
-      {.name = "dora-rora", .title = "DoRA, α/√r", .options = low_rank<Scaling::kRankStabilized, true>},
+      {.name = "lora",
+       .title = "LoRA",
+       .about = "W + alpha/rank*B*A (LoRA, arXiv 2106.09685)",
+       .options = low_rank<Scaling::kStandard, false>},
+      {.name = "rora",
+       .title = "RoRA",
+       .about = "W + alpha/sqrt(rank)*B*A (RoRA, arXiv 2501.04315; rsLoRA, arXiv 2312.03732)",
+       .options = low_rank<Scaling::kRankStabilized, false>},
+      {.name = "dora",
+       .title = "DoRA",
+       .about = "magnitude and direction apart, by alpha/rank (DoRA, arXiv 2402.09353)",
+       .options = low_rank<Scaling::kStandard, true>},
+      {.name = "dora-rora",
+       .title = "DoRA, α/√r",
+       .about = "the same by alpha/sqrt(rank)",
+       .options = low_rank<Scaling::kRankStabilized, true>},
       {.name = "full", .title = "full", .has_rank = false, .has_alpha = false},
       {.name = "series",
        .title = "Series",
+       .about =
+           "a bottleneck behind each projection of the MLP (Houlsby et al., arXiv 1902.00751, as LLM-Adapters has it)",
        .has_alpha = false,
        .is_mergeable = false,
        .options = bottlenecks<BottleneckForm::kSeries>},
       {.name = "parallel",
        .title = "Parallel",
+       .about = "a bottleneck beside each projection (He et al., arXiv 2110.04366, as LLM-Adapters has it)",
        .has_alpha = false,
        .is_mergeable = false,
        .options = bottlenecks<BottleneckForm::kParallel>},
-      {.name = "prefix", .title = "Prefix", .has_alpha = false, .is_mergeable = false, .options = prefixes}};
+      {.name = "prefix",
+       .title = "Prefix",
+       .about = "trained keys and values before the text (Li and Liang, arXiv 2101.00190)",
+       .has_alpha = false,
+       .is_mergeable = false,
+       .options = prefixes},
+      rora_from("gora", "GoRA", "gora"),
+      rora_from("lora-ga", "LoRA-GA", "lora-ga"),
+      rora_from("lora-one", "LoRA-One", "lora-one"),
+      rora_from("pissa", "PiSSA", "pissa"),
+      rora_from("milora", "MiLoRA", "milora"),
+      rora_from("olora", "OLoRA", "olora"),
+      rora_from("eva", "EVA", "eva"),
+      {.name = "lora-plus",
+       .title = "LoRA+",
+       .lr_ratio_b = 16.0,
+       .options = low_rank<Scaling::kRankStabilized, false>}};
   return all;
 }
 
@@ -84,6 +120,19 @@ const Method& find_method(const std::string& flag, const std::string& name) {
     throw UsageError("--" + flag + ": there is no '" + name + "'; there are " + method_names());
   }
   return *found;
+}
+
+const std::vector<Described>& adapter_methods() {
+  static const std::vector<Described> kinds = [] {
+    std::vector<Described> described;
+    for (const Method& method : methods()) {
+      if (!method.about.empty()) {
+        described.push_back({method.name, method.about});
+      }
+    }
+    return described;
+  }();
+  return kinds;
 }
 
 std::string method_names() {

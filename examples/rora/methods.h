@@ -1,5 +1,7 @@
 #pragma once
 
+#include "flags.h"
+
 #include <rora/adapters/adapter_options.h>
 
 #include <cstdint>
@@ -21,9 +23,12 @@ struct MethodSettings {
 struct Method {
   std::string name; ///< the value of a flag: "dora-rora"
   std::string title; ///< in a report: "DoRA, α/√r"
+  std::string about = {}; ///< a line for `--method help`, of those that are no combination of flags
   bool has_rank = true;
   bool has_alpha = true;
   bool is_mergeable = true;
+  const char* init = "default"; ///< of `StartFlags`
+  double lr_ratio_b = 1.0; ///< how many times as fast B learns, unless --lr-ratio-b says otherwise
   /// What is attached; null: nothing, as the weights themselves are trained.
   AdapterOptions (*options)(const MethodSettings& settings) = nullptr;
 };
@@ -36,5 +41,8 @@ const Method& find_method(const std::string& flag, const std::string& name);
 
 /// "lora, rora, …".
 std::string method_names();
+
+/// The kinds of adapters, with what they are: the values of finetune's --method.
+const std::vector<Described>& adapter_methods();
 
 } // namespace rora::cli

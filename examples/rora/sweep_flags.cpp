@@ -34,6 +34,7 @@ void SweepFlags::add(Flags& flags) {
   adapter.add_target_modules(flags);
   training.add_without_lr(flags);
   training.add_fine_tuning(flags);
+  start.add_options(flags);
   flags.add(
       "tasks", tasks,
       "How each trained model answers --test-data, with commas: choice, by likelihood; generation, by what it writes "
@@ -98,6 +99,10 @@ SweepAxes SweepFlags::axes(const Flags& flags) const {
   require("alphas", any([](const Method* method) { return method->has_alpha; }), "a method with an alpha");
   require("dropout", adapts, "a method with an adapter");
   require("target-modules", adapts, "a method with an adapter");
+  const auto owners = start_flag_owners();
+  for (const std::string& flag : start.changed()) {
+    require(flag, any([&](const Method* method) { return owns(method->init, flag); }), "the method " + owners.at(flag));
+  }
   require(
       "dora-dropout", any([](const Method* method) { return method->name.starts_with("dora"); }), "a method with DoRA");
   return axes;

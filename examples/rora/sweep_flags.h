@@ -3,6 +3,7 @@
 #include "adapter_flags.h"
 #include "generation_flags.h"
 #include "model_flags.h"
+#include "start_flags.h"
 #include "sweep_plan.h"
 #include "training_flags.h"
 
@@ -24,6 +25,7 @@ struct SweepFlags {
   ModelFlags model;
   TrainingFlags training;
   AdapterFlags adapter; ///< its modules and dropout
+  StartFlags start; ///< but --init, which the methods say
   GenerationFlags generation;
   std::vector<std::string> methods{"lora", "rora", "dora"};
   std::vector<std::string> alphas{"16"};

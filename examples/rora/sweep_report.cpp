@@ -98,10 +98,10 @@ std::string curves_csv(const SweepReport& report) {
 }
 
 std::string times_csv(const SweepReport& report) {
-  std::string csv = std::string(kCsvStart) + ",seconds,tokens_per_s,peak_mib\n";
+  std::string csv = std::string(kCsvStart) + ",start_seconds,seconds,tokens_per_s,peak_mib\n";
   for (const SweepResult& result : report.results) {
-    csv += csv_start(result.run) + cell(Json(result.seconds).dump()) + cell(Json(result.tokens_per_s).dump()) +
-        cell(std::to_string(result.peak_mib)) + "\n";
+    csv += csv_start(result.run) + cell(Json(result.start_seconds).dump()) + cell(Json(result.seconds).dump()) +
+        cell(Json(result.tokens_per_s).dump()) + cell(std::to_string(result.peak_mib)) + "\n";
   }
   return csv;
 }

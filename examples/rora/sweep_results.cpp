@@ -61,6 +61,7 @@ SweepResult read_result(const std::filesystem::path& folder, const SweepRun& run
   const std::filesystem::path metrics = folder / "metrics.jsonl";
   const Json record = read_json(folder / "run.json");
   const bool diverged = read_fields(folder / "run.json", [&] {
+    result.start_seconds = record.value("start_s", 0.0);
     const Json& results = record.at("results");
     if (results.contains("diverged_after_step")) {
       result.diverged_after = results.at("diverged_after_step").get<int64_t>();

@@ -40,6 +40,7 @@ struct SweepResult {
   std::vector<double> losses; ///< of each step, on what it trained on
   std::vector<double> gradient_norms; ///< before clipping
   std::vector<std::pair<int64_t, double>> validations; ///< by step
+  double start_seconds = 0.0; ///< that capturing and decomposing took
   double seconds = 0.0; ///< of the steps alone
   double tokens_per_s = 0.0;
   int64_t peak_mib = 0; ///< of the GPU where the run was on one, else of the process

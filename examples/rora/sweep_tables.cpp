@@ -260,12 +260,14 @@ TitledTable cost_table(const SweepReport& report) {
   TitledTable result;
   result.title = "What it costs";
   result.text =
-      "Trained parameters in percent of all, the adapter's included; seconds of a run's steps without its validations, "
-      "a step's time as a multiple of the first method's at the same rank, and the peak memory of the process or the "
-      "GPU, means over "
-      "rates "
-      "and seeds. Times of a machine that does other things as well are so much longer.";
-  result.table.columns = {"method", "rank", "parameters", "share", "seconds", "tokens/s", "relative", "peak MiB"};
+      "Trained parameters in percent of all, the adapter's included; seconds that making the adapter took, with what "
+      "it "
+      "captures, and of a run's steps without its validations; a step's time as a multiple of the first method's at "
+      "the "
+      "same rank, and the peak memory of the process or the GPU, means over rates and seeds. Times of a machine that "
+      "does other things as well are so much longer.";
+  result.table.columns = {"method",  "rank",     "parameters", "share",   "start",
+                          "seconds", "tokens/s", "relative",   "peak MiB"};
   Grouping grouping(report, result.table);
   const std::vector<RateCurve> curves = rate_curves(report);
   const auto mean_over = [](const RateCurve& curve, const auto& of) {
@@ -301,6 +303,7 @@ TitledTable cost_table(const SweepReport& report) {
     row.push_back(rank_text(curve.rank));
     row.push_back(number("%.0f", mean_over(curve, [](const SweepResult& run) { return run.trainable; })));
     row.push_back(number("%.4f%%", mean_over(curve, [](const SweepResult& run) { return run.trainable_percent; })));
+    row.push_back(number("%.1f", mean_over(curve, [](const SweepResult& run) { return run.start_seconds; })));
     row.push_back(number("%.1f", seconds(curve)));
     row.push_back(number("%.0f", mean_over(curve, [](const SweepResult& run) { return run.tokens_per_s; })));
     row.push_back(number("%.2f", step(curve) / reference));

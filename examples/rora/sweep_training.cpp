@@ -26,6 +26,9 @@ namespace fs = std::filesystem;
 /// Steps by which a step's time is measured; the last one counts.
 constexpr int64_t kMeasuredSteps = 3;
 
+/// How a run's adapter began.
+constexpr const char* kStartFile = "start.safetensors";
+
 CausalLM load_whole(const SweepFlags& flags) {
   ModelFlags own = flags.model;
   own.dtype = at::kFloat; // updates are too small for bfloat16's eight bits
@@ -51,9 +54,10 @@ Json run_json(const SweepRun& run) {
   return json;
 }
 
-/// Checkpoints of a run that has ended.
+/// Checkpoints of a run that has ended, and how it began.
 void remove_checkpoints(const fs::path& folder) {
   std::error_code error;
+  fs::remove(folder / kStartFile, error);
   std::vector<fs::path> found;
   for (fs::directory_iterator next(folder, error), end; !error && next != end; next.increment(error)) {
     if (next->path().filename().string().starts_with("checkpoint-")) {
@@ -121,35 +125,59 @@ Json answers(
   }
 }
 
+/// What the start took: where it was only read, what it took the process that made it.
+double start_seconds(const Start& start, const fs::path& run_file) {
+  std::error_code error;
+  if (!start.restored() || !fs::exists(run_file, error)) {
+    return start.seconds();
+  }
+  return JsonObject::read(run_file).number("start_s", start.seconds());
+}
+
 } // namespace
 
-Trainee::Trainee(const SweepContext& context, const SweepRun& run)
-    : model_(context.base), adapted_(run.method->options != nullptr) {
+Trainee::Trainee(const SweepContext& context, const SweepRun& run, const fs::path& folder) : model_(context.base) {
   torch::manual_seed(static_cast<uint64_t>(run.seed));
-  if (adapted_) {
-    const AdapterFlags& adapter = context.flags.adapter;
-    attach_adapters(
-        *model_,
-        run.method->options(
-            {.rank = run.rank,
-             .alpha = run.alpha.at(run.rank),
-             .dropout = adapter.dropout,
-             .dora_dropout = adapter.dora_dropout,
-             .target_modules = adapter.targets()}));
+  if (run.method->options != nullptr) {
+    attach(context, run, folder);
   } else {
     model_ = load_whole(context.flags);
   }
   model_->activation_checkpointing = context.flags.training.activation_checkpointing;
   if (const auto why = context.flags.training.cuda_graph ? why_not_captured(model_) : std::nullopt) {
-    if (adapted_) {
+    if (start_) {
       detach_adapters(*model_);
     }
     throw UsageError("--cuda-graph: " + run.method->name + ": " + *why);
   }
 }
 
+void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs::path& folder) {
+  const AdapterFlags& adapter = context.flags.adapter;
+  const AdapterOptions options = run.method->options(
+      {.rank = run.rank,
+       .alpha = run.alpha.at(run.rank),
+       .dropout = adapter.dropout,
+       .dora_dropout = adapter.dora_dropout,
+       .target_modules = adapter.targets()});
+  StartFlags flags = context.flags.start;
+  flags.init = run.method->init;
+  if (folder.empty()) { // its time is measured, and one batch shows what a start takes
+    flags.gora_batches = flags.capture_batches = 1;
+  }
+  Start start(flags, folder.empty() ? fs::path() : folder / kStartFile);
+  start.attach(
+      model_, options, context.data.train.examples, trainer_options(context.flags, run, folder).batches(),
+      [](int64_t /*done*/, int64_t /*of*/) {
+        if (StopSignals::received() != 0) {
+          throw Interrupted();
+        }
+      });
+  start_.emplace(std::move(start));
+}
+
 Trainee::~Trainee() {
-  if (adapted_) {
+  if (start_) {
     detach_adapters(*model_);
   }
 }
@@ -157,6 +185,7 @@ Trainee::~Trainee() {
 TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const fs::path& folder) {
   TrainingFlags own = flags.training;
   own.lr = run.lr;
+  own.lr_ratio_b = own.lr_ratio_b == 1.0 ? run.method->lr_ratio_b : own.lr_ratio_b;
   own.seed = run.seed;
   own.output = folder.string();
   own.resume = !folder.empty();
@@ -169,7 +198,7 @@ TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, con
 }
 
 StepCost measure_step(const SweepContext& context, const SweepRun& run) {
-  const Trainee trainee(context, run);
+  const Trainee trainee(context, run, "");
   Trainer trainer(
       trainee.model(), context.data.train.examples,
       trainer_options(context.flags, run, "").max_steps(kMeasuredSteps).eval_every(0));
@@ -203,7 +232,7 @@ void carry_out(
     return;
   }
   reset_peak_memory(context.base->device());
-  const Trainee trainee(context, run);
+  const Trainee trainee(context, run, path);
   const CausalLM model = trainee.model();
   Trainer trainer(model, context.data.train.examples, trainer_options(context.flags, run, path));
   trainer.set_validation(context.data.eval.examples);
@@ -212,7 +241,14 @@ void carry_out(
   trainer.set_fingerprint({{"run", run_json(run).dump()}, {"common", context.common.dump()}});
   const int64_t restored = trainer.restore();
   Json record{{"command", "sweep"}, {"finished", false}, {"run", run_json(run)}, {"config", context.common}};
+  if (trainee.start()) {
+    trainee.start()->require_kept(restored);
+    record["start_s"] = start_seconds(*trainee.start(), path / "run.json");
+  }
   folder.begin(record, restored);
+  if (trainee.start()) {
+    patience.insist([&] { trainee.start()->keep(); });
+  }
   Totals totals;
   int64_t steps = restored;
   trainer.set_callback([&](const StepMetrics& metrics) {

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace rora::cli {
@@ -27,7 +28,8 @@ struct Interrupted {};
 /// own where all weights are trained.
 class Trainee {
  public:
-  Trainee(const SweepContext& context, const SweepRun& run);
+  /// `folder` is the run's, empty for one that leaves no trace: how the adapter began is read there.
+  Trainee(const SweepContext& context, const SweepRun& run, const std::filesystem::path& folder);
   ~Trainee();
   Trainee(const Trainee&) = delete;
   Trainee& operator=(const Trainee&) = delete;
@@ -35,10 +37,16 @@ class Trainee {
   CausalLM model() const {
     return model_;
   }
+  /// How the adapter began; none where all weights are trained.
+  const std::optional<Start>& start() const {
+    return start_;
+  }
 
  private:
+  void attach(const SweepContext& context, const SweepRun& run, const std::filesystem::path& folder);
+
   CausalLM model_;
-  bool adapted_;
+  std::optional<Start> start_;
 };
 
 /// How the run is trained. With an empty `folder` it leaves no trace.

@@ -230,6 +230,9 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   }
   std::signal(SIGPIPE, SIG_IGN); // a run goes on without the reader of its output
   folder.begin(record, restored);
+  if (begun) {
+    begun(restored);
+  }
   TrainingProgress progress(trainer.total_steps(), restored);
   Totals totals;
   trainer.set_callback([&](const StepMetrics& metrics) {

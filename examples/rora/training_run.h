@@ -50,6 +50,9 @@ struct TrainingRun {
   std::function<void(const std::filesystem::path&)> save;
   /// Flags that decide what is computed and that the trainer does not know: --resume refuses others.
   std::vector<std::string> identity;
+  /// Called once the folder is written to, with the step that the run goes on from; may be called again where it throws
+  /// `FileError`.
+  std::function<void(int64_t restored)> begun = nullptr;
 
   /// Prints what is trained on, the parameters that are trained and the memory that it will need. Then trains, with
   /// progress, metrics, checkpoints and run.json; with --dry-run prints the first batch instead, as text too where

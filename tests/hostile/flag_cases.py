@@ -37,6 +37,29 @@ def value_cases():
     }.items():
         for value in values:
             yield case(DRY, flag, value)
+    gora = [*DRY, "--init", "gora"]
+    for flag, values in {"min-rank": ["0", MOST, "33", "x"], "max-rank": ["0", "3"], "gora-batches": ["0", MOST[:-1] + "x"],
+                         "gora-gamma": ["-1", "nan"], "capture-memory": ["-1"], "capture-batches": ["4"],
+                         "eva-rho": ["3"], "lora-one-gamma": ["2"], "init-adapter": ["@adapter"]}.items():
+        for value in values:
+            yield case(gora, flag, value)
+    for value in ["kaiming", "", "x" * 100_000]:
+        yield case(DRY, "init", value)
+    yield case(DRY, "statistics", "@statistics")
+    yield case(DRY, "min-rank", "5")
+    for init, rank, names in (("lora-ga", "100", "singular values"), ("pissa", "100", "singular values"),
+                              ("gora", "40", "budget")):
+        yield Case(f"finetune --init {init} of rank {rank}", [*DRY, "--init", init, "--rank", rank], (names,))
+    for words in ([*gora, "--statistics", "@model"], [*gora, "--statistics", "@train.jsonl"],
+                  [*gora, "--statistics", "@adapter/adapter_model.safetensors"]):
+        yield Case(f"statistics of {words[-1]}", words, (words[-1][1:].split("/")[-1],))
+    for value in ["qora", "full", ""]:
+        yield case(DRY, "method", value)
+    for words in (["--method", "dora", "--dora"], ["--method", "lora", "--scaling", "standard"],
+                  ["--method", "prefix", "--alpha", "8"], ["--method", "prefix", "--dropout", "0.1"],
+                  ["--method", "series", "--modules-to-save", "lm_head"], ["--method", "lora", "--init-adapter", "@adapter"],
+                  ["--method", "prefix", "--init", "pissa"]):
+        yield Case("finetune " + " ".join(words), [*DRY, *words], ("--" + words[2].strip("-"),), codes=(2,))
     yield case(DRY, "target-modules", "nothing", codes=(1,), names=("nothing",))
     yield case(DRY, "target-modules", "x" * 100_000, codes=(1,), names=("target module",))
     yield case(DRY, "target-modules", "", codes=(1, 2), names=("target",))

@@ -1,0 +1,288 @@
+#include "start_flags.h"
+
+#include <rora/adapters/attach.h>
+#include <rora/adapters/initializers/eva.h>
+#include <rora/adapters/initializers/lora_one.h>
+#include <rora/adapters/initializers/olora.h>
+#include <rora/adapters/initializers/singular_vectors.h>
+#include <rora/error.h>
+#include <rora/training/run_digest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <sstream>
+#include <system_error>
+
+namespace rora::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMiB = 1 << 20;
+constexpr int64_t kMaxRank = 65536;
+
+/// A value of --init.
+struct StartEntry {
+  const char* name;
+  const char* about;
+  std::vector<std::string> flags; ///< those that are its own
+  std::shared_ptr<const Initializer> (*make)(const StartFlags& flags);
+};
+
+const std::vector<StartEntry>& entries() {
+  static const std::vector<StartEntry> all{
+      {"default",
+       "A uniform in +-1/sqrt(in), B zero (LoRA, arXiv 2106.09685)",
+       {},
+       [](const StartFlags&) { return std::shared_ptr<const Initializer>(); }},
+      {"gaussian",
+       "A normal with deviation 1/rank, B zero (PEFT's gaussian)",
+       {},
+       [](const StartFlags&) { return gaussian(); }},
+      {"gora",
+       "ranks by how much the loss cares for each weight, B a step down its gradient (GoRA, arXiv 2502.12171)",
+       {"min-rank", "max-rank", "gora-batches", "gora-gamma", "capture-memory"},
+       [](const StartFlags& flags) { return gora(flags.gora); }},
+      {"lora-ga",
+       "A and B from the gradient's singular vectors, W changed so that nothing changes (LoRA-GA, arXiv 2407.05000)",
+       {"lora-ga-gamma", "lora-ga-form", "capture-batches", "capture-memory"},
+       [](const StartFlags& flags) { return lora_ga(flags.lora_ga); }},
+      {"lora-one",
+       "B*A the best step of its rank down the gradient (LoRA-One, arXiv 2502.01235)",
+       {"lora-one-gamma", "capture-batches", "capture-memory"},
+       [](const StartFlags& flags) { return lora_one(flags.lora_one_gamma); }},
+      {"pissa",
+       "the first singular values of W are trained (PiSSA, arXiv 2404.02948)",
+       {"pissa-iterations"},
+       [](const StartFlags& flags) { return pissa(flags.pissa_iterations); }},
+      {"milora",
+       "the last singular values of W are trained (MiLoRA, arXiv 2406.09044)",
+       {},
+       [](const StartFlags&) { return milora(); }},
+      {"olora",
+       "the first columns of an orthogonal factorisation of W are trained (OLoRA, arXiv 2406.01775)",
+       {},
+       [](const StartFlags&) { return olora(); }},
+      {"eva",
+       "A and ranks by the directions in which inputs vary most, B zero (EVA, arXiv 2410.07170)",
+       {"eva-rho", "capture-batches", "capture-memory"},
+       [](const StartFlags& flags) { return eva(flags.eva_rho); }}};
+  return all;
+}
+
+const StartEntry& entry(const std::string& name) {
+  return *std::find_if(entries().begin(), entries().end(), [&](const StartEntry& each) { return name == each.name; });
+}
+
+/// Whether it reads what must be captured.
+bool reads_statistics(const Initializer& initializer) {
+  return initializer.needs_gradient() || initializer.needs_input_moment();
+}
+
+std::string text_of(const ModuleSelection& selection) {
+  std::string text = selection.all_linear ? "all-linear" : selection.regex;
+  for (const std::string& name : selection.names) {
+    text += (text.empty() ? "" : ",") + name;
+  }
+  return text;
+}
+
+} // namespace
+
+const std::vector<Described>& starts() {
+  static const std::vector<Described> all = [] {
+    std::vector<Described> described;
+    for (const StartEntry& each : entries()) {
+      described.push_back({each.name, each.about});
+    }
+    return described;
+  }();
+  return all;
+}
+
+void StartFlags::add(Flags& flags) {
+  flags.choice("init", init, starts(), "How the adapter begins");
+  add_options(flags);
+  flags.add(
+      "statistics", statistics,
+      "A file of what gora, lora-ga, lora-one and eva capture: read where it is there, else written (default: none)");
+}
+
+void StartFlags::add_options(Flags& flags) {
+  flags.add("min-rank", gora.min_rank(), "GoRA's least rank of a module; --rank is the one of the budget")
+      .between(1, kMaxRank);
+  flags.add("max-rank", gora.max_rank(), "GoRA's largest rank of a module").between(1, kMaxRank);
+  flags.add("gora-batches", gora_batches, "The first batches of the training over which GoRA's gradient is the mean")
+      .between(1, kMaxCount);
+  flags.add("gora-gamma", gora.gamma(), "GoRA's first change of a weight, as a share of its gradient").at_least(0.0);
+  flags.add("capture-batches", capture_batches, "The same batches for lora-ga, lora-one and eva").between(1, kMaxCount);
+  flags
+      .add(
+          "capture-memory", capture_memory,
+          "MiB of gradients or moments that are held at once, each group of weights by passes of its own; 0: no bound")
+      .between(0, kMaxCount);
+  flags.add("lora-ga-gamma", lora_ga.gamma(), "LoRA-GA's gamma: the larger, the smaller the factors").positive();
+  flags.choice<LoRAGAForm>(
+      "lora-ga-form", lora_ga.form(), {{"paper", LoRAGAForm::kPaper}, {"peft", LoRAGAForm::kPeft}},
+      "LoRA-GA's factors without the singular values, or with them as in PEFT");
+  flags.add("lora-one-gamma", lora_one_gamma, "LoRA-One's gamma: the first change's size is scale/gamma").positive();
+  flags.add("pissa-iterations", pissa_iterations, "Iterations of PiSSA's randomised decomposition; 0: an exact one")
+      .between(0, kMaxCount);
+  flags.add("eva-rho", eva_rho, "EVA's largest rank of a module, as a multiple of --rank").at_least(1.0);
+}
+
+std::map<std::string, std::string> start_flag_owners() {
+  std::map<std::string, std::string> owners;
+  for (const StartEntry& each : entries()) {
+    for (const std::string& flag : each.flags) {
+      owners[flag] += (owners[flag].empty() ? "" : " or ") + std::string(each.name);
+    }
+  }
+  return owners;
+}
+
+bool owns(const std::string& init, const std::string& flag) {
+  const std::vector<std::string>& own = entry(init).flags;
+  return std::find(own.begin(), own.end(), flag) != own.end();
+}
+
+std::vector<std::string> StartFlags::changed() const {
+  const StartFlags ever;
+  std::vector<std::string> names;
+  const auto add = [&](const char* name, bool differs) {
+    if (differs) {
+      names.push_back(name);
+    }
+  };
+  add("min-rank", gora.min_rank() != ever.gora.min_rank());
+  add("max-rank", gora.max_rank() != ever.gora.max_rank());
+  add("gora-batches", gora_batches != ever.gora_batches);
+  add("gora-gamma", gora.gamma() != ever.gora.gamma());
+  add("capture-batches", capture_batches != ever.capture_batches);
+  add("capture-memory", capture_memory != ever.capture_memory);
+  add("lora-ga-gamma", lora_ga.gamma() != ever.lora_ga.gamma());
+  add("lora-ga-form", lora_ga.form() != ever.lora_ga.form());
+  add("lora-one-gamma", lora_one_gamma != ever.lora_one_gamma);
+  add("pissa-iterations", pissa_iterations != ever.pissa_iterations);
+  add("eva-rho", eva_rho != ever.eva_rho);
+  return names;
+}
+
+void StartFlags::check() const {
+  const auto owners = start_flag_owners();
+  for (const std::string& flag : changed()) {
+    if (!owns(init, flag)) {
+      throw UsageError("--" + flag + " needs --init " + owners.at(flag));
+    }
+  }
+  if (statistics && !owns(init, "capture-memory")) {
+    throw UsageError("--statistics needs --init " + owners.at("capture-memory"));
+  }
+  if (gora.max_rank() < gora.min_rank()) {
+    throw UsageError("--max-rank must be at least --min-rank");
+  }
+}
+
+std::shared_ptr<const Initializer> StartFlags::initializer() const {
+  return entry(init).make(*this);
+}
+
+Start::Start(const StartFlags& flags, fs::path file) : flags_(flags), file_(std::move(file)) {}
+
+std::map<std::string, std::string> Start::made_from(
+    const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
+    const BatchOptions& batches) const {
+  std::ostringstream start;
+  start << flags_.init << " of rank " << options.low_rank().rank();
+  if (flags_.init == "gora") {
+    start << ", at most " << flags_.gora.max_rank();
+  } else if (flags_.init == "eva") {
+    start << ", rho " << flags_.eva_rho;
+  }
+  return {
+      {"init", start.str()},
+      {"target_modules", text_of(options.target_modules())},
+      {"weights", weights_digest(model)},
+      {"examples", examples_digest(examples)},
+      {"batches", std::to_string(flags_.init == "gora" ? flags_.gora_batches : flags_.capture_batches)},
+      {"batch_size", std::to_string(batches.batch_size())},
+      {"packing", batches.packing() ? "on" : "off"},
+      {"shuffle", batches.shuffle() ? "on" : "off"},
+      {"seed", std::to_string(batches.seed())},
+      {"dtype", c10::toString(model->dtype())}};
+}
+
+StatisticsByModule Start::statistics(
+    CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,
+    const std::function<void(int64_t done, int64_t of)>& on_batch) const {
+  if (!reads_statistics(*options.low_rank().initializer())) {
+    return {};
+  }
+  std::map<std::string, std::string> identity;
+  if (flags_.statistics) {
+    identity = made_from(model, options, examples, batches);
+    std::error_code error;
+    if (fs::exists(*flags_.statistics, error)) {
+      return load_statistics(*flags_.statistics, identity);
+    }
+  }
+  const BatchPlan plan = plan_epoch(examples, batches, 0);
+  const int64_t asked = flags_.init == "gora" ? flags_.gora_batches : flags_.capture_batches;
+  const auto capture =
+      CaptureOptions().batches(std::min(asked, static_cast<int64_t>(plan.size()))).memory(flags_.capture_memory * kMiB);
+  int64_t done = 0;
+  auto captured = capture_statistics(model, options, capture, [&](int64_t i) {
+    if (on_batch) {
+      on_batch(done % capture.batches(), capture.batches());
+    }
+    ++done;
+    const Batch batch = make_batch(examples, plan[static_cast<size_t>(i)]);
+    return CaptureBatch{{batch.input_ids, batch.attention_mask, {}, {}}, batch.labels};
+  });
+  if (flags_.statistics) {
+    save_statistics(*flags_.statistics, captured, identity);
+  }
+  return captured;
+}
+
+void Start::attach(
+    CausalLM model, AdapterOptions options, const std::vector<Example>& examples, const BatchOptions& batches,
+    const std::function<void(int64_t done, int64_t of)>& on_batch) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto initializer = flags_.initializer();
+  LowRankOptions low_rank = options.low_rank();
+  std::error_code error;
+  restored_ = initializer && fs::exists(file_, error);
+  options.low_rank(low_rank.initializer(restored_ ? stored_start(initializer) : initializer));
+  if (restored_) {
+    const auto stored = load_statistics(file_, {{"init", flags_.init}});
+    try {
+      attach_adapters(*model, options, kDefaultAdapter, stored);
+    } catch (const c10::ValueError& problem) {
+      throw FormatError(file_, problem.what_without_backtrace());
+    }
+  } else if (initializer) {
+    const auto modules = target_modules(*model, options);
+    attach_adapters(*model, options, kDefaultAdapter, statistics(model, options, examples, batches, on_batch));
+    if (reads_statistics(*initializer) || initializer->rewrites_base()) { // others follow from the seed
+      kept_ = start_statistics(*model, modules);
+    }
+  } else {
+    attach_adapters(*model, options);
+  }
+  seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void Start::require_kept(int64_t restored) const {
+  if (restored > 0 && !restored_ && !kept_.empty()) {
+    throw FileError(file_, "is not there: it tells how the run began, which --resume goes on with");
+  }
+}
+
+void Start::keep() const {
+  if (!kept_.empty() && !file_.empty()) {
+    save_statistics(file_, kept_, {{"init", flags_.init}});
+  }
+}
+
+} // namespace rora::cli

@@ -1,0 +1,101 @@
+#pragma once
+
+#include "flags.h"
+
+#include <rora/adapters/initializers/gora.h>
+#include <rora/adapters/initializers/lora_ga.h>
+#include <rora/adapters/weight_statistics.h>
+#include <rora/training/trainer_options.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rora::cli {
+
+/// The flags that say how a low-rank adapter begins.
+struct StartFlags {
+  std::string init = "default";
+  GoRAOptions gora;
+  int64_t gora_batches = 32;
+  LoRAGAOptions lora_ga;
+  double lora_one_gamma = 128.0;
+  double eva_rho = 2.0;
+  int64_t pissa_iterations = 0;
+  int64_t capture_batches = 8;
+  int64_t capture_memory = 0; ///< MiB; 0: no bound
+  std::optional<std::string> statistics;
+
+  /// --init and all others.
+  void add(Flags& flags);
+  /// All but --init and --statistics: of several runs.
+  void add_options(Flags& flags);
+
+  /// Throws `UsageError` for flags that would have no effect.
+  void check() const;
+
+  /// Those that have another value than ever, but --init: a file that `--config` reads holds them all.
+  std::vector<std::string> changed() const;
+
+  /// Null for the default.
+  std::shared_ptr<const Initializer> initializer() const;
+};
+
+/// The names of --init with what they are.
+const std::vector<Described>& starts();
+
+/// The flags that single starts alone read, with the names of those starts: "lora-ga or lora-one".
+std::map<std::string, std::string> start_flag_owners();
+/// Whether the start of that name reads the flag.
+bool owns(const std::string& init, const std::string& flag);
+
+/// How an adapter that begins by `StartFlags` is attached, and what a run keeps of it.
+class Start {
+ public:
+  /// With a `file` that exists the adapter begins as the run that wrote it.
+  Start(const StartFlags& flags, std::filesystem::path file);
+
+  /// Attaches what `options` mean, drawn from LibTorch's generator. Captures what the start reads over the first
+  /// batches that a training by `batches` would take from `examples`; or reads it from --statistics, or writes it
+  /// there. `on_batch` is called ahead of each. Throws `FormatError` for statistics of another model, data or start.
+  void attach(
+      CausalLM model, AdapterOptions options, const std::vector<Example>& examples, const BatchOptions& batches,
+      const std::function<void(int64_t done, int64_t of)>& on_batch = nullptr);
+
+  /// Writes the file, from which the run may be gone on with, where there is a start to keep and it is not there yet.
+  void keep() const;
+
+  /// Throws `FileError` where a run goes on from the step `restored` and how it began is not there any more.
+  void require_kept(int64_t restored) const;
+
+  /// Whether the adapter began as an earlier run.
+  bool restored() const {
+    return restored_;
+  }
+
+  /// Seconds that capturing and decomposing took.
+  double seconds() const {
+    return seconds_;
+  }
+
+ private:
+  StatisticsByModule statistics(
+      CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,
+      const std::function<void(int64_t done, int64_t of)>& on_batch) const;
+  std::map<std::string, std::string> made_from(
+      const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
+      const BatchOptions& batches) const;
+
+  StartFlags flags_;
+  std::filesystem::path file_;
+  bool restored_ = false;
+  StatisticsByModule kept_;
+  double seconds_ = 0.0;
+};
+
+} // namespace rora::cli

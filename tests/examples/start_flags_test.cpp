@@ -1,0 +1,162 @@
+// How `rora finetune --init` and `--method` begin, and go on, a run.
+
+#include "examples/support.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+namespace rora::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kSteps = 4;
+constexpr const char* kAdapter = "/adapter_model.safetensors";
+
+class EachStart : public ::testing::TestWithParam<const char*> {
+ protected:
+  static std::vector<std::string> with(const char* init) {
+    std::vector<std::string> flags{"--init", init, "--rank", "4"};
+    if (std::string(init) == "gora") {
+      flags.insert(flags.end(), {"--min-rank", "2", "--max-rank", "8", "--gora-batches", "2"});
+    }
+    return flags;
+  }
+};
+
+TEST_P(EachStart, TrainsAndGoesOnAfterAStopBitForBit) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("whole", kSteps, with(GetParam()))).code, 0);
+  auto flags = with(GetParam());
+  flags.insert(flags.end(), {"--save-every", "2"});
+  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, flags)).code, 0);
+  // As if it had been killed behind the checkpoint.
+  auto run = place.json("parts/run.json");
+  run["finished"] = false;
+  place.write("parts/run.json", run.dump());
+  std::filesystem::remove(place.path("parts") + kAdapter);
+  std::filesystem::remove(place.path("parts/adapter_config.json"));
+  flags.push_back("--resume");
+  const Outcome resumed = run_rora(place.finetune("parts", kSteps, flags));
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(place.read("parts/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
+  EXPECT_EQ(place.read("parts/adapter_config.json"), place.read("whole/adapter_config.json"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EachStart, ::testing::Values("gaussian", "gora", "lora-ga", "lora-one", "pissa", "milora", "olora", "eva"),
+    [](const auto& info) {
+      std::string name = info.param;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+const std::vector<std::string> kGora{"--init",     "gora", "--rank",         "4", "--min-rank", "2",
+                                     "--max-rank", "8",    "--gora-batches", "2"};
+
+std::vector<std::string> gora(const std::vector<std::string>& more) {
+  auto flags = kGora;
+  flags.insert(flags.end(), more.begin(), more.end());
+  return flags;
+}
+
+TEST(StartFlags, WriteTheRanksAndTheirPicture) {
+  const Workplace place;
+  const Outcome outcome = run_rora(place.finetune("run", kSteps, kGora));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("gora: ranks from "));
+  EXPECT_THAT(place.read("run/ranks.csv"), HasSubstr("model.layers.0.self_attn.q_proj,"));
+  EXPECT_THAT(place.read("run/ranks.svg"), HasSubstr("<title>The rank of each projection, by layer</title>"));
+  EXPECT_FALSE(place.json("run/adapter_config.json")["rank_pattern"].empty());
+}
+
+TEST(StartFlags, ReadStatisticsThatAnEarlierRunWrote) {
+  const Workplace place;
+  const std::vector<std::string> kept{"--statistics", place.path("statistics")};
+  ASSERT_EQ(run_rora(place.finetune("first", kSteps, gora(kept))).code, 0);
+  const auto written = std::filesystem::last_write_time(place.path("statistics"));
+  auto faster = gora(kept);
+  ASSERT_EQ(run_rora(place.finetune("second", kSteps, faster)).code, 0);
+  EXPECT_EQ(std::filesystem::last_write_time(place.path("statistics")), written);
+  EXPECT_EQ(place.read("first/adapter_model.safetensors"), place.read("second/adapter_model.safetensors"));
+  ASSERT_EQ(run_rora(place.finetune("none", kSteps, kGora)).code, 0);
+  EXPECT_EQ(place.read("first/adapter_model.safetensors"), place.read("none/adapter_model.safetensors"));
+  expect_error(
+      run_rora(place.finetune("other", kSteps, gora({"--statistics", place.path("statistics"), "--seed", "7"}))), 1,
+      "'seed' was '42' and is now '7'");
+}
+
+TEST(StartFlags, CaptureTheSameByGroupsOfAFewWeights) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("at_once", kSteps, kGora)).code, 0);
+  ASSERT_EQ(run_rora(place.finetune("in_groups", kSteps, gora({"--capture-memory", "1"}))).code, 0);
+  EXPECT_EQ(place.read("at_once/ranks.csv"), place.read("in_groups/ranks.csv"));
+}
+
+TEST(StartFlags, NameTheStartThatARunCannotGoOnWithout) {
+  const Workplace place;
+  const auto flags = gora({"--save-every", "2"});
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, flags)).code, 0);
+  auto run = place.json("run/run.json");
+  run["finished"] = false;
+  place.write("run/run.json", run.dump());
+  std::filesystem::remove(place.path("run/start.safetensors"));
+  auto resumed = flags;
+  resumed.push_back("--resume");
+  expect_error(run_rora(place.finetune("run", kSteps, resumed)), 1, "start.safetensors");
+  place.write("run/start.safetensors", "cut off");
+  expect_error(run_rora(place.finetune("run", kSteps, resumed)), 1, "start.safetensors");
+}
+
+TEST(StartFlags, RefuseToGoOnWithAnother) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, {"--init", "pissa", "--rank", "4", "--save-every", "2"})).code, 0);
+  auto run = place.json("run/run.json");
+  run["finished"] = false;
+  place.write("run/run.json", run.dump());
+  expect_error(
+      run_rora(place.finetune("run", kSteps, {"--init", "olora", "--rank", "4", "--save-every", "2", "--resume"})), 1,
+      "'init' was 'pissa' and is now 'olora'");
+}
+
+TEST(StartFlags, ListTheStartsAndTheMethods) {
+  const Outcome starts = run_rora({"finetune", "--init", "help"});
+  EXPECT_EQ(starts.code, 0);
+  for (const char* each : {"gora", "lora-ga", "lora-one", "pissa", "milora", "olora", "eva", "2502.12171"}) {
+    EXPECT_THAT(starts.out, HasSubstr(each));
+  }
+  const Outcome methods = run_rora({"finetune", "--method", "help"});
+  EXPECT_EQ(methods.code, 0);
+  EXPECT_THAT(methods.out, HasSubstr("prefix"));
+  EXPECT_THAT(methods.out, HasSubstr("2501.04315"));
+}
+
+TEST(Methods, AreWhatTheirFlagsSay) {
+  const Workplace place;
+  ASSERT_EQ(run_rora(place.finetune("flags", kSteps, {"--dora", "--scaling", "standard"})).code, 0);
+  ASSERT_EQ(run_rora(place.finetune("method", kSteps, {"--method", "dora"})).code, 0);
+  EXPECT_EQ(place.read("flags/adapter_model.safetensors"), place.read("method/adapter_model.safetensors"));
+}
+
+class OtherKinds : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(OtherKinds, TrainAndGoOn) {
+  const Workplace place;
+  const std::vector<std::string> flags{"--method", GetParam(), "--rank", "4", "--save-every", "2"};
+  ASSERT_EQ(run_rora(place.finetune("whole", kSteps, flags)).code, 0);
+  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, flags)).code, 0);
+  auto run = place.json("parts/run.json");
+  run["finished"] = false;
+  place.write("parts/run.json", run.dump());
+  auto resumed = flags;
+  resumed.push_back("--resume");
+  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, resumed)).code, 0);
+  EXPECT_EQ(place.read("parts/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix"));
+
+} // namespace
+} // namespace rora::testing
