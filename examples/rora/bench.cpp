@@ -33,6 +33,8 @@ struct Arguments {
   AdapterFlags adapter;
   std::optional<double> alpha;
   bool frozen = false;
+  bool inference = false;
+  bool merge = false;
   bool cuda_graph = false;
   int64_t batch = 4;
   int64_t seq = 256;
@@ -41,14 +43,11 @@ struct Arguments {
 };
 
 std::string mode(const Arguments& arguments) {
-  if (arguments.frozen) {
-    return "frozen";
-  }
   const bool rank_stabilized = arguments.adapter.scaling == Scaling::kRankStabilized;
-  if (arguments.adapter.dora) {
-    return rank_stabilized ? "dora_rslora" : "dora";
-  }
-  return rank_stabilized ? "rslora" : "lora";
+  const std::string trained = arguments.frozen ? "frozen"
+      : arguments.adapter.dora                 ? (rank_stabilized ? "dora_rslora" : "dora")
+                                               : (rank_stabilized ? "rslora" : "lora");
+  return trained + (arguments.merge ? "_merged" : "") + (arguments.inference ? "_inference" : "");
 }
 
 double rounded(double value, int digits) {
@@ -111,6 +110,18 @@ Times take_frozen_step(CausalLM model, const Batch& batch) {
   // Reading an element of what the step has written waits for a GPU.
   own.inputs_embeds.grad().flatten()[0].item();
   return {stopwatch.seconds(2), stopwatch.seconds(1), mean.item<double>()};
+}
+
+/// Forward alone, as generation and evaluation take it.
+Times infer(CausalLM model, const Batch& batch) {
+  at::NoGradGuard no_grad;
+  Stopwatch stopwatch(model->device());
+  ModelInput input;
+  input.input_ids = batch.input_ids;
+  const LossSum loss = model->loss(input, batch.labels);
+  stopwatch.mark();
+  const double sum = loss.sum.item<double>(); // waits for a GPU
+  return {stopwatch.seconds(1), std::nullopt, sum / static_cast<double>(loss.tokens)};
 }
 
 /// Marks where the forward of a step ends.
@@ -190,6 +201,12 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (arguments.cuda_graph && arguments.frozen) {
     throw UsageError("--cuda-graph is for steps that train: --frozen has none");
   }
+  if (arguments.merge && (!arguments.inference || arguments.frozen)) {
+    throw UsageError("--merge needs --inference, and an adapter");
+  }
+  if (arguments.inference && arguments.cuda_graph) {
+    throw UsageError("--cuda-graph is for steps that train: --inference has none");
+  }
   AdapterFlags& adapter = arguments.adapter;
   CausalLM model = arguments.model.load();
   torch::manual_seed(0);
@@ -197,12 +214,15 @@ int bench(Arguments& arguments, const Flags& flags) {
     adapter.alpha = arguments.alpha.value_or(2.0 * static_cast<double>(adapter.rank));
     adapter.attach(model, adapter.resolve(flags));
   }
-  model->train();
+  if (arguments.merge) {
+    merge_adapters(*model);
+  }
+  model->train(!arguments.inference);
   if (const auto why = arguments.cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }
   std::optional<Training> training;
-  if (!arguments.frozen) {
+  if (!arguments.frozen && !arguments.inference) {
     training.emplace(model, arguments.cuda_graph);
   }
   const Batch batch = random_batch(arguments, model->options.vocab_size());
@@ -210,7 +230,9 @@ int bench(Arguments& arguments, const Flags& flags) {
   Times times;
   const int64_t warm_ups = arguments.cuda_graph ? StepGraphs::kWarmUps + 1 : 1;
   for (int64_t step = 0; step < warm_ups + arguments.steps; ++step) {
-    times = training ? training->take_step(batch) : take_frozen_step(model, batch);
+    times = training          ? training->take_step(batch)
+        : arguments.inference ? infer(model, batch)
+                              : take_frozen_step(model, batch);
     if (step >= warm_ups) {
       steps.push_back(times.step);
       forwards.push_back(times.forward.value_or(0.0));
@@ -251,6 +273,8 @@ Run add_bench(Flags& flags) {
       "frozen", arguments->frozen,
       "No adapter, whatever the flags of one say: forward, and the gradient to the inputs through all layers (default: "
       "off)");
+  flags.add("inference", arguments->inference, "Forward alone, without gradients (default: off)");
+  flags.add("merge", arguments->merge, "Merge the adapter first; needs --inference (default: off)");
   flags.add(
       "cuda-graph", arguments->cuda_graph, "Forward and backward by a CUDA graph; needs --device cuda (default: off)");
   flags.add("batch", arguments->batch, "Rows a step").between(1, kMaxCount);

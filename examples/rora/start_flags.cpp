@@ -79,6 +79,14 @@ bool reads_statistics(const Initializer& initializer) {
   return initializer.needs_gradient() || initializer.needs_input_moment();
 }
 
+int64_t weight_bytes(const CausalLM& model) {
+  int64_t bytes = 0;
+  for (const at::Tensor& parameter : model->parameters()) {
+    bytes += static_cast<int64_t>(parameter.nbytes());
+  }
+  return bytes;
+}
+
 std::string text_of(const ModuleSelection& selection) {
   std::string text = selection.all_linear ? "all-linear" : selection.regex;
   for (const std::string& name : selection.names) {
@@ -119,7 +127,9 @@ void StartFlags::add_options(Flags& flags) {
   flags
       .add(
           "capture-memory", capture_memory,
-          "MiB of gradients or moments that are held at once, each group of weights by passes of its own; 0: no bound")
+          "MiB of gradients or moments that are held at once, each group of weights by passes of its own; 0: as many "
+          "as the "
+          "model's weights take")
       .between(0, kMaxCount);
   flags.add("lora-ga-gamma", lora_ga.gamma(), "LoRA-GA's gamma: the larger, the smaller the factors").positive();
   flags.choice<LoRAGAForm>(

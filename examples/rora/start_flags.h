@@ -28,7 +28,7 @@ struct StartFlags {
   double eva_rho = 2.0;
   int64_t pissa_iterations = 0;
   int64_t capture_batches = 8;
-  int64_t capture_memory = 0; ///< MiB; 0: no bound
+  int64_t capture_memory = 0; ///< MiB; 0: as many as the weights take
   std::optional<std::string> statistics;
 
   /// --init and all others.

@@ -44,6 +44,16 @@ TEST(Bench, FrozenTrainsNothingAndStillGoesBackward) {
   EXPECT_EQ(line["dtype"], "bfloat16");
 }
 
+TEST(Bench, TimesAForwardOfTheMergedModelWhichGivesTheAdaptersLoss) {
+  const Workplace place;
+  const Json apart = bench(place, {"--rank", "4", "--inference"});
+  const Json merged = bench(place, {"--rank", "4", "--inference", "--merge"});
+  EXPECT_EQ(apart["mode"], "rslora_inference");
+  EXPECT_EQ(merged["mode"], "rslora_merged_inference");
+  EXPECT_EQ(merged["trainable"], 0);
+  EXPECT_NEAR(merged["loss"].get<double>(), apart["loss"].get<double>(), 1e-3);
+}
+
 TEST(Bench, PacksWeightsWhereTheProcessorReadsThemSo) {
   const Workplace place;
   const std::vector<std::string> flags{"bench", "--model", place.path("model"), "--batch", "2", "--seq", "16"};

@@ -69,6 +69,8 @@ def value_cases():
             yield case(BENCH, flag, value)
     yield Case("bench of 10^9 x 10^9 tokens", [*BENCH, "--batch", "1000000000", "--seq", "1000000000"],
                ("--batch", "--seq"), codes=(2,))
+    for words in (["--merge"], ["--merge", "--inference", "--frozen"]):
+        yield Case("bench " + " ".join(words), [*BENCH, *words], ("--merge",), codes=(2,))
     for flag, values in {"beams": [MOST, "0", "100000", "425"], "max-new-tokens": [MOST, "-1"], "top-k": [MOST, "-1"],
                          "top-p": ["0", "1.1", "nan"], "temperature": ["-1", "nan"], "seed": ["-1"]}.items():
         for value in values:
