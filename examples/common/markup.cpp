@@ -24,6 +24,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 svg { display: block; width: 100%; height: auto; margin-top: 10px; }
 .scroll { overflow-x: auto; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 8px 26px; }
+.figures svg { max-width: 640px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin-top: 10px; }
 th, td { text-align: right; padding: 6px 10px; white-space: nowrap; }
 th.words, td.words { text-align: left; }
@@ -107,7 +108,7 @@ std::string html_section(const TitledTable& section) {
 std::vector<LegendEntry> ordered_legend(const std::vector<std::string>& names) {
   // From pale to dark on light pages and the other way on dark ones.
   static const std::vector<std::pair<const char*, const char*>> kColours{
-      {"#b8c4d6", "#3d4a63"}, {"#8fa8cc", "#4f6a94"}, {"#6389bf", "#6389bf"}, {"#3a69ab", "#7ba6de"},
+      {"#b8c4d6", "#5d6f91"}, {"#8fa8cc", "#6683b3"}, {"#6389bf", "#7397cc"}, {"#3a69ab", "#86aee2"},
       {"#1f4c8f", "#9cc2f2"}, {"#12336b", "#bdd9fb"}, {"#081d45", "#e0eefe"}};
   std::vector<LegendEntry> legend;
   for (size_t i = 0; i < names.size(); ++i) {

@@ -88,7 +88,7 @@ class Sweep {
   Sweep(SweepFlags& flags, const Flags& given)
       : flags_(flags),
         axes_(flags.axes(given)),
-        common_(common_flags(given)),
+        common_(common_flags(given, flags.start)),
         runs_(axes_.runs()),
         output_(flags.training.output),
         tokenizer_([this] { return flags_.model.load_tokenizer(); }) {}

@@ -127,10 +127,16 @@ std::vector<std::string> SweepFlags::test_files() const {
   return test_data.empty() ? training.eval_data : test_data;
 }
 
-Json common_flags(const Flags& flags) {
+Json common_flags(const Flags& flags, const StartFlags& start) {
   Json common = flags.resolved();
   for (const std::string& name : kMayChange) {
     common.erase(name);
+  }
+  const std::vector<std::string> changed = start.changed();
+  for (const auto& [name, owners] : start_flag_owners()) {
+    if (std::find(changed.begin(), changed.end(), name) == changed.end()) {
+      common.erase(name);
+    }
   }
   return common;
 }

@@ -49,7 +49,8 @@ struct SweepFlags {
   std::vector<std::string> test_files() const;
 };
 
-/// The flags, with their values, that all runs of a sweep have in common: a sweep that goes on must repeat them.
-Json common_flags(const Flags& flags);
+/// The flags, with their values, that all runs of a sweep have in common: a sweep that goes on must repeat them. Of
+/// those of starts only the changed ones: sweeps from before there were such flags know nothing of them.
+Json common_flags(const Flags& flags, const StartFlags& start);
 
 } // namespace rora::cli
