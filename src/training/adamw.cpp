@@ -1,10 +1,11 @@
 #include <rora/training/adamw.h>
 
+#include "fused_adamw.h"
+
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
-#include <optional>
 
 namespace rora {
 
@@ -38,22 +39,18 @@ std::map<std::string, double> AdamW::fingerprint() const {
 }
 
 void AdamW::update(double learning_rate, const at::Tensor& left_out) {
+  update_from(parameters().gradients(), learning_rate, left_out);
+}
+
+void AdamW::update_from(const at::Tensor& gradients, double learning_rate, const at::Tensor& left_out) {
   at::NoGradGuard no_grad;
-  const at::Tensor& values = parameters().values();
-  const at::Tensor& gradients = parameters().gradients();
   for (const ParameterRange& range : parameters().groups()) {
     const auto part = [&](const at::Tensor& flat) { return flat.narrow(0, range.begin, range.size); };
-    // The kernel corrects the bias by the count of this update, which it does not advance itself. On a GPU it reads the
-    // count there.
-    const at::Tensor count = at::full({}, static_cast<double>(steps), values.options().dtype(at::kFloat));
-    at::_fused_adamw_(
-        {part(values)}, {part(gradients)}, {part(exp_avg)}, {part(exp_avg_sq)},
-        /*max_exp_avg_sqs=*/{}, {count}, learning_rate * range.group.lr_factor, options_.beta1(), options_.beta2(),
-        range.group.weight_decay.value_or(options_.weight_decay()), options_.eps(),
-        /*amsgrad=*/false,
-        /*maximize=*/false,
-        /*grad_scale=*/std::nullopt,
-        /*found_inf=*/left_out.defined() ? std::optional<at::Tensor>(left_out) : std::nullopt);
+    AdamWOptions options = options_;
+    options.weight_decay(range.group.weight_decay.value_or(options_.weight_decay()));
+    detail::fused_adamw(
+        {part(parameters().values()), part(gradients), part(exp_avg), part(exp_avg_sq)}, steps,
+        learning_rate * range.group.lr_factor, options, left_out);
   }
 }
 

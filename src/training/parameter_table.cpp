@@ -154,6 +154,9 @@ void ParameterTable::connect_adapters() {
       if (a != places.end() && b != places.end()) {
         entries_[a->second].pair = entries_[b->second].pair = pairs_.size();
         pairs_.push_back({a->second, b->second, pair.scale});
+      } else if (a != places.end() || b != places.end()) {
+        const bool trains_a = a != places.end();
+        half_pairs_.push_back({(trains_a ? a : b)->second, (trains_a ? pair.b : pair.a).detach(), pair.scale});
       }
     }
   }

@@ -367,6 +367,10 @@ const ParameterTable& Trainer::parameters() const {
   return state_->parameters;
 }
 
+const Optimizer& Trainer::optimizer() const {
+  return *state_->optimizer;
+}
+
 int64_t Trainer::total_steps() const {
   return state_->total_steps;
 }

@@ -41,6 +41,9 @@ class AdamW : public Optimizer {
  protected:
   void update(double learning_rate, const at::Tensor& left_out) override;
 
+  /// The same from `gradients` that a method has made of the table's, laid out as they are.
+  void update_from(const at::Tensor& gradients, double learning_rate, const at::Tensor& left_out);
+
  private:
   AdamWOptions options_;
 };

@@ -44,6 +44,13 @@ struct ParameterPair {
   double scale = 1.0;
 };
 
+/// An entry that is one factor of ΔW = scale·B·A, as its role says, beside another that is frozen.
+struct HalfPair {
+  size_t trained = 0;
+  at::Tensor frozen;
+  double scale = 1.0;
+};
+
 /// Entries that lie together and are updated alike: [begin, begin + size) of the flat buffers.
 struct ParameterRange {
   ParameterGroup group;
@@ -84,6 +91,10 @@ class ParameterTable {
   const std::vector<ParameterPair>& pairs() const {
     return pairs_;
   }
+  /// Factors that are trained while their others are not.
+  const std::vector<HalfPair>& half_pairs() const {
+    return half_pairs_;
+  }
   const std::vector<ParameterRange>& groups() const {
     return groups_;
   }
@@ -122,6 +133,7 @@ class ParameterTable {
 
   std::vector<ParameterEntry> entries_;
   std::vector<ParameterPair> pairs_;
+  std::vector<HalfPair> half_pairs_;
   std::vector<ParameterRange> groups_;
   /// Those with a trained parameter; they may go before the table.
   std::vector<std::weak_ptr<torch::nn::Module>> adapters_;

@@ -93,6 +93,9 @@ class Trainer {
   /// What is trained, as the optimiser and the hooks see it.
   const ParameterTable& parameters() const;
 
+  /// What makes the updates.
+  const Optimizer& optimizer() const;
+
   /// Optimiser steps of the whole run.
   int64_t total_steps() const;
 
