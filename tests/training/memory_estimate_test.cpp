@@ -4,6 +4,7 @@
 #include <rora/adapters/bottleneck.h>
 #include <rora/adapters/prefix_tuning.h>
 #include <rora/training/adamw.h>
+#include <rora/training/lora_fa.h>
 #include <rora/training/memory_estimate.h>
 
 #include <ATen/ATen.h>
@@ -41,7 +42,13 @@ struct Case {
   int64_t unlabelled = 0; ///< tokens of each row
   bool other_form = false; ///< than LLaMA's
   std::shared_ptr<const AdapterKind> kind = nullptr; ///< another than low-rank ones
+  bool frozen_a = false;
 };
+
+Case with_frozen_a(Case made) {
+  made.frozen_a = true;
+  return made;
+}
 
 Case of_kind(
     const char* name, std::shared_ptr<const AdapterKind> kind, at::ScalarType dtype = at::kFloat,
@@ -93,6 +100,9 @@ DecoderForCausalLM make_model(const Case& each) {
       adapters.target_modules(std::vector<std::string>{"gate_proj", "up_proj", "down_proj"});
     }
     attach_adapters(*model, adapters);
+    if (each.frozen_a) {
+      freeze_a(*model);
+    }
   }
   model->activation_checkpointing = each.checkpointing;
   model->train();
@@ -152,7 +162,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"checkpointing", at::kFloat, false, 0.0, true}, Case{"pretraining", at::kFloat, false, 0.0, false, true},
         Case{"more_norms_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
-        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108},
+        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}, with_frozen_a({"frozen_a"}),
+        with_frozen_a({"frozen_a_dora", at::kFloat, true}), with_frozen_a({"frozen_a_dropout", at::kFloat, false, 0.1}),
         of_kind("series", bottlenecks(BottleneckForm::kSeries)),
         of_kind("series_bfloat16", bottlenecks(BottleneckForm::kSeries), at::kBFloat16),
         of_kind("series_dropout", bottlenecks(BottleneckForm::kSeries, 0.1)),

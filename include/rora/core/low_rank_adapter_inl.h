@@ -126,7 +126,8 @@ RORA_INLINE std::optional<std::string> LowRankAdapter::why_not_captured() const 
 RORA_INLINE AdapterMemory LowRankAdapter::memory(const ProjectionImpl& projection, bool output_kept) const {
   const bool directed = options.dropout() > 0.0 && options.dora_dropout() == ops::DoraDropout::kInput;
   const bool keeps_output = options.dora() && (directed || !output_kept);
-  return {/*input=*/true, options.rank(), keeps_output ? projection.out_features() : 0};
+  const bool reads_input = lora_A.requires_grad() || options.dora();
+  return {reads_input, options.rank(), keeps_output ? projection.out_features() : 0};
 }
 
 RORA_INLINE std::vector<LowRankPair> LowRankAdapter::pairs() const {
