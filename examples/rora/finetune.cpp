@@ -68,7 +68,7 @@ std::vector<ModuleRank> own_ranks(const StartFlags& start, const CausalLM& model
 }
 
 int finetune(Arguments& arguments, const Flags& flags) {
-  const TrainingFlags& training = arguments.training;
+  TrainingFlags& training = arguments.training;
   training.check();
   flags.require_utf8();
   arguments.model.check_cuda_graph(training.cuda_graph);
@@ -113,6 +113,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
           bar->update(done);
         });
   });
+  training.prepare_optimizer(*model, flags.given("clip"));
   const auto save = [&](const std::filesystem::path& target) {
     check_mapped_files(); // an adapter of other weights than those that the run began with is worth nothing
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
@@ -144,6 +145,7 @@ Run add_finetune(Flags& flags) {
   arguments->start.add(flags);
   arguments->training.add(flags);
   arguments->training.add_fine_tuning(flags);
+  arguments->training.add_optimizer(flags);
   flags.add(
       "portable", arguments->portable,
       "Write the scale as alpha/rank, for readers that ignore use_rslora: the same adapter (default: off)");

@@ -1,5 +1,9 @@
 #include "training_flags.h"
 
+#include "optimizers.h"
+
+#include <rora/training/lora_fa.h>
+
 #include <charconv>
 
 namespace rora::cli {
@@ -42,7 +46,7 @@ void TrainingFlags::add_without_lr(Flags& flags) {
       .between(1, kMaxCount);
   flags.add("max-length", max_length, "Longer examples are cut to so many tokens; also the length of packed rows")
       .between(2, kMaxCount);
-  flags.add("weight-decay", weight_decay, "AdamW's decoupled weight decay").at_least(0.0);
+  flags.add("weight-decay", weight_decay, "Decoupled weight decay").at_least(0.0);
   flags.add("clip", clip, "Norm to which gradients are clipped; 0: off").at_least(0.0);
   flags.add("seed", seed, "Decides initial weights, data order and dropout").at_least(0);
   flags.add("save-every", save_every, "Steps between checkpoints; 0: only where the run is stopped")
@@ -70,6 +74,25 @@ void TrainingFlags::add_without_lr(Flags& flags) {
 void TrainingFlags::add_fine_tuning(Flags& flags) {
   flags.add("lr-ratio-b", lr_ratio_b, "How many times as fast B and magnitudes learn (LoRA+); 1: alike").positive();
   flags.add("train-on-inputs", train_on_inputs, "Labels on the prompt as well as the answer (default: off)");
+}
+
+void TrainingFlags::add_optimizer(Flags& flags) {
+  std::vector<std::pair<std::string, std::string>> names;
+  for (const NamedOptimizer& each : optimizers()) {
+    names.emplace_back(each.name, each.name);
+  }
+  flags.choice("optimizer", optimizer, names, "How updates are made; help: a line and the paper of each")
+      .explained(optimizer_list());
+}
+
+void TrainingFlags::prepare_optimizer(const torch::nn::Module& model, bool clip_given) {
+  const NamedOptimizer& chosen = find_optimizer(optimizer);
+  if (chosen.reads_raw_gradients && !clip_given) {
+    clip = 0.0;
+  }
+  if (chosen.freezes_a) {
+    freeze_a(model);
+  }
 }
 
 void TrainingFlags::check() const {
@@ -102,6 +125,7 @@ TrainerOptions TrainingFlags::trainer_options() const {
       .grad_accum(grad_accum)
       .clip(clip)
       .adamw(AdamWOptions().weight_decay(weight_decay))
+      .optimizer(find_optimizer(optimizer).make(weight_decay))
       .groups(lr_ratio_b != 1.0 ? lora_plus(lr_ratio_b) : nullptr)
       .batches(batches)
       .eval_every(eval_every)

@@ -29,6 +29,7 @@ struct TrainingFlags {
   int64_t max_length = 512;
   double weight_decay = 0.0;
   double lr_ratio_b = 1.0;
+  std::string optimizer = "adamw"; ///< one of `optimizers`
   double clip = 1.0;
   int64_t seed = 42;
   int64_t save_every = 500; // as in transformers
@@ -49,6 +50,12 @@ struct TrainingFlags {
   void add_without_lr(Flags& flags);
   /// What goes with adapters alone: --lr-ratio-b and --train-on-inputs.
   void add_fine_tuning(Flags& flags);
+
+  /// --optimizer.
+  void add_optimizer(Flags& flags);
+  /// Brings the model, whose adapters are attached, into the form that the optimiser takes, and --clip to 0 where it
+  /// reads raw gradients and none was given.
+  void prepare_optimizer(const torch::nn::Module& model, bool clip_given);
 
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;

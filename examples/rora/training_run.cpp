@@ -71,16 +71,15 @@ Json data_json(const Dataset& data) {
       {"skipped", data.skipped}};
 }
 
-/// What is trained on, the parameters that are trained and the memory that it will need, in MiB.
-void print_plan(
-    const CausalLM& model, const TrainingData& data, const TrainingFlags& flags, const Tokenizer* tokenizer) {
-  print_data(data, flags, tokenizer);
+/// The parameters that are trained and the memory that it will need, in MiB.
+void print_plan(const CausalLM& model, const Trainer& trainer, const TrainingFlags& flags) {
   const auto counts = count_parameters(*model);
-  const BatchShape batch = largest_batch(data.train.examples, flags.trainer_options().batches());
+  const BatchShape batch = largest_batch(trainer.examples(), flags.trainer_options().batches());
   std::cout << "trained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
             << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
             << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";
-  const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty());
+  const MemoryEstimate estimate =
+      estimate_memory(model, batch, !flags.eval_data.empty(), trainer.optimizer().state_bytes());
   const auto row = [](const char* name, int64_t bytes) {
     char line[80];
     std::snprintf(line, sizeof line, "  %-28s %10.1f\n", name, static_cast<double>(bytes) / (1 << 20));
@@ -196,7 +195,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }
-  print_plan(model, data, *training, tokenizer);
+  print_data(data, *training, tokenizer);
   Json record;
   record["command"] = command;
   record["finished"] = false;
@@ -207,6 +206,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   const Json train_counts = data_json(data.train);
   const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
   Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
+  print_plan(model, trainer, *training);
   if (!training->eval_data.empty()) {
     trainer.set_validation(std::move(data.eval.examples));
   }

@@ -95,6 +95,69 @@ TEST(FinetuneFlags, LrRatioBChangesTheStepAndNotItsGradientAndAtOneNothing) {
   EXPECT_EQ(run_rora(place.finetune("none", kSteps, {"--lr-ratio-b", "0"})).code, 2);
 }
 
+TEST(FinetuneFlags, EachOptimizerTakesItsOwnStepsOfTheSameFirstGradient) {
+  const Workplace place;
+  const auto plain = metrics(place, "adamw", {"--clip", "0"});
+  for (const std::string name : {"lora-rite", "lora-fa", "lora-pro", "lora-pro-full", "scaled-gd"}) {
+    const auto own = metrics(place, name, {"--optimizer", name});
+    EXPECT_NE(own[2]["loss"], plain[2]["loss"]) << name;
+    const Json config = place.json(name + "/run.json")["config"];
+    EXPECT_EQ(config["optimizer"], name);
+    EXPECT_EQ(config["clip"], name == "lora-fa" || name == "scaled-gd" ? 1.0 : 0.0) << name;
+    if (name != "lora-fa") {
+      EXPECT_EQ(own[0]["grad_norm"], plain[0]["grad_norm"]) << name;
+    }
+  }
+  EXPECT_EQ(place.json("adamw/run.json")["config"]["optimizer"], "adamw");
+  metrics(place, "clipped", {"--optimizer", "lora-rite", "--clip", "0.5"});
+  EXPECT_EQ(place.json("clipped/run.json")["config"]["clip"], 0.5);
+}
+
+TEST(FinetuneFlags, AnOptimizersRunResumesAndRefusesAnother) {
+  const Workplace place;
+  const std::vector<std::string> more{"--optimizer", "lora-rite", "--save-every", "2"};
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, more)).code, 0);
+  const std::string adapter = place.read("run/adapter_model.safetensors");
+  Json run = place.json("run/run.json");
+  run["finished"] = false;
+  place.write("run/run.json", run.dump());
+  expect_error(
+      run_rora(place.finetune("run", kSteps, {"--optimizer", "scaled-gd", "--clip", "0", "--resume"})), 1, "run.");
+  expect_error(
+      run_rora(place.finetune("run", kSteps, {"--optimizer", "lora-rite", "--clip", "2", "--resume"})), 1, "run.clip");
+  const Outcome resumed = run_rora(place.finetune("run", kSteps, {"--optimizer", "lora-rite", "--resume"}));
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(place.read("run/adapter_model.safetensors"), adapter);
+}
+
+TEST(FinetuneFlags, OptimizerHelpListsThemWhateverIsLacking) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"finetune", "--optimizer", "help"},
+        {"finetune", "--model", "nowhere", "--optimizer=help", "--rank", "4"}}) {
+    const Outcome outcome = run_rora(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err, "");
+    for (const char* text :
+         {"adamw ", "lora-rite ", "lora-fa ", "lora-pro ", "lora-pro-full ", "scaled-gd ", "2410.20625"}) {
+      EXPECT_NE(outcome.out.find(text), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(FinetuneFlags, ThePlanCountsTheOptimizersState) {
+  const Workplace place;
+  const auto state = [&](const std::string& optimizer) {
+    const std::string out =
+        run_rora(place.finetune("none", 1, {"--dry-run", "--rank", "64", "--optimizer", optimizer})).out;
+    const std::string name = "optimiser state";
+    const size_t at = out.find(name);
+    EXPECT_NE(at, std::string::npos) << out;
+    return at == std::string::npos ? 0.0 : std::stod(out.substr(at + name.size()));
+  };
+  EXPECT_LT(state("lora-fa"), state("adamw")); // of B alone
+  EXPECT_LT(state("lora-pro-full"), state("lora-fa")); // of weights that are smaller than these factors
+}
+
 TEST(FinetuneFlags, PackingFillsRows) {
   const Workplace place;
   // Examples of 5, 6, 7, 8, 5, … tokens, all but the first two of each labelled.

@@ -32,7 +32,8 @@ def value_cases():
             "seed": ["-1", "1.5", "1e3", "0x10", "010"], "lr": ["nan", "inf", "-1", "1e999", "x"],
             "alpha": ["0", "-1", "nan"], "dropout": ["1", "-0.1", "nan"], "clip": ["-1", "nan"],
             "weight-decay": ["-1", "inf"], "schedule": ["square", "\x1b[31m"], "dtype": ["float16", "int8"],
-            "device": ["tpu"], "scaling": ["x"], "lr-ratio-b": ["0", "inf"], "eval-every": ["1"],
+            "device": ["tpu"], "scaling": ["x"], "lr-ratio-b": ["0", "inf"],
+            "optimizer": ["sgd", "Help", "", "lora-rite,lora-fa"], "eval-every": ["1"],
             "early-stopping-patience": ["1"], "dora-dropout": ["low-rank"], "shuffle": ["maybe"],
     }.items():
         for value in values:
