@@ -87,19 +87,6 @@ Flag& Flag::once() {
   return *this;
 }
 
-Flag& Flag::explained(const std::string& text) {
-  // In front of the other checks; CLI11 looks for required flags behind them, and prints what this holds.
-  option_->transform(CLI::Validator(
-      [text](std::string& given) {
-        if (given == "help") {
-          throw CLI::CallForVersion(text, CLI::ExitCodes::Success);
-        }
-        return std::string();
-      },
-      ""));
-  return *this;
-}
-
 Flag& Flag::excludes(const Flag& other) {
   option_->excludes(other.option_);
   return *this;

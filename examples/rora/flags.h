@@ -46,8 +46,6 @@ class Flag {
   Flag& with_default(const std::string& text);
   /// Given twice it is refused: neither of two can be left out unseen.
   Flag& once();
-  /// The value `help` prints `text` and ends the program well, whatever else was given or is lacking.
-  Flag& explained(const std::string& text);
   /// Both may not be given.
   Flag& excludes(const Flag& other);
 

@@ -59,6 +59,11 @@ Method rora_from(const char* name, const char* title, const char* init) {
   return {.name = name, .title = title, .init = init, .options = low_rank<Scaling::kRankStabilized, false>};
 }
 
+/// RoRA that is trained by a value of --optimizer.
+Method rora_by(const char* name, const char* title, const char* optimizer) {
+  return {.name = name, .title = title, .optimizer = optimizer, .options = low_rank<Scaling::kRankStabilized, false>};
+}
+
 } // namespace
 
 const std::vector<Method>& methods() {
@@ -106,6 +111,11 @@ const std::vector<Method>& methods() {
       rora_from("milora", "MiLoRA", "milora"),
       rora_from("olora", "OLoRA", "olora"),
       rora_from("eva", "EVA", "eva"),
+      rora_by("lora-rite", "LoRA-RITE", "lora-rite"),
+      rora_by("lora-fa", "LoRA-FA", "lora-fa"),
+      rora_by("lora-pro", "LoRA-Pro", "lora-pro"),
+      rora_by("lora-pro-full", "LoRA-Pro, full", "lora-pro-full"),
+      rora_by("scaled-gd", "ScaledGD", "scaled-gd"),
       {.name = "lora-plus",
        .title = "LoRA+",
        .lr_ratio_b = 16.0,

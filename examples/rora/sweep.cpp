@@ -140,7 +140,7 @@ class Sweep {
     attach_adapters(
         *model_, AdapterOptions().low_rank(LowRankOptions().rank(1)).target_modules(ModuleSelection::every_linear()));
     const SweepRun probe{&methods()[0], AlphaRule(), 1, axes_.lrs[0], axes_.seeds[0]};
-    Trainer trainer(model_, data_.train.examples, trainer_options(flags_, probe, output_));
+    Trainer trainer(model_, data_.train.examples, trainer_options(flags_, probe, output_, model_));
     trainer.set_validation(data_.eval.examples);
     total_steps_ = trainer.total_steps();
     identity_ = common_;

@@ -66,7 +66,8 @@ void SweepFlags::add(Flags& flags) {
   model.add_loading(flags);
 }
 
-SweepAxes SweepFlags::axes(const Flags& flags) const {
+SweepAxes SweepFlags::axes(const Flags& flags) {
+  clip_given = flags.given("clip");
   training.check();
   if (training.output.empty()) {
     throw UsageError("--output is empty");

@@ -39,11 +39,12 @@ struct SweepFlags {
   std::optional<std::string> reference_model;
   bool keep_weights = false;
   double within = 0.02;
+  bool clip_given = false; ///< optimisers that read raw gradients have them clipped only then
 
   void add(Flags& flags);
 
   /// Throws `UsageError` for flags that cannot be or have no effect.
-  SweepAxes axes(const Flags& flags) const;
+  SweepAxes axes(const Flags& flags);
   std::vector<SweepTask> task_list() const;
   /// --test-data, or --eval-data where it is not given.
   std::vector<std::string> test_files() const;

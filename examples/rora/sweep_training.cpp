@@ -166,8 +166,10 @@ void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs:
     flags.gora_batches = flags.capture_batches = 1;
   }
   Start start(flags, folder.empty() ? fs::path() : folder / kStartFile);
+  TrainingFlags training = context.flags.training;
+  training.seed = run.seed;
   start.attach(
-      model_, options, context.data.train.examples, trainer_options(context.flags, run, folder).batches(),
+      model_, options, context.data.train.examples, training.trainer_options().batches(),
       [](int64_t /*done*/, int64_t /*of*/) {
         if (StopSignals::received() != 0) {
           throw Interrupted();
@@ -182,10 +184,13 @@ Trainee::~Trainee() {
   }
 }
 
-TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const fs::path& folder) {
+TrainerOptions trainer_options(
+    const SweepFlags& flags, const SweepRun& run, const fs::path& folder, const CausalLM& model) {
   TrainingFlags own = flags.training;
   own.lr = run.lr;
   own.lr_ratio_b = own.lr_ratio_b == 1.0 ? run.method->lr_ratio_b : own.lr_ratio_b;
+  own.optimizer = run.method->optimizer;
+  own.prepare_optimizer(*model, flags.clip_given);
   own.seed = run.seed;
   own.output = folder.string();
   own.resume = !folder.empty();
@@ -201,11 +206,13 @@ StepCost measure_step(const SweepContext& context, const SweepRun& run) {
   const Trainee trainee(context, run, "");
   Trainer trainer(
       trainee.model(), context.data.train.examples,
-      trainer_options(context.flags, run, "").max_steps(kMeasuredSteps).eval_every(0));
+      trainer_options(context.flags, run, "", trainee.model()).max_steps(kMeasuredSteps).eval_every(0));
   const StopSignals::Watch watch(trainer);
   StepCost cost;
   const BatchShape batch = largest_batch(trainer.examples(), context.flags.training.trainer_options().batches());
-  cost.tensors_mib = estimate_memory(trainee.model(), batch, /*validation=*/true).total() / (1 << 20);
+  cost.tensors_mib =
+      estimate_memory(trainee.model(), batch, /*validation=*/true, trainer.optimizer().state_bytes()).total() /
+      (1 << 20);
   trainer.set_callback(
       [&](const StepMetrics& metrics) { cost.seconds = static_cast<double>(metrics.tokens) / metrics.tokens_per_s; });
   try {
@@ -234,7 +241,7 @@ void carry_out(
   reset_peak_memory(context.base->device());
   const Trainee trainee(context, run, path);
   const CausalLM model = trainee.model();
-  Trainer trainer(model, context.data.train.examples, trainer_options(context.flags, run, path));
+  Trainer trainer(model, context.data.train.examples, trainer_options(context.flags, run, path, model));
   trainer.set_validation(context.data.eval.examples);
   Patience patience;
   trainer.set_save_error([&patience](const FileError& error) { return patience.try_again(error); });

@@ -49,8 +49,9 @@ class Trainee {
   std::optional<Start> start_;
 };
 
-/// How the run is trained. With an empty `folder` it leaves no trace.
-TrainerOptions trainer_options(const SweepFlags& flags, const SweepRun& run, const std::filesystem::path& folder);
+/// How the run's model, its adapter attached, is trained. With an empty `folder` it leaves no trace.
+TrainerOptions trainer_options(
+    const SweepFlags& flags, const SweepRun& run, const std::filesystem::path& folder, const CausalLM& model);
 
 /// What a step of the run takes.
 struct StepCost {

@@ -77,12 +77,7 @@ void TrainingFlags::add_fine_tuning(Flags& flags) {
 }
 
 void TrainingFlags::add_optimizer(Flags& flags) {
-  std::vector<std::pair<std::string, std::string>> names;
-  for (const NamedOptimizer& each : optimizers()) {
-    names.emplace_back(each.name, each.name);
-  }
-  flags.choice("optimizer", optimizer, names, "How updates are made; help: a line and the paper of each")
-      .explained(optimizer_list());
+  flags.choice("optimizer", optimizer, optimizer_choices(), "How updates are made");
 }
 
 void TrainingFlags::prepare_optimizer(const torch::nn::Module& model, bool clip_given) {
