@@ -9,6 +9,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 namespace rora::detail {
@@ -183,6 +184,18 @@ AdapterOptions parse_adapter_config(const std::filesystem::path& path, const std
   }
   parsed->put_into(options);
   return options;
+}
+
+std::vector<std::string> targeted_in_folder(const AdapterOptions& options, std::vector<std::string> modules) {
+  const std::set<std::string> existing(modules.begin(), modules.end());
+  if (!options.exclude_modules().empty()) { // what is excluded has no tensors: each target stands for itself
+    std::copy_if(
+        options.target_modules().names.begin(), options.target_modules().names.end(), std::back_inserter(modules),
+        [&](const std::string& target) { return existing.count(target) == 0; });
+  }
+  std::vector<std::string> meant = targeted_modules(options, modules);
+  std::erase_if(meant, [&](const std::string& module) { return existing.count(module) == 0; });
+  return meant;
 }
 
 std::string adapter_config_json(const AdapterOptions& options, const std::string& base_model) {

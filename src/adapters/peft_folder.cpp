@@ -1,8 +1,8 @@
 #include <rora/adapters/peft_folder.h>
 
-#include "../checkpoint/atomic_file.h"
 #include "../checkpoint/other_forms.h"
 #include "adapter_config.h"
+#include "adapter_files.h"
 #include "attachment.h"
 #include "attention_attachment.h"
 #include "rows_attachment.h"
@@ -17,32 +17,9 @@
 
 #include <map>
 #include <set>
-#include <sstream>
 
 namespace rora {
 namespace {
-
-constexpr const char* kConfigFile = "adapter_config.json";
-constexpr const char* kWeightsFile = "adapter_model.safetensors";
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
-
-void check_tensor(const SafetensorsFile& file, const std::string& key, const std::vector<int64_t>& shape) {
-  if (!file.contains(key)) {
-    throw FormatError(file.path(), "tensor " + key + " is missing");
-  }
-  if (const auto found = file.shape(key); found != shape) {
-    throw FormatError(file.path(), key + " must have shape " + shape_text(shape) + ", not " + shape_text(found));
-  }
-  const at::Tensor stored = file.tensor(key);
-  if (!stored.is_floating_point() || !at::isfinite(stored).all().item<bool>()) {
-    throw FormatError(file.path(), key + " must hold finite numbers of floating point");
-  }
-}
 
 /// PEFT stores the base weight of an adapted head, too, and loads it in place of the model's: it must be the same.
 void check_base_weight(const SafetensorsFile& file, const std::string& key, const ProjectionImpl& projection) {
@@ -55,7 +32,7 @@ void check_base_weight(const SafetensorsFile& file, const std::string& key, cons
 void check_no_other(const SafetensorsFile& file, const std::set<std::string>& known) {
   for (const std::string& key : file.names()) {
     if (!known.count(key)) {
-      throw FormatError(file.path(), "tensor " + key + " belongs to no module that " + kConfigFile + " targets");
+      detail::fail_for_tensor_beyond(file, key);
     }
   }
 }
@@ -67,7 +44,7 @@ void check_tensors(
   std::set<std::string> known;
   for (const detail::RowsAttachment& each : rows) {
     for (const std::string& key : each.keys()) {
-      check_tensor(file, key, each.shape());
+      detail::check_adapter_tensor(file, key, each.shape());
       if (!at::equal(file.tensor(key), file.tensor(each.keys().front()))) {
         throw FormatError(file.path(), key + " is not " + each.keys().front() + ", to which the model ties it");
       }
@@ -77,7 +54,7 @@ void check_tensors(
   for (const detail::Attachment& each : plan) {
     for (const AdapterTensor& tensor : kind.tensors(each.module, *each.projection)) {
       const std::string key = kind.key(each.module, tensor.name);
-      check_tensor(file, key, tensor.shape);
+      detail::check_adapter_tensor(file, key, tensor.shape);
       known.insert(key);
     }
     if (const std::string key = detail::kBasePrefix + each.module + ".base_layer.weight"; file.contains(key)) {
@@ -111,7 +88,7 @@ void fill_attentions(
   std::set<std::string> known;
   std::vector<at::Tensor> tensors;
   for (const AdapterTensor& each : kind.stored(plan)) {
-    check_tensor(file, each.name, each.shape);
+    detail::check_adapter_tensor(file, each.name, each.shape);
     known.insert(each.name);
     tensors.push_back(file.tensor(each.name));
   }
@@ -172,15 +149,6 @@ std::map<std::string, at::Tensor> tensors_to_save(
   return sorted;
 }
 
-SafetensorsFile open_weights(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(folder / kWeightsFile, ignored)) {
-    throw FileError(
-        folder, std::string("holds no ") + kWeightsFile + detail::weights_in_another_form(folder, "adapter_model"));
-  }
-  return SafetensorsFile(folder / kWeightsFile);
-}
-
 void use_dropout(AdapterOptions& options, const LoadAdapterOptions& load) {
   if (!load.dropout() && load.dora_dropout() == ops::DoraDropout::kInput) {
     return;
@@ -208,22 +176,12 @@ void save_adapter(const torch::nn::Module& model, const std::filesystem::path& f
   check_no_block_adapter<MLPImpl>(model, save.name());
   const auto sorted = of_attentions ? tensors_to_save(model, save.name(), *of_attentions)
                                     : tensors_to_save(model, save.name(), *options.resolved_kind());
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) {
-    throw FileError(folder, "cannot be made: " + error.message());
-  }
-  // The config is on the disk before the weights take their place, so that a full disk leaves the folder as it was.
-  detail::AtomicFile config(folder / kConfigFile);
-  config.write(detail::adapter_config_json(options, save.base_model()));
-  config.flush();
-  save_safetensors(folder / kWeightsFile, NamedTensors(sorted.begin(), sorted.end()));
-  config.commit();
+  detail::write_adapter_files(folder, detail::adapter_config_json(options, save.base_model()), sorted);
 }
 
 AdapterOptions read_adapter_config(const std::filesystem::path& folder) {
   detail::require_folder(folder);
-  const std::filesystem::path path = folder / kConfigFile;
+  const std::filesystem::path path = folder / detail::kConfigFile;
   return detail::parse_adapter_config(path, read_file(path));
 }
 
@@ -232,7 +190,7 @@ AdapterOptions load_adapter(
   detail::check_attachable(model, load.name());
   AdapterOptions options = read_adapter_config(folder);
   use_dropout(options, load);
-  const SafetensorsFile file = open_weights(folder);
+  const SafetensorsFile file = detail::open_adapter_weights(folder);
   const auto of_attentions = detail::attention_kind(options);
   std::vector<AttentionSlot> attentions;
   std::vector<detail::Attachment> plan;
@@ -245,7 +203,7 @@ AdapterOptions load_adapter(
       rows = detail::plan_rows(model, options);
     }
   } catch (const c10::ValueError& error) {
-    throw FormatError(folder / kConfigFile, error.what_without_backtrace());
+    throw FormatError(folder / detail::kConfigFile, error.what_without_backtrace());
   }
   if (of_attentions) {
     fill_attentions(attentions, options, *of_attentions, file);

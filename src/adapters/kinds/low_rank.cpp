@@ -192,13 +192,7 @@ void LowRankKind::validate(const std::string& module, const ProjectionImpl& proj
   } catch (const c10::ValueError& error) {
     TORCH_CHECK_VALUE(false, module, ": ", error.what_without_backtrace());
   }
-  // Such a rank is a slip: the weight's own rank is smaller by far, and A and B would be larger than the weight. Beside
-  // a small layer that is no harm, and a default may well be over its size.
-  constexpr int64_t kHarmless = 1024;
-  const int64_t most = std::max(kHarmless, projection.in_features() + projection.out_features());
-  TORCH_CHECK_VALUE(
-      options.rank() <= most, module, ": rank ", options.rank(), " is over its ", projection.in_features(), " + ",
-      projection.out_features(), " features");
+  check_rank(module, options.rank(), projection.in_features(), projection.out_features());
 }
 
 void LowRankKind::check_statistics(
@@ -320,6 +314,14 @@ std::shared_ptr<const AdapterKind> LowRankKind::as_saved(
 
 void LowRankKind::put_into(AdapterOptions& options) const {
   options.low_rank(low_rank_).rank_pattern(rank_pattern_).alpha_pattern(alpha_pattern_);
+}
+
+void check_rank(const std::string& module, int64_t rank, int64_t in, int64_t out) {
+  // Such a rank is a slip: the weight's own rank is smaller by far, and A and B would be larger than the weight. Beside
+  // a small layer that is no harm, and a default may well be over its size.
+  constexpr int64_t kHarmless = 1024;
+  TORCH_CHECK_VALUE(
+      rank <= std::max(kHarmless, in + out), module, ": rank ", rank, " is over its ", in, " + ", out, " features");
 }
 
 std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapter>& adapters) {

@@ -41,6 +41,9 @@ class LowRankKind final : public AdapterKind {
 /// `c10::ValueError` where that is no low-rank adapter.
 std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapter>& adapters);
 
+/// Throws `c10::ValueError` for a rank that no adapter of a weight `[out, in]` can mean.
+void check_rank(const std::string& module, int64_t rank, int64_t in, int64_t out);
+
 AdapterKindEntry low_rank_entry();
 
 } // namespace rora::detail
