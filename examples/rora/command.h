@@ -16,8 +16,11 @@ struct Command {
   Run (*add)(Flags& flags);
 };
 
+Run add_average(Flags& flags);
 Run add_bench(Flags& flags);
 Run add_chat(Flags& flags);
+Run add_combine(Flags& flags);
+Run add_convert(Flags& flags);
 Run add_evaluate(Flags& flags);
 Run add_finetune(Flags& flags);
 Run add_generate(Flags& flags);

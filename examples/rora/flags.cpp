@@ -128,6 +128,11 @@ Flag Flags::add(
   return Flag(option);
 }
 
+Flag Flags::add_words(const std::string& name, std::vector<std::string>& value, const std::string& description) {
+  values_.emplace_back(name, [&value] { return Json(value); });
+  return Flag(app_.add_option(name + ",--" + name, value, description)->type_name("TEXT"));
+}
+
 Flag Flags::add(const std::string& name, std::optional<std::string>& value, const std::string& description) {
   return add_optional(name, value, description, "TEXT");
 }

@@ -71,6 +71,8 @@ class Flags {
   /// Several values, or one with commas where `separator` is one.
   Flag add(
       const std::string& name, std::vector<std::string>& value, const std::string& description, char separator = '\0');
+  /// The same, whose values may also stand without the flag's name: `rora average A B`.
+  Flag add_words(const std::string& name, std::vector<std::string>& value, const std::string& description);
   /// Empty unless given: the description says what that means.
   Flag add(const std::string& name, std::optional<std::string>& value, const std::string& description);
   Flag add(const std::string& name, std::optional<int64_t>& value, const std::string& description);

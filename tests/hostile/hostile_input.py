@@ -22,6 +22,7 @@ import adapter_cases
 import data_cases
 import flag_cases
 import model_cases
+import sum_cases
 import tokenizer_cases
 from place import Place, make_good
 
@@ -125,7 +126,7 @@ def make_run(good, rora):
 
 def main():
     rora, fixtures, words = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
-    cases = [case for module in (model_cases, adapter_cases, data_cases, tokenizer_cases, flag_cases)
+    cases = [case for module in (model_cases, adapter_cases, sum_cases, data_cases, tokenizer_cases, flag_cases)
              for case in module.cases()]
     assert len({case.name for case in cases}) == len(cases), "two cases have one name"
     assert EXPECTED_FAILURES <= {case.name for case in cases}, "an expected failure is no case"
