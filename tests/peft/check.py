@@ -4,7 +4,8 @@
 usage: python3 check.py BUILD_FOLDER      (needs torch, transformers and peft)
 
 The build's rora_write_folders writes adapters and models, with its own logits, into a temporary folder, and its binary
-fine-tunes, merges and prunes. Warnings count as errors, but for transformers' own notice on `is_gradient_checkpointing`.
+fine-tunes, merges and prunes, and combines and converts adapters. Warnings count as errors, but for transformers' own
+notice on `is_gradient_checkpointing`.
 Exits with 1 where a check fails, and with 77 where Python lacks one of the packages.
 """
 
@@ -31,6 +32,24 @@ FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 GOLDEN = FIXTURES / "golden"
 TOLERANCE = 1e-5  # of the largest logit
 PRUNED_SHARE = 0.4  # as in write_folders.cpp
+# Of adapters that rora_write_folders writes: their weights and further flags of `rora combine`.
+SUMS = {
+    "sum": ({"lora": 1, "rora": 0.5}, []),
+    "difference": ({"patterns": 1, "rora_portable": -1}, ["--scaling", "standard"]),
+    "of_some_layers": ({"one_layer": 1, "attention_but_k": 2, "all_linear_of_a_layer": -0.3}, []),
+    "over_the_width": ({"rank_over_width": 0.7, "patterns": 1.5}, ["--scaling", "rank-stabilized"]),
+    "of_a_rewritten_base": ({"rewritten_rora": 0.5, "lora": 1, "patterns_portable": 1}, ["--rank", "32"]),
+}
+# Flags of `rora convert`, and the adapters that are converted by each.
+CONVERSIONS = {
+    "standard": ["--scaling", "standard"],
+    "stabilized": ["--scaling", "rank-stabilized"],
+    "alpha": ["--alpha", "5.5"],
+    "uniform": ["--uniform"],
+    "rank": ["--rank", "48", "--scaling", "standard"],
+}
+CONVERTED = ("lora", "rora", "dora", "dora_rora", "patterns", "one_layer", "attention_but_k", "rewritten_dora",
+             "embedding_and_head", "tokens_of_each")
 # What decides what an adapter computes.
 FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern",
           "target_modules", "exclude_modules", "layers_to_transform", "bias", "task_type", "modules_to_save",
@@ -220,6 +239,50 @@ def check_pruned_by_binary(folder):
     return expect_logits(load_model(by_binary), stored["input_ids"], stored["logits"])
 
 
+def check_sum(folder):
+    """PEFT loads a sum of adapters, and computes with it what the base does once each one's change, as PEFT has it, is
+    added to its weights."""
+    input_ids = torch.arange(3, 40).unsqueeze(0)
+    expected = load_model(GOLDEN / "model")
+    for adapter, weight in SUMS[folder.name][0].items():
+        part = load_adapted(GOLDEN / "model", folder.parent.parent / "adapters" / adapter / "adapter")
+        for name, layer in part.base_model.model.named_modules():
+            if isinstance(layer, peft.tuners.lora.LoraLayer):
+                expected.get_submodule(name).weight.data += weight * layer.get_delta_weight("default")
+    found = load_adapted(GOLDEN / "model", folder)
+    expect_same_tensors(adapter_tensors(found), load_file(folder / "adapter_model.safetensors"))
+    with torch.no_grad():
+        return expect_logits(found, input_ids, expected(input_ids=input_ids).logits)
+
+
+def check_converted(folder):
+    """PEFT loads a converted adapter, and computes with it what it does with the original."""
+    name, conversion = folder.name.split("-")
+    original = folder.parent.parent / "adapters" / name
+    stored = load_file(original / "logits.safetensors")
+    model = load_adapted(GOLDEN / "model", folder)
+    expect_same_tensors(adapter_tensors(model), load_file(folder / "adapter_model.safetensors"))
+    if conversion in ("standard", "stabilized"):
+        require(model.peft_config["default"].use_rslora == (conversion == "stabilized"), "use_rslora is another")
+        expect_same_tensors(load_file(folder / "adapter_model.safetensors"),
+                            load_file(original / "adapter" / "adapter_model.safetensors"))
+    return expect_logits(model, stored["input_ids"], stored["logits"])
+
+
+def run_arithmetic(binary, out):
+    """Combines and converts adapters."""
+    for name, (weights, flags) in SUMS.items():
+        adapters = [out / "adapters" / each / "adapter" for each in weights]
+        run = [binary, "combine", "--adapters", *adapters, "--weights", ",".join(map(str, weights.values())),
+               "--output", out / "sums" / name, *flags]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+    for name in CONVERTED:
+        for conversion, flags in CONVERSIONS.items():
+            run = [binary, "convert", "--adapter", out / "adapters" / name / "adapter",
+                   "--output", out / "converted" / f"{name}-{conversion}", *flags]
+            subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+
+
 def run_binary(binary, out):
     """Prunes models. Fine-tunes each of PEFT's adapters on the batch and by the options of its stored losses, and merges
     it."""
@@ -254,6 +317,8 @@ CHECKS = {
     "finetuned": [check_finetuned],
     "merged": [check_merged_run],
     "pruned": [check_pruned, check_pruned_by_binary],
+    "sums": [check_sum],
+    "converted": [check_converted],
 }
 
 
@@ -267,6 +332,7 @@ def main():
         out = pathlib.Path(temporary)
         subprocess.run([build / "tests" / "peft" / "rora_write_folders", FIXTURES, out], check=True)
         run_binary(build / "bin" / "rora", out)
+        run_arithmetic(build / "bin" / "rora", out)
         for kind, checks in CHECKS.items():
             for folder in sorted((out / kind).iterdir()):
                 for check in checks:
