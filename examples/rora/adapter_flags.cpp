@@ -138,6 +138,9 @@ AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
   }
   AdapterOptions options = chosen.options(
       {.rank = rank, .alpha = alpha, .dropout = dropout, .dora_dropout = dora_dropout, .target_modules = targets()});
+  if (options.target_modules().names.size() < target_modules.size() && flags.given("target-modules")) {
+    throw UsageError("--target-modules: --method " + *method + " stands at gate_proj, up_proj and down_proj alone");
+  }
   if (options.kind()) {
     for (const char* flag : {"dora-dropout", "modules-to-save", "trainable-token-indices"}) {
       refuse(flag, "has no place for it");

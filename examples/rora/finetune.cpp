@@ -102,7 +102,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
-  Start start(arguments.start, folder.path() / "start.safetensors");
+  Start start(arguments.start, folder.path() / "start.safetensors", training.resume);
   arguments.adapter.attach(model, options, [&] {
     std::optional<examples::ProgressBar> bar;
     start.attach(

@@ -29,7 +29,7 @@ struct Method {
   bool is_mergeable = true;
   const char* init = "default"; ///< of `StartFlags`
   const char* optimizer = "adamw"; ///< of `optimizers`
-  double lr_ratio_b = 1.0; ///< how many times as fast B learns, unless --lr-ratio-b says otherwise
+  double lr_ratio_b = 1.0; ///< how many times as fast B learns; 1: as --lr-ratio-b says
   /// What is attached; null: nothing, as the weights themselves are trained.
   AdapterOptions (*options)(const MethodSettings& settings) = nullptr;
 };

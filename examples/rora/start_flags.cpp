@@ -10,7 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <sstream>
+#include <iostream>
 #include <system_error>
 
 namespace rora::cli {
@@ -79,6 +79,10 @@ bool reads_statistics(const Initializer& initializer) {
   return initializer.needs_gradient() || initializer.needs_input_moment();
 }
 
+std::string text_of(double value) {
+  return Json(value).dump();
+}
+
 int64_t weight_bytes(const CausalLM& model) {
   int64_t bytes = 0;
   for (const at::Tensor& parameter : model->parameters()) {
@@ -117,13 +121,14 @@ void StartFlags::add(Flags& flags) {
 }
 
 void StartFlags::add_options(Flags& flags) {
-  flags.add("min-rank", gora.min_rank(), "GoRA's least rank of a module; --rank is the one of the budget")
-      .between(1, kMaxRank);
-  flags.add("max-rank", gora.max_rank(), "GoRA's largest rank of a module").between(1, kMaxRank);
+  flags.add("min-rank", gora.min_rank(), "GoRA's least rank of a module; 0: half of --rank, which is the budget's")
+      .between(0, kMaxRank);
+  flags.add("max-rank", gora.max_rank(), "GoRA's largest rank of a module; 0: four times --rank").between(0, kMaxRank);
   flags.add("gora-batches", gora_batches, "The first batches of the training over which GoRA's gradient is the mean")
       .between(1, kMaxCount);
   flags.add("gora-gamma", gora.gamma(), "GoRA's first change of a weight, as a share of its gradient").at_least(0.0);
-  flags.add("capture-batches", capture_batches, "The same batches for lora-ga, lora-one and eva").between(1, kMaxCount);
+  flags.add("capture-batches", capture_batches, "How many of the first batches lora-ga, lora-one and eva read")
+      .between(1, kMaxCount);
   flags
       .add(
           "capture-memory", capture_memory,
@@ -157,24 +162,24 @@ bool owns(const std::string& init, const std::string& flag) {
 }
 
 std::vector<std::string> StartFlags::changed() const {
-  const StartFlags ever;
+  const StartFlags defaults;
   std::vector<std::string> names;
   const auto add = [&](const char* name, bool differs) {
     if (differs) {
       names.push_back(name);
     }
   };
-  add("min-rank", gora.min_rank() != ever.gora.min_rank());
-  add("max-rank", gora.max_rank() != ever.gora.max_rank());
-  add("gora-batches", gora_batches != ever.gora_batches);
-  add("gora-gamma", gora.gamma() != ever.gora.gamma());
-  add("capture-batches", capture_batches != ever.capture_batches);
-  add("capture-memory", capture_memory != ever.capture_memory);
-  add("lora-ga-gamma", lora_ga.gamma() != ever.lora_ga.gamma());
-  add("lora-ga-form", lora_ga.form() != ever.lora_ga.form());
-  add("lora-one-gamma", lora_one_gamma != ever.lora_one_gamma);
-  add("pissa-iterations", pissa_iterations != ever.pissa_iterations);
-  add("eva-rho", eva_rho != ever.eva_rho);
+  add("min-rank", gora.min_rank() != defaults.gora.min_rank());
+  add("max-rank", gora.max_rank() != defaults.gora.max_rank());
+  add("gora-batches", gora_batches != defaults.gora_batches);
+  add("gora-gamma", gora.gamma() != defaults.gora.gamma());
+  add("capture-batches", capture_batches != defaults.capture_batches);
+  add("capture-memory", capture_memory != defaults.capture_memory);
+  add("lora-ga-gamma", lora_ga.gamma() != defaults.lora_ga.gamma());
+  add("lora-ga-form", lora_ga.form() != defaults.lora_ga.form());
+  add("lora-one-gamma", lora_one_gamma != defaults.lora_one_gamma);
+  add("pissa-iterations", pissa_iterations != defaults.pissa_iterations);
+  add("eva-rho", eva_rho != defaults.eva_rho);
   return names;
 }
 
@@ -188,7 +193,7 @@ void StartFlags::check() const {
   if (statistics && !owns(init, "capture-memory")) {
     throw UsageError("--statistics needs --init " + owners.at("capture-memory"));
   }
-  if (gora.max_rank() < gora.min_rank()) {
+  if (gora.max_rank() > 0 && gora.max_rank() < gora.min_rank()) {
     throw UsageError("--max-rank must be at least --min-rank");
   }
 }
@@ -197,29 +202,46 @@ std::shared_ptr<const Initializer> StartFlags::initializer() const {
   return entry(init).make(*this);
 }
 
-Start::Start(const StartFlags& flags, fs::path file) : flags_(flags), file_(std::move(file)) {}
+Start::Start(const StartFlags& flags, fs::path file, bool goes_on)
+    : flags_(flags), file_(std::move(file)), goes_on_(goes_on) {}
 
-std::map<std::string, std::string> Start::made_from(
+std::map<std::string, std::string> Start::captured_from(
     const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
     const BatchOptions& batches) const {
-  std::ostringstream start;
-  start << flags_.init << " of rank " << options.low_rank().rank();
-  if (flags_.init == "gora") {
-    start << ", at most " << flags_.gora.max_rank();
-  } else if (flags_.init == "eva") {
-    start << ", rho " << flags_.eva_rho;
-  }
-  return {
-      {"init", start.str()},
-      {"target_modules", text_of(options.target_modules())},
+  std::map<std::string, std::string> from{
+      {"init", flags_.init},
+      {"rank", std::to_string(options.low_rank().rank())},
+      {"target-modules", text_of(options.target_modules())},
       {"weights", weights_digest(model)},
       {"examples", examples_digest(examples)},
       {"batches", std::to_string(flags_.init == "gora" ? flags_.gora_batches : flags_.capture_batches)},
-      {"batch_size", std::to_string(batches.batch_size())},
-      {"packing", batches.packing() ? "on" : "off"},
+      {"batch-size", std::to_string(batches.batch_size())},
+      {"packing", batches.packing() ? "to " + std::to_string(batches.max_length()) : "off"},
       {"shuffle", batches.shuffle() ? "on" : "off"},
       {"seed", std::to_string(batches.seed())},
       {"dtype", c10::toString(model->dtype())}};
+  if (flags_.init == "gora") {
+    from["max-rank"] = std::to_string(flags_.gora.max_rank());
+  } else if (flags_.init == "eva") {
+    from["eva-rho"] = text_of(flags_.eva_rho);
+  }
+  return from;
+}
+
+std::map<std::string, std::string> Start::begun_from(
+    const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
+    const BatchOptions& batches) const {
+  auto from = captured_from(model, options, examples, batches);
+  from["alpha"] = text_of(options.low_rank().alpha());
+  from["scaling"] = options.low_rank().scaling() == Scaling::kStandard ? "standard" : "rank-stabilized";
+  from["dora"] = options.low_rank().dora() ? "on" : "off";
+  from["min-rank"] = std::to_string(flags_.gora.min_rank());
+  from["gora-gamma"] = text_of(flags_.gora.gamma());
+  from["lora-ga-gamma"] = text_of(flags_.lora_ga.gamma());
+  from["lora-ga-form"] = flags_.lora_ga.form() == LoRAGAForm::kPaper ? "paper" : "peft";
+  from["lora-one-gamma"] = text_of(flags_.lora_one_gamma);
+  from["pissa-iterations"] = std::to_string(flags_.pissa_iterations);
+  return from;
 }
 
 StatisticsByModule Start::statistics(
@@ -228,18 +250,26 @@ StatisticsByModule Start::statistics(
   if (!reads_statistics(*options.low_rank().initializer())) {
     return {};
   }
-  std::map<std::string, std::string> identity;
+  std::map<std::string, std::string> from;
   if (flags_.statistics) {
-    identity = made_from(model, options, examples, batches);
+    from = captured_from(model, options, examples, batches);
     std::error_code error;
     if (fs::exists(*flags_.statistics, error)) {
-      return load_statistics(*flags_.statistics, identity);
+      return load_statistics(*flags_.statistics, from);
+    }
+    if (const fs::path folder = fs::absolute(*flags_.statistics).parent_path(); !fs::is_directory(folder, error)) {
+      throw FileError(*flags_.statistics, "cannot be written: there is no folder " + folder.string());
     }
   }
   const BatchPlan plan = plan_epoch(examples, batches, 0);
+  const auto all = static_cast<int64_t>(plan.size());
   const int64_t asked = flags_.init == "gora" ? flags_.gora_batches : flags_.capture_batches;
-  const auto capture =
-      CaptureOptions().batches(std::min(asked, static_cast<int64_t>(plan.size()))).memory(flags_.capture_memory * kMiB);
+  if (asked > all) {
+    std::cout << flags_.init << ": captures over the " << all << " batches of the data, not " << asked << std::endl;
+  }
+  const auto capture = CaptureOptions()
+                           .batches(std::min(asked, all))
+                           .memory(flags_.capture_memory > 0 ? flags_.capture_memory * kMiB : weight_bytes(model));
   int64_t done = 0;
   auto captured = capture_statistics(model, options, capture, [&](int64_t i) {
     if (on_batch) {
@@ -250,9 +280,18 @@ StatisticsByModule Start::statistics(
     return CaptureBatch{{batch.input_ids, batch.attention_mask, {}, {}}, batch.labels};
   });
   if (flags_.statistics) {
-    save_statistics(*flags_.statistics, captured, identity);
+    save_statistics(*flags_.statistics, captured, from);
   }
   return captured;
+}
+
+void Start::attach_restored(CausalLM model, const AdapterOptions& options) {
+  const auto stored = load_statistics(file_, from_);
+  try {
+    attach_adapters(*model, options, kDefaultAdapter, stored);
+  } catch (const c10::ValueError& problem) {
+    throw FormatError(file_, problem.what_without_backtrace());
+  }
 }
 
 void Start::attach(
@@ -261,21 +300,23 @@ void Start::attach(
   const auto begin = std::chrono::steady_clock::now();
   const auto initializer = flags_.initializer();
   LowRankOptions low_rank = options.low_rank();
+  // Others follow from the seed.
+  const bool kept = initializer && !file_.empty() && (reads_statistics(*initializer) || initializer->rewrites_base());
   std::error_code error;
-  restored_ = initializer && fs::exists(file_, error);
-  options.low_rank(low_rank.initializer(restored_ ? stored_start(initializer) : initializer));
+  restored_ = kept && goes_on_ && fs::exists(file_, error);
+  if (kept) {
+    from_ = begun_from(model, options, examples, batches);
+  }
+  if (initializer) {
+    options.low_rank(low_rank.initializer(restored_ ? stored_start(initializer) : initializer));
+  }
   if (restored_) {
-    const auto stored = load_statistics(file_, {{"init", flags_.init}});
-    try {
-      attach_adapters(*model, options, kDefaultAdapter, stored);
-    } catch (const c10::ValueError& problem) {
-      throw FormatError(file_, problem.what_without_backtrace());
-    }
+    attach_restored(model, options);
   } else if (initializer) {
     const auto modules = target_modules(*model, options);
     attach_adapters(*model, options, kDefaultAdapter, statistics(model, options, examples, batches, on_batch));
-    if (reads_statistics(*initializer) || initializer->rewrites_base()) { // others follow from the seed
-      kept_ = start_statistics(*model, modules);
+    if (kept) {
+      start_ = start_statistics(*model, modules);
     }
   } else {
     attach_adapters(*model, options);
@@ -284,14 +325,14 @@ void Start::attach(
 }
 
 void Start::require_kept(int64_t restored) const {
-  if (restored > 0 && !restored_ && !kept_.empty()) {
+  if (restored > 0 && !restored_ && !start_.empty()) {
     throw FileError(file_, "is not there: it tells how the run began, which --resume goes on with");
   }
 }
 
 void Start::keep() const {
-  if (!kept_.empty() && !file_.empty()) {
-    save_statistics(file_, kept_, {{"init", flags_.init}});
+  if (!start_.empty()) {
+    save_statistics(file_, start_, from_);
   }
 }
 

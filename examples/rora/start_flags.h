@@ -33,13 +33,13 @@ struct StartFlags {
 
   /// --init and all others.
   void add(Flags& flags);
-  /// All but --init and --statistics: of several runs.
+  /// Those that say how each start is made.
   void add_options(Flags& flags);
 
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;
 
-  /// Those that have another value than ever, but --init: a file that `--config` reads holds them all.
+  /// The flags, but --init, whose value is not the default: a file that `--config` reads holds all of them.
   std::vector<std::string> changed() const;
 
   /// Null for the default.
@@ -57,17 +57,19 @@ bool owns(const std::string& init, const std::string& flag);
 /// How an adapter that begins by `StartFlags` is attached, and what a run keeps of it.
 class Start {
  public:
-  /// With a `file` that exists the adapter begins as the run that wrote it.
-  Start(const StartFlags& flags, std::filesystem::path file);
+  /// `file` keeps the start of the run, and none is kept where it is empty. A run that `goes_on` reads it, where it is
+  /// there.
+  Start(const StartFlags& flags, std::filesystem::path file, bool goes_on);
 
   /// Attaches what `options` mean, drawn from LibTorch's generator. Captures what the start reads over the first
   /// batches that a training by `batches` would take from `examples`; or reads it from --statistics, or writes it
-  /// there. `on_batch` is called ahead of each. Throws `FormatError` for statistics of another model, data or start.
+  /// there. `on_batch` is called ahead of each. Throws `FormatError` for statistics, or a start, of another model,
+  /// other data or other flags.
   void attach(
       CausalLM model, AdapterOptions options, const std::vector<Example>& examples, const BatchOptions& batches,
       const std::function<void(int64_t done, int64_t of)>& on_batch = nullptr);
 
-  /// Writes the file, from which the run may be gone on with, where there is a start to keep and it is not there yet.
+  /// Writes the file, where there is something to keep that was not read from it.
   void keep() const;
 
   /// Throws `FileError` where a run goes on from the step `restored` and how it began is not there any more.
@@ -84,17 +86,24 @@ class Start {
   }
 
  private:
+  void attach_restored(CausalLM model, const AdapterOptions& options);
   StatisticsByModule statistics(
       CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,
       const std::function<void(int64_t done, int64_t of)>& on_batch) const;
-  std::map<std::string, std::string> made_from(
+  /// What decides the statistics, and what decides the start.
+  std::map<std::string, std::string> captured_from(
+      const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
+      const BatchOptions& batches) const;
+  std::map<std::string, std::string> begun_from(
       const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
       const BatchOptions& batches) const;
 
   StartFlags flags_;
   std::filesystem::path file_;
+  bool goes_on_;
   bool restored_ = false;
-  StatisticsByModule kept_;
+  StatisticsByModule start_; ///< to keep
+  std::map<std::string, std::string> from_; ///< what it was made from
   double seconds_ = 0.0;
 };
 

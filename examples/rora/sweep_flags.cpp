@@ -100,6 +100,9 @@ SweepAxes SweepFlags::axes(const Flags& flags) {
   require("alphas", any([](const Method* method) { return method->has_alpha; }), "a method with an alpha");
   require("dropout", adapts, "a method with an adapter");
   require("target-modules", adapts, "a method with an adapter");
+  if (flags.given("lr-ratio-b") && any([](const Method* method) { return method->lr_ratio_b != 1.0; })) {
+    throw UsageError("--lr-ratio-b: the method lora-plus has a ratio of its own");
+  }
   const auto owners = start_flag_owners();
   for (const std::string& flag : start.changed()) {
     require(flag, any([&](const Method* method) { return owns(method->init, flag); }), "the method " + owners.at(flag));

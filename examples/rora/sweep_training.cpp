@@ -165,7 +165,7 @@ void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs:
   if (folder.empty()) { // its time is measured, and one batch shows what a start takes
     flags.gora_batches = flags.capture_batches = 1;
   }
-  Start start(flags, folder.empty() ? fs::path() : folder / kStartFile);
+  Start start(flags, folder.empty() ? fs::path() : folder / kStartFile, /*goes_on=*/true);
   TrainingFlags training = context.flags.training;
   training.seed = run.seed;
   start.attach(
@@ -188,7 +188,7 @@ TrainerOptions trainer_options(
     const SweepFlags& flags, const SweepRun& run, const fs::path& folder, const CausalLM& model) {
   TrainingFlags own = flags.training;
   own.lr = run.lr;
-  own.lr_ratio_b = own.lr_ratio_b == 1.0 ? run.method->lr_ratio_b : own.lr_ratio_b;
+  own.lr_ratio_b = run.method->lr_ratio_b != 1.0 ? run.method->lr_ratio_b : own.lr_ratio_b;
   own.optimizer = run.method->optimizer;
   own.prepare_optimizer(*model, flags.clip_given);
   own.seed = run.seed;

@@ -1,5 +1,7 @@
 #include <rora/adapters/weight_statistics.h>
 
+#include "../checkpoint/digest.h"
+
 #include <rora/checkpoint/safetensors.h>
 #include <rora/error.h>
 
@@ -12,6 +14,7 @@ namespace {
 
 constexpr const char* kFormat = "format";
 constexpr const char* kFormatName = "rora weight statistics";
+constexpr const char* kDigest = "digest"; // of all tensors
 constexpr const char* kGradient = "gradient";
 constexpr const char* kInputMean = "input_mean";
 constexpr const char* kInputMoment = "input_moment";
@@ -31,6 +34,18 @@ at::Tensor* place_of(WeightStatistics& own, const std::string& name) {
     return &own.input_moment;
   }
   return name.starts_with(kCondensed) ? &own.condensed[name.substr(std::string(kCondensed).size())] : nullptr;
+}
+
+std::string digest_of(const NamedTensors& tensors) {
+  detail::Digest digest;
+  const std::map<std::string, at::Tensor> sorted(tensors.begin(), tensors.end()); // empty ones may stand anywhere
+  for (const auto& [name, tensor] : sorted) {
+    const at::Tensor dense = tensor.detach().cpu().contiguous();
+    digest.add(name);
+    digest.add(dense.sizes().vec());
+    digest.add_bytes(dense.const_data_ptr(), dense.nbytes());
+  }
+  return digest.text();
 }
 
 void check_made_from(const SafetensorsFile& file, const std::map<std::string, std::string>& made_from) {
@@ -71,6 +86,7 @@ void save_statistics(
   }
   auto metadata = made_from;
   metadata[kFormat] = kFormatName;
+  metadata[kDigest] = digest_of(tensors);
   save_safetensors(path, tensors, metadata);
 }
 
@@ -79,6 +95,7 @@ StatisticsByModule load_statistics(
   const SafetensorsFile file(path);
   check_made_from(file, made_from);
   StatisticsByModule statistics;
+  NamedTensors tensors;
   for (const std::string& key : file.names()) {
     const size_t separator = key.rfind(kSeparator);
     at::Tensor* place = separator == std::string::npos
@@ -88,9 +105,14 @@ StatisticsByModule load_statistics(
       throw FormatError(path, "tensor " + key + " is no statistic of a weight");
     }
     *place = file.tensor(key).clone();
+    tensors.emplace_back(key, *place);
     if (!place->is_floating_point() || !place->isfinite().all().item<bool>()) {
       throw FormatError(path, key + " must hold finite numbers of floating point");
     }
+  }
+  const auto written = file.metadata().find(kDigest);
+  if (written == file.metadata().end() || written->second != digest_of(tensors)) {
+    throw FormatError(path, "is damaged: its tensors are not those that were written");
   }
   return statistics;
 }

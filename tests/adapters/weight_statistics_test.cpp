@@ -200,6 +200,10 @@ TEST(StatisticsFile, IsRefusedWhereItIsOfAnotherStart) {
   EXPECT_THAT(
       [&] { load_statistics(folder / "odd"); }, ThrowsMessage<FormatError>(HasSubstr("tensor a:b is no statistic")));
   EXPECT_THROW(load_statistics(folder / "none"), FileError);
+  std::string bytes = read_file(folder / "a");
+  bytes.back() ^= 1;
+  write_file(folder / "flipped", bytes);
+  EXPECT_THAT([&] { load_statistics(folder / "flipped"); }, ThrowsMessage<FormatError>(HasSubstr("is damaged")));
 }
 
 TEST(StoredStart, RefusesWhatWasNotStored) {

@@ -5,15 +5,47 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
+#include <thread>
 
 namespace rora::testing {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int kSteps = 4;
-constexpr const char* kAdapter = "/adapter_model.safetensors";
+constexpr int kSteps = 6;
+
+/// As if the run had been killed behind its last checkpoint, or ahead of the first.
+void interrupt(const Workplace& place, const std::string& folder) {
+  auto run = place.json(folder + "/run.json");
+  run["finished"] = false;
+  place.write(folder + "/run.json", run.dump());
+  for (const char* result : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    std::filesystem::remove(place.path(folder) + result);
+  }
+}
+
+/// Stops a run midway, goes on with it, and compares what comes of it with a run that was never stopped.
+void expect_the_same_after_a_stop(const Workplace& place, std::vector<std::string> flags) {
+  constexpr int kManySteps = 300;
+  ASSERT_EQ(run_rora(place.finetune("whole", kManySteps, flags)).code, 0);
+  Process process(place.finetune("parts", kManySteps, flags));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (place.read("parts/metrics.jsonl").size() < 500 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  process.signal(SIGTERM);
+  ASSERT_EQ(process.wait().code, 128 + SIGTERM) << "it had ended already, or never began";
+  flags.push_back("--resume");
+  const Outcome resumed = run_rora(place.finetune("parts", kManySteps, flags));
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_THAT(resumed.out, HasSubstr("going on from step "));
+  EXPECT_EQ(place.read("parts/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
+  EXPECT_EQ(place.read("parts/adapter_config.json"), place.read("whole/adapter_config.json"));
+}
 
 class EachStart : public ::testing::TestWithParam<const char*> {
  protected:
@@ -28,21 +60,7 @@ class EachStart : public ::testing::TestWithParam<const char*> {
 
 TEST_P(EachStart, TrainsAndGoesOnAfterAStopBitForBit) {
   const Workplace place;
-  ASSERT_EQ(run_rora(place.finetune("whole", kSteps, with(GetParam()))).code, 0);
-  auto flags = with(GetParam());
-  flags.insert(flags.end(), {"--save-every", "2"});
-  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, flags)).code, 0);
-  // As if it had been killed behind the checkpoint.
-  auto run = place.json("parts/run.json");
-  run["finished"] = false;
-  place.write("parts/run.json", run.dump());
-  std::filesystem::remove(place.path("parts") + kAdapter);
-  std::filesystem::remove(place.path("parts/adapter_config.json"));
-  flags.push_back("--resume");
-  const Outcome resumed = run_rora(place.finetune("parts", kSteps, flags));
-  ASSERT_EQ(resumed.code, 0) << resumed.err;
-  EXPECT_EQ(place.read("parts/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
-  EXPECT_EQ(place.read("parts/adapter_config.json"), place.read("whole/adapter_config.json"));
+  expect_the_same_after_a_stop(place, with(GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -77,8 +95,7 @@ TEST(StartFlags, ReadStatisticsThatAnEarlierRunWrote) {
   const std::vector<std::string> kept{"--statistics", place.path("statistics")};
   ASSERT_EQ(run_rora(place.finetune("first", kSteps, gora(kept))).code, 0);
   const auto written = std::filesystem::last_write_time(place.path("statistics"));
-  auto faster = gora(kept);
-  ASSERT_EQ(run_rora(place.finetune("second", kSteps, faster)).code, 0);
+  ASSERT_EQ(run_rora(place.finetune("second", kSteps, gora(kept))).code, 0);
   EXPECT_EQ(std::filesystem::last_write_time(place.path("statistics")), written);
   EXPECT_EQ(place.read("first/adapter_model.safetensors"), place.read("second/adapter_model.safetensors"));
   ASSERT_EQ(run_rora(place.finetune("none", kSteps, kGora)).code, 0);
@@ -88,20 +105,11 @@ TEST(StartFlags, ReadStatisticsThatAnEarlierRunWrote) {
       "'seed' was '42' and is now '7'");
 }
 
-TEST(StartFlags, CaptureTheSameByGroupsOfAFewWeights) {
-  const Workplace place;
-  ASSERT_EQ(run_rora(place.finetune("at_once", kSteps, kGora)).code, 0);
-  ASSERT_EQ(run_rora(place.finetune("in_groups", kSteps, gora({"--capture-memory", "1"}))).code, 0);
-  EXPECT_EQ(place.read("at_once/ranks.csv"), place.read("in_groups/ranks.csv"));
-}
-
 TEST(StartFlags, NameTheStartThatARunCannotGoOnWithout) {
   const Workplace place;
-  const auto flags = gora({"--save-every", "2"});
+  const auto flags = gora({"--save-every", "4"});
   ASSERT_EQ(run_rora(place.finetune("run", kSteps, flags)).code, 0);
-  auto run = place.json("run/run.json");
-  run["finished"] = false;
-  place.write("run/run.json", run.dump());
+  interrupt(place, "run");
   std::filesystem::remove(place.path("run/start.safetensors"));
   auto resumed = flags;
   resumed.push_back("--resume");
@@ -112,13 +120,33 @@ TEST(StartFlags, NameTheStartThatARunCannotGoOnWithout) {
 
 TEST(StartFlags, RefuseToGoOnWithAnother) {
   const Workplace place;
-  ASSERT_EQ(run_rora(place.finetune("run", kSteps, {"--init", "pissa", "--rank", "4", "--save-every", "2"})).code, 0);
-  auto run = place.json("run/run.json");
-  run["finished"] = false;
-  place.write("run/run.json", run.dump());
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, {"--init", "pissa", "--rank", "4", "--save-every", "4"})).code, 0);
+  interrupt(place, "run");
   expect_error(
-      run_rora(place.finetune("run", kSteps, {"--init", "olora", "--rank", "4", "--save-every", "2", "--resume"})), 1,
+      run_rora(place.finetune("run", kSteps, {"--init", "olora", "--rank", "4", "--save-every", "4", "--resume"})), 1,
       "'init' was 'pissa' and is now 'olora'");
+}
+
+TEST(StartFlags, GoOnWithTheStartOfTheSameFlagsAloneBeforeTheFirstCheckpointToo) {
+  const Workplace place;
+  const auto flags = gora({"--save-every", "0"});
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, flags)).code, 0);
+  interrupt(place, "run");
+  auto resumed = gora({"--save-every", "0", "--resume", "--alpha", "64"});
+  expect_error(run_rora(place.finetune("run", kSteps, resumed)), 1, "'alpha' was '16.0' and is now '64.0'");
+  resumed = gora({"--save-every", "0", "--resume", "--gora-gamma", "0.5"});
+  expect_error(run_rora(place.finetune("run", kSteps, resumed)), 1, "'gora-gamma' was '0.05' and is now '0.5'");
+}
+
+TEST(StartFlags, ANewRunReadsNoStartThatIsLyingInItsFolder) {
+  const Workplace place;
+  const std::vector<std::string> flags{"--init", "pissa", "--rank", "2"};
+  ASSERT_EQ(run_rora(place.finetune("other", kSteps, {"--init", "pissa", "--rank", "4"})).code, 0);
+  std::filesystem::create_directory(place.path("run"));
+  std::filesystem::copy(place.path("other/start.safetensors"), place.path("run/start.safetensors"));
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, flags)).code, 0);
+  ASSERT_EQ(run_rora(place.finetune("clean", kSteps, flags)).code, 0);
+  EXPECT_EQ(place.read("run/adapter_model.safetensors"), place.read("clean/adapter_model.safetensors"));
 }
 
 TEST(StartFlags, ListTheStartsAndTheMethods) {
@@ -142,18 +170,9 @@ TEST(Methods, AreWhatTheirFlagsSay) {
 
 class OtherKinds : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(OtherKinds, TrainAndGoOn) {
+TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
   const Workplace place;
-  const std::vector<std::string> flags{"--method", GetParam(), "--rank", "4", "--save-every", "2"};
-  ASSERT_EQ(run_rora(place.finetune("whole", kSteps, flags)).code, 0);
-  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, flags)).code, 0);
-  auto run = place.json("parts/run.json");
-  run["finished"] = false;
-  place.write("parts/run.json", run.dump());
-  auto resumed = flags;
-  resumed.push_back("--resume");
-  ASSERT_EQ(run_rora(place.finetune("parts", kSteps, resumed)).code, 0);
-  EXPECT_EQ(place.read("parts/adapter_model.safetensors"), place.read("whole/adapter_model.safetensors"));
+  expect_the_same_after_a_stop(place, {"--method", GetParam(), "--rank", "4"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix"));

@@ -38,8 +38,8 @@ def value_cases():
     }.items():
         for value in values:
             yield case(DRY, flag, value)
-    gora = [*DRY, "--init", "gora"]
-    for flag, values in {"min-rank": ["0", MOST, "33", "x"], "max-rank": ["0", "3"], "gora-batches": ["0", MOST[:-1] + "x"],
+    gora = [*DRY, "--init", "gora", "--min-rank", "1"]
+    for flag, values in {"min-rank": ["-1", MOST, "x"], "max-rank": ["-1"], "gora-batches": ["0", MOST[:-1] + "x"],
                          "gora-gamma": ["-1", "nan"], "capture-memory": ["-1"], "capture-batches": ["4"],
                          "eva-rho": ["3"], "lora-one-gamma": ["2"], "init-adapter": ["@adapter"]}.items():
         for value in values:
@@ -49,7 +49,7 @@ def value_cases():
     yield case(DRY, "statistics", "@statistics")
     yield case(DRY, "min-rank", "5")
     for init, rank, names in (("lora-ga", "100", "singular values"), ("pissa", "100", "singular values"),
-                              ("gora", "40", "budget")):
+                              ("eva", "40", "directions")):
         yield Case(f"finetune --init {init} of rank {rank}", [*DRY, "--init", init, "--rank", rank], (names,))
     for words in ([*gora, "--statistics", "@model"], [*gora, "--statistics", "@train.jsonl"],
                   [*gora, "--statistics", "@adapter/adapter_model.safetensors"]):

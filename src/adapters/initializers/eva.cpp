@@ -16,6 +16,9 @@ namespace {
 constexpr const char* kDirections = "directions"; // `[round(ρ·r), in]`
 constexpr const char* kShares = "explained_variance_ratio"; // `[round(ρ·r)]` in fp64
 
+/// Shares below are what rounding makes of directions in which nothing varies.
+constexpr double kLeastShare = 1e-10;
+
 /// A direction of a module's inputs.
 struct Direction {
   double share;
@@ -45,7 +48,8 @@ class EVA final : public Initializer {
     const auto [values, vectors] = at::linalg_eigh(covariance);
     const double total = covariance.diagonal().sum().item<double>();
     TORCH_CHECK_VALUE(total > 0.0, "eva: the weight's inputs do not vary over the tokens that were captured");
-    const int64_t kept = std::min(static_cast<int64_t>(std::llround(rho_ * static_cast<double>(rank))), mean.size(0));
+    const int64_t varying = values.gt(kLeastShare * total).sum().item<int64_t>();
+    const int64_t kept = std::min(static_cast<int64_t>(std::llround(rho_ * static_cast<double>(rank))), varying);
     at::Tensor directions = vectors.narrow(1, mean.size(0) - kept, kept).t().flip(0);
     const at::Tensor largest = directions.gather(1, directions.abs().argmax(1, /*keepdim=*/true));
     directions = at::where(largest.lt(0), -directions, directions).to(at::kFloat).contiguous();
@@ -70,7 +74,10 @@ class EVA final : public Initializer {
         directions.begin(), directions.end(), [](const Direction& a, const Direction& b) { return a.share > b.share; });
     std::vector<ChosenRank> chosen(candidates.size());
     const size_t budget = candidates.size() * static_cast<size_t>(asked.rank());
-    for (size_t i = 0; i < std::min(budget, directions.size()); ++i) {
+    TORCH_CHECK_VALUE(
+        directions.size() >= budget, "eva: the inputs vary in ", directions.size(), " directions, and rank ",
+        asked.rank(), " for every module asks for ", budget, ": capture more tokens or ask for a lower rank");
+    for (size_t i = 0; i < budget; ++i) {
       ++chosen[directions[i].module].rank;
     }
     for (ChosenRank& each : chosen) {

@@ -12,7 +12,7 @@
 namespace rora {
 namespace {
 
-/// Keeps A·Aᵀ from being singular where the rank is over the inputs' number.
+/// Keeps A·Aᵀ from being singular.
 constexpr double kDamping = 1e-8;
 
 // Of `WeightStatistics::condensed`:
@@ -35,11 +35,12 @@ class GoRA final : public Initializer {
     return true;
   }
 
-  void condense(const ProjectionImpl& projection, int64_t /*rank*/, WeightStatistics& statistics) const override {
+  void condense(const ProjectionImpl& projection, int64_t rank, WeightStatistics& statistics) const override {
     const at::Tensor gradient = statistics.gradient;
     const at::Tensor weight = projection.original_weight().to(gradient.options());
     statistics.condensed[kImportance] = (weight * gradient).abs().mean(at::kDouble);
-    at::Tensor a = at::empty({options_.max_rank(), projection.in_features()}, gradient.options());
+    const int64_t most = std::min({max_rank(rank), projection.in_features(), projection.out_features()});
+    at::Tensor a = at::empty({most, projection.in_features()}, gradient.options());
     at::Tensor unused = at::empty({0}, gradient.options());
     kaiming_uniform()->initialize(projection, {}, {a, unused, 1.0});
     statistics.condensed[kA] = a;
@@ -56,17 +57,17 @@ class GoRA final : public Initializer {
       costs += cost_of_rank(each);
     }
     TORCH_CHECK_VALUE(sum > 0.0, "gora: no weight has any importance: every gradient is 0");
+    const int64_t least = min_rank(asked.rank()), most = max_rank(asked.rank());
     TORCH_CHECK_VALUE(
-        options_.min_rank() <= asked.rank() && asked.rank() <= options_.max_rank(), "gora: the budget is that of rank ",
-        asked.rank(), " for every module, which ranks from ", options_.min_rank(), " to ", options_.max_rank(),
-        " cannot meet");
+        least <= asked.rank() && asked.rank() <= most, "gora: the budget is that of rank ", asked.rank(),
+        " for every module, which min_rank ", least, " and max_rank ", most, " cannot meet");
     const double budget = costs * static_cast<double>(asked.rank());
     std::vector<ChosenRank> chosen;
     for (const RankCandidate& each : candidates) {
       const double share = budget * importance(each) / sum / cost_of_rank(each);
-      const double bounded = std::clamp(
-          std::round(share), static_cast<double>(options_.min_rank()), static_cast<double>(options_.max_rank()));
-      chosen.push_back({static_cast<int64_t>(bounded), asked.alpha()});
+      const double bounded = std::clamp(std::round(share), static_cast<double>(least), static_cast<double>(most));
+      const int64_t fits = std::min(each.in_features, each.out_features);
+      chosen.push_back({std::min(static_cast<int64_t>(bounded), fits), asked.alpha()});
     }
     return chosen;
   }
@@ -88,6 +89,12 @@ class GoRA final : public Initializer {
   }
 
  private:
+  int64_t min_rank(int64_t asked) const {
+    return options_.min_rank() > 0 ? options_.min_rank() : std::max<int64_t>(1, asked / 2);
+  }
+  int64_t max_rank(int64_t asked) const {
+    return options_.max_rank() > 0 ? options_.max_rank() : 4 * asked;
+  }
   static double importance(const RankCandidate& candidate) {
     return candidate.statistics->condensed.at(kImportance).item<double>();
   }
@@ -98,8 +105,9 @@ class GoRA final : public Initializer {
 } // namespace
 
 void GoRAOptions::validate() const {
-  TORCH_CHECK_VALUE(min_rank_ >= 1, "min_rank must be at least 1: ", min_rank_);
-  TORCH_CHECK_VALUE(max_rank_ >= min_rank_, "max_rank must be at least min_rank, ", min_rank_, ": ", max_rank_);
+  TORCH_CHECK_VALUE(min_rank_ >= 0, "min_rank must not be negative: ", min_rank_);
+  TORCH_CHECK_VALUE(
+      max_rank_ == 0 || max_rank_ >= min_rank_, "max_rank must be at least min_rank, ", min_rank_, ": ", max_rank_);
   TORCH_CHECK_VALUE(std::isfinite(gamma_) && gamma_ >= 0.0, "gamma must be at least 0: ", gamma_);
 }
 

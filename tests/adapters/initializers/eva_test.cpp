@@ -86,6 +86,18 @@ TEST(EVA, LeavesAModuleThatExplainsLeastWithoutAnAdapter) {
   EXPECT_EQ(chosen[1].rank, 0);
 }
 
+TEST(EVA, TakesNoDirectionsOfRoundingAlone) {
+  at::manual_seed(4);
+  WeightStatistics statistics = statistics_of(at::randn({3, 12})); // which vary in two directions
+  eva()->condense(*graded_projection(), 4, statistics);
+  EXPECT_EQ(statistics.condensed.at("directions").size(0), 2);
+  const std::vector<RankCandidate> candidates{{"a", 12, 10, &statistics}};
+  EXPECT_EQ(eva()->choose_ranks(candidates, LowRankOptions().rank(2))[0].rank, 2);
+  EXPECT_THAT(
+      [&] { eva()->choose_ranks(candidates, LowRankOptions().rank(4)); },
+      ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("vary in 2 directions")));
+}
+
 TEST(EVA, RefusesInputsThatDoNotVary) {
   EXPECT_THAT(
       [] {

@@ -78,32 +78,34 @@ TEST(GoRA, SharesTheBudgetByImportanceOverTheRootOfTheSizes) {
   EXPECT_EQ(unlike[1].rank, 11);
 }
 
-TEST(GoRA, KeepsRanksWithinTheirBounds) {
-  const auto ranks = ranks_for({100.0, 1.0, 0.0}, 8, GoRAOptions());
-  EXPECT_EQ(ranks[0].rank, 24);
-  EXPECT_EQ(ranks[1].rank, 4);
-  EXPECT_EQ(ranks[2].rank, 4);
-  EXPECT_EQ(ranks_for({100.0, 1.0, 0.0}, 8, GoRAOptions().max_rank(16))[0].rank, 16);
+TEST(GoRA, KeepsRanksWithinTheirBoundsAndTheWeightsSizes) {
+  const auto ranks = ranks_for({100.0, 1.0, 0.0}, 4, GoRAOptions());
+  EXPECT_EQ(ranks[0].rank, 12);
+  EXPECT_EQ(ranks[1].rank, 2) << "half of the rank asked for";
+  EXPECT_EQ(ranks[2].rank, 2);
+  EXPECT_EQ(ranks_for({100.0, 1.0, 0.0}, 4, GoRAOptions().max_rank(8))[0].rank, 8);
+  EXPECT_EQ(ranks_for({100.0, 1.0, 0.0}, 8, GoRAOptions())[0].rank, 16) << "24 columns are more than its inputs";
 }
 
 TEST(GoRA, SaysWhatBudgetCannotBeMet) {
   EXPECT_THAT(
       [] {
-        ranks_for({1.0, 1.0}, 2, GoRAOptions());
+        ranks_for({1.0, 1.0}, 2, GoRAOptions().min_rank(4).max_rank(32));
       },
-      ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("rank 2 for every module, which ranks from 4 to 32")));
-  EXPECT_THROW(ranks_for({1.0, 1.0}, 40, GoRAOptions()), c10::ValueError);
+      ::testing::ThrowsMessage<c10::ValueError>(
+          HasSubstr("rank 2 for every module, which min_rank 4 and max_rank 32 cannot meet")));
+  EXPECT_THROW(ranks_for({1.0, 1.0}, 40, GoRAOptions().max_rank(32)), c10::ValueError);
   EXPECT_THAT(
       [] {
         ranks_for({0.0, 0.0}, 8, GoRAOptions());
       },
       ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("no weight has any importance")));
-  EXPECT_THROW(gora(GoRAOptions().min_rank(0)), c10::ValueError);
+  EXPECT_THROW(gora(GoRAOptions().min_rank(-1)), c10::ValueError);
   EXPECT_THROW(gora(GoRAOptions().min_rank(9).max_rank(8)), c10::ValueError);
   EXPECT_THROW(gora(GoRAOptions().gamma(-1.0)), c10::ValueError);
 }
 
-TEST(GoRA, IsTheMeanProductOfWeightAndGradient) {
+TEST(GoRA, TakesTheMeanProductOfWeightAndGradientForTheImportance) {
   Projection projection = graded_projection();
   WeightStatistics statistics{graded_gradient(), {}, {}};
   const double expected = (projection->weight * statistics.gradient).abs().mean().item<double>();

@@ -15,7 +15,8 @@ namespace rora {
 /// A module's alpha is such that its scale is that of the rank asked for, as with PEFT's `adjust_scaling_factors`.
 ///
 /// The eigenvectors are those that PEFT's incremental decomposition approaches, from moments over all tokens at once:
-/// in² numbers a weight. Throws `c10::ValueError` for a ρ below 1, and for inputs that do not vary.
+/// in² numbers a weight. Throws `c10::ValueError` for a ρ below 1, and for inputs that do not vary, or that vary in
+/// fewer directions than there are ranks to give out, as where few tokens are labelled.
 std::shared_ptr<const Initializer> eva(double rho = 2.0);
 
 } // namespace rora

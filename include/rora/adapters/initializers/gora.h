@@ -10,9 +10,10 @@
 namespace rora {
 
 struct GoRAOptions {
-  /// The bounds of a module's rank.
-  TORCH_ARG(int64_t, min_rank) = 4;
-  TORCH_ARG(int64_t, max_rank) = 32;
+  /// The bounds of a module's rank; 0 is half of the rank that is asked for, and four times it: 4 and 32 of the paper's
+  /// rank 8. No rank is over a weight's sizes.
+  TORCH_ARG(int64_t, min_rank) = 0;
+  TORCH_ARG(int64_t, max_rank) = 0;
   /// ‖s·B·A‖ at the start, as a share of ‖G‖.
   TORCH_ARG(double, gamma) = 5e-2;
 
@@ -29,9 +30,9 @@ struct GoRAOptions {
 ///   rank        rᵢ = clip(round(b·Iᵢ/ΣI / √(inᵢ + outᵢ)), min_rank, max_rank)
 ///   A           uniform in ±1/√in, and B = −ξ·G·Aᵀ·(A·Aᵀ)⁻¹ with s·ξ = γ·√(in/rᵢ)
 ///
-/// so that s·B·A is the step −γ·√(in/rᵢ)·G seen through A, E‖s·B·A‖ = γ·‖G‖ and W stays as it is. With s = α/√rᵢ, ξ is
-/// the paper's γ·√in/α; under α/r it is what gives the same start. Ranks are rounded and clipped one by one, so what is
-/// used of the budget is near it, not equal.
+/// so that s·B·A is the step −γ·√(in/rᵢ)·G seen through A, E‖s·B·A‖² = γ²·‖G‖² and W stays as it is. With s = α/√rᵢ, ξ
+/// is the paper's γ·√in/α; under α/r it is what gives the same start. Ranks are rounded and clipped one by one, so what
+/// is used of the budget is near it, not equal; far from it where the bounds cut many ranks.
 ///
 /// Its ranks throw `c10::ValueError` where the bounds leave no room for the budget, or no weight has any importance.
 std::shared_ptr<const Initializer> gora(const GoRAOptions& options = {});
