@@ -5,6 +5,7 @@
 #include "adapter_files.h"
 #include "attachment.h"
 #include "change_error.h"
+#include "initializers/singular_triples.h"
 
 #include <rora/error.h>
 
@@ -150,20 +151,14 @@ void complete_config(LowRankFolder& adapter) {
   adapter.options = detail::parse_adapter_config(path, adapter.config);
 }
 
-/// Singular vectors are told up to their sign: the largest entry of each column of `u` becomes positive.
-void fix_signs(at::Tensor& u, at::Tensor& vh) {
-  const at::Tensor largest = u.gather(0, u.abs().argmax(0, /*keepdim=*/true));
-  const at::Tensor signs = at::where(largest < 0, -1.0, 1.0);
-  u = u * signs;
-  vh = vh * signs.t();
-}
-
 /// The nearest change of that rank. What it leaves out is added to `errors`.
 LowRankChange nearest(const std::string& module, const LowRankChange& change, int64_t rank, detail::ErrorSum& errors) {
   const auto [q_b, r_b] = at::linalg_qr(change.b.to(at::kDouble));
   const auto [q_a, r_a] = at::linalg_qr(change.a.to(at::kDouble).t());
   auto [u, s, vh] = at::linalg_svd(r_b.mm(r_a.t()), /*full_matrices=*/false);
-  fix_signs(u, vh);
+  const at::Tensor signs = detail::signs_of_rows(u.t());
+  u = u * signs.t();
+  vh = vh * signs;
   const int64_t kept = std::min(rank, s.size(0));
   const double scale_squared = change.scale * change.scale;
   const at::Tensor squares = s.square() * scale_squared;

@@ -1,5 +1,7 @@
 #include <rora/adapters/initializers/eva.h>
 
+#include "singular_triples.h"
+
 #include <rora/core/projection.h>
 #include <rora/core/rora_linear_options.h>
 
@@ -51,8 +53,7 @@ class EVA final : public Initializer {
     const int64_t varying = values.gt(kLeastShare * total).sum().item<int64_t>();
     const int64_t kept = std::min(static_cast<int64_t>(std::llround(rho_ * static_cast<double>(rank))), varying);
     at::Tensor directions = vectors.narrow(1, mean.size(0) - kept, kept).t().flip(0);
-    const at::Tensor largest = directions.gather(1, directions.abs().argmax(1, /*keepdim=*/true));
-    directions = at::where(largest.lt(0), -directions, directions).to(at::kFloat).contiguous();
+    directions = (directions * detail::signs_of_rows(directions)).to(at::kFloat).contiguous();
     statistics.condensed = {
         {kDirections, directions},
         {kShares, values.narrow(0, mean.size(0) - kept, kept).flip(0).clamp_min(0.0).div(total).contiguous()}};

@@ -10,8 +10,6 @@
 namespace rora {
 namespace {
 
-constexpr int64_t kIterations = 4; // as the authors' code has it
-
 class LoRAGA final : public Initializer {
  public:
   explicit LoRAGA(const LoRAGAOptions& options) : options_(options) {}
@@ -28,7 +26,7 @@ class LoRAGA final : public Initializer {
 
   void condense(const ProjectionImpl& /*projection*/, int64_t rank, WeightStatistics& statistics) const override {
     detail::check_singular_values(2 * rank, statistics.gradient.sizes(), "lora-ga");
-    const auto [u, s, v] = detail::first_singular_triples(statistics.gradient, 2 * rank, kIterations);
+    const auto [u, s, v] = detail::first_singular_triples(statistics.gradient, 2 * rank, detail::kGradientIterations);
     statistics.condensed = {
         {"u", u.narrow(1, rank, rank).contiguous()},
         {"s", s.narrow(0, rank, rank).contiguous()},

@@ -10,8 +10,6 @@
 namespace rora {
 namespace {
 
-constexpr int64_t kIterations = 4;
-
 class LoRAOne final : public Initializer {
  public:
   explicit LoRAOne(double gamma) : gamma_(gamma) {}
@@ -25,7 +23,7 @@ class LoRAOne final : public Initializer {
 
   void condense(const ProjectionImpl& /*projection*/, int64_t rank, WeightStatistics& statistics) const override {
     detail::check_singular_values(rank, statistics.gradient.sizes(), "lora-one");
-    const auto [u, s, v] = detail::first_singular_triples(statistics.gradient, rank, kIterations);
+    const auto [u, s, v] = detail::first_singular_triples(statistics.gradient, rank, detail::kGradientIterations);
     TORCH_CHECK_VALUE(s[0].item<double>() > 0.0, "lora-one: the gradient is 0");
     statistics.condensed = {{"u", u}, {"s", s}, {"v", v}};
     statistics.gradient.reset();

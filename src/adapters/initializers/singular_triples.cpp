@@ -17,8 +17,7 @@ at::Tensor widened(const at::Tensor& matrix) {
 }
 
 SingularTriples with_signs(at::Tensor u, at::Tensor s, at::Tensor v) {
-  const at::Tensor largest = v.gather(1, v.abs().argmax(1, /*keepdim=*/true));
-  const at::Tensor signs = at::where(largest.lt(0), -1.0, 1.0).to(v.scalar_type());
+  const at::Tensor signs = signs_of_rows(v);
   return {(u * signs.t()).contiguous(), s.contiguous(), (v * signs).contiguous()};
 }
 
@@ -32,6 +31,11 @@ at::Tensor orthonormal(const at::Tensor& columns) {
 }
 
 } // namespace
+
+at::Tensor signs_of_rows(const at::Tensor& rows) {
+  const at::Tensor largest = rows.gather(1, rows.abs().argmax(1, /*keepdim=*/true));
+  return at::where(largest.lt(0), -1.0, 1.0).to(rows.scalar_type());
+}
 
 SingularTriples first_singular_triples(const at::Tensor& matrix, int64_t k, int64_t iterations) {
   const at::Tensor wide = widened(matrix);

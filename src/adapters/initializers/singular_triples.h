@@ -15,6 +15,13 @@ struct SingularTriples {
   at::Tensor v; ///< `[k, columns]`
 };
 
+/// +1 or -1 for each row `[rows, 1]`: what makes its largest entry positive. Singular vectors and eigenvectors are told
+/// up to their sign.
+at::Tensor signs_of_rows(const at::Tensor& rows);
+
+/// Of a gradient's randomised decomposition, as LoRA-GA's and LoRA-One's authors have it.
+inline constexpr int64_t kGradientIterations = 4;
+
 /// The first `k`. With `iterations` of 0 from an exact decomposition, else from that many power iterations of a
 /// randomised one (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4) of 10 more columns, whose random matrix
 /// is the same at every call.
