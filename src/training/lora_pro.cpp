@@ -48,15 +48,11 @@ void LoraPro::update(double learning_rate, const at::Tensor& left_out) {
   if (detail::is_set(left_out)) {
     return;
   }
-  const at::Tensor gradients = parameters().gradients().clone();
-  for (const ParameterPair& pair : parameters().pairs()) {
-    const ParameterEntry& a = parameters().entries()[pair.a];
-    const ParameterEntry& b = parameters().entries()[pair.b];
-    const at::Tensor of_a = ParameterTable::slice(a, gradients), of_b = ParameterTable::slice(b, gradients);
-    const FactorGradients closest = lora_pro_gradients(a.tensor, b.tensor, {of_a, of_b}, pair.scale, damping_);
-    of_a.copy_(closest.a);
-    of_b.copy_(closest.b);
-  }
+  const at::Tensor gradients = detail::changed_gradients(parameters(), [this](const detail::PairGradients& pair) {
+    const FactorGradients closest = lora_pro_gradients(pair.a, pair.b, {pair.of_a, pair.of_b}, pair.scale, damping_);
+    pair.of_a.copy_(closest.a);
+    pair.of_b.copy_(closest.b);
+  });
   update_from(gradients, learning_rate, left_out);
 }
 

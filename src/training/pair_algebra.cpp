@@ -42,6 +42,16 @@ at::Tensor damped_inverse(const at::Tensor& symmetric, double damping) {
   return own.with(pseudo_reciprocal(own.values + damping));
 }
 
+at::Tensor changed_gradients(ParameterTable& parameters, const std::function<void(const PairGradients&)>& change) {
+  at::Tensor gradients = parameters.gradients().clone();
+  for (const ParameterPair& pair : parameters.pairs()) {
+    const ParameterEntry& a = parameters.entries()[pair.a];
+    const ParameterEntry& b = parameters.entries()[pair.b];
+    change({a.tensor, b.tensor, ParameterTable::slice(a, gradients), ParameterTable::slice(b, gradients), pair.scale});
+  }
+  return gradients;
+}
+
 bool is_set(const at::Tensor& left_out) {
   return left_out.defined() && left_out.item<double>() != 0.0;
 }

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 namespace rora::detail {
 
 /// Throws `c10::ValueError`, which names the optimiser, for a table without a pair whose factors are both trained, and
@@ -29,6 +31,18 @@ at::Tensor pseudo_reciprocal(const at::Tensor& x);
 
 /// (M + damping·I)⁺ of a symmetric positive semi-definite M.
 at::Tensor damped_inverse(const at::Tensor& symmetric, double damping);
+
+/// A pair's factors with their gradients, which may be written to.
+struct PairGradients {
+  at::Tensor a;
+  at::Tensor b;
+  at::Tensor of_a;
+  at::Tensor of_b;
+  double scale;
+};
+
+/// A copy of the table's gradients in which `change` has written to those of each pair.
+at::Tensor changed_gradients(ParameterTable& parameters, const std::function<void(const PairGradients&)>& change);
 
 /// Whether an update is to be left out (`Optimizer::step`). Waits for a GPU.
 bool is_set(const at::Tensor& left_out);

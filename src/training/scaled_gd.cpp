@@ -32,15 +32,10 @@ void ScaledGD::update(double learning_rate, const at::Tensor& left_out) {
   if (detail::is_set(left_out)) {
     return;
   }
-  const at::Tensor gradients = parameters().gradients().clone();
-  for (const ParameterPair& pair : parameters().pairs()) {
-    const ParameterEntry& a = parameters().entries()[pair.a];
-    const ParameterEntry& b = parameters().entries()[pair.b];
-    const at::Tensor of_a = ParameterTable::slice(a, gradients);
-    const at::Tensor of_b = ParameterTable::slice(b, gradients);
-    of_a.copy_(detail::damped_inverse(b.tensor.t().mm(b.tensor), damping_).mm(of_a));
-    of_b.copy_(of_b.mm(detail::damped_inverse(a.tensor.mm(a.tensor.t()), damping_)));
-  }
+  const at::Tensor gradients = detail::changed_gradients(parameters(), [this](const detail::PairGradients& pair) {
+    pair.of_a.copy_(detail::damped_inverse(pair.b.t().mm(pair.b), damping_).mm(pair.of_a));
+    pair.of_b.copy_(pair.of_b.mm(detail::damped_inverse(pair.a.mm(pair.a.t()), damping_)));
+  });
   update_from(gradients, learning_rate, left_out);
 }
 
