@@ -98,6 +98,7 @@ void AdapterFlags::add_method(Flags& flags) {
       "method", method, adapter_methods(),
       "What is attached, in place of --scaling and --dora; --rank is the width of series and parallel, and a prefix's "
       "number of tokens (default: what they say)");
+  adalora.add(flags);
 }
 
 void AdapterFlags::add_target_modules(Flags& flags) {
@@ -122,6 +123,21 @@ ModuleSelection AdapterFlags::targets() const {
   return selection(target_modules);
 }
 
+MethodSettings AdapterFlags::settings() const {
+  return {
+      .rank = rank,
+      .alpha = alpha,
+      .dropout = dropout,
+      .dora_dropout = dora_dropout,
+      .target_modules = targets(),
+      .adalora = adalora};
+}
+
+std::shared_ptr<TrainingHook> AdapterFlags::hook() const {
+  const Method* chosen = method ? &find_method("method", *method) : nullptr;
+  return chosen != nullptr && chosen->hook != nullptr ? chosen->hook(settings()) : nullptr;
+}
+
 AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
   const Method& chosen = find_method("method", *method);
   const auto refuse = [&](const char* flag, const std::string& why) {
@@ -136,8 +152,7 @@ AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
   if (!chosen.has_alpha) {
     refuse("alpha", "has none");
   }
-  AdapterOptions options = chosen.options(
-      {.rank = rank, .alpha = alpha, .dropout = dropout, .dora_dropout = dora_dropout, .target_modules = targets()});
+  AdapterOptions options = chosen.options(settings());
   if (options.target_modules().names.size() < target_modules.size() && flags.given("target-modules")) {
     throw UsageError("--target-modules: --method " + *method + " stands at gate_proj, up_proj and down_proj alone");
   }
@@ -169,6 +184,9 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   };
   if (ensure_weight_tying && !init_adapter && modules_to_save.empty()) {
     throw UsageError("--ensure-weight-tying needs --modules-to-save");
+  }
+  if (method != "adalora") {
+    AdaLoraFlags::refuse(flags);
   }
   if (method) {
     return resolve_method(flags);

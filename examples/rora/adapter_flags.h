@@ -1,16 +1,21 @@
 #pragma once
 
+#include "adalora_flags.h"
 #include "flags.h"
 
 #include <rora/adapters/adapter_options.h>
 #include <rora/model/causal_lm.h>
+#include <rora/training/hooks.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace rora::cli {
+
+struct MethodSettings;
 
 /// The flags that describe an adapter.
 struct AdapterFlags {
@@ -26,6 +31,7 @@ struct AdapterFlags {
   std::vector<std::string> trainable_token_indices; ///< ids
   bool ensure_weight_tying = false;
   std::optional<std::string> method; ///< a name of `methods()`; in place of scaling and dora
+  AdaLoraFlags adalora;
 
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
@@ -46,6 +52,9 @@ struct AdapterFlags {
   /// `UsageError` for a flag that says otherwise, and for one that would have no effect.
   AdapterOptions resolve(const Flags& flags);
 
+  /// What the method does at a step besides; null: nothing.
+  std::shared_ptr<TrainingHook> hook() const;
+
   /// Attaches what `resolve` returned: read from the folder, or by `attach_fresh`.
   void attach(CausalLM model, const AdapterOptions& options, const std::function<void()>& attach_fresh) const;
   /// A fresh one drawn from LibTorch's generator.
@@ -53,6 +62,7 @@ struct AdapterFlags {
 
  private:
   AdapterOptions resolve_method(const Flags& flags);
+  MethodSettings settings() const;
 };
 
 } // namespace rora::cli

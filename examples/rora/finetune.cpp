@@ -92,6 +92,13 @@ int finetune(Arguments& arguments, const Flags& flags) {
     throw UsageError(
         "--init says how low-rank adapters begin, and --method " + *arguments.adapter.method + " has none");
   }
+  std::vector<std::shared_ptr<TrainingHook>> hooks;
+  if (auto hook = arguments.adapter.hook()) {
+    if (training.cuda_graph) {
+      throw UsageError("--cuda-graph: --method " + *arguments.adapter.method + " does more at a step than graphs hold");
+    }
+    hooks.push_back(std::move(hook));
+  }
   const DecoderOptions config = read_model_config(arguments.model.model);
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
   TrainingData data = load_training_data(
@@ -130,8 +137,8 @@ int finetune(Arguments& arguments, const Flags& flags) {
       write_ranks(ranks, folder.path());
     }
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments), begun}.run(
-      folder, tokenizer.loaded());
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments), begun, hooks}
+      .run(folder, tokenizer.loaded());
 }
 
 } // namespace

@@ -2,8 +2,10 @@
 
 #include "flags.h"
 
+#include <rora/adapters/adalora.h>
 #include <rora/adapters/bottleneck.h>
 #include <rora/adapters/prefix_tuning.h>
+#include <rora/training/rank_allocator.h>
 
 #include <algorithm>
 
@@ -52,6 +54,29 @@ AdapterOptions bottlenecks(const MethodSettings& settings) {
 
 AdapterOptions prefixes(const MethodSettings& settings) {
   return AdapterOptions().kind(prefix_tuning(PrefixTuningOptions().num_virtual_tokens(settings.rank)));
+}
+
+/// Throws `UsageError` for fewer ranks at the beginning than at the end.
+AdaLoraOptions adalora_options(const MethodSettings& settings) {
+  const int64_t asked = settings.adalora.init_r;
+  if (asked > 0 && asked < settings.rank) {
+    throw UsageError(
+        "--adalora-init-r " + std::to_string(asked) + " is below --rank " + std::to_string(settings.rank) +
+        ", to which AdaLoRA takes ranks down");
+  }
+  return AdaLoraOptions(settings.adalora.options)
+      .init_r(asked > 0 ? asked : (3 * settings.rank + 1) / 2)
+      .target_r(settings.rank)
+      .alpha(settings.alpha)
+      .dropout(settings.dropout);
+}
+
+AdapterOptions with_ranks_to_give(const MethodSettings& settings) {
+  return AdapterOptions().kind(adalora(adalora_options(settings))).target_modules(settings.target_modules);
+}
+
+std::shared_ptr<TrainingHook> rank_allocator(const MethodSettings& settings) {
+  return std::make_shared<RankAllocator>(adalora_options(settings));
 }
 
 /// RoRA that begins by a value of --init.
@@ -104,6 +129,13 @@ const std::vector<Method>& methods() {
        .has_alpha = false,
        .is_mergeable = false,
        .options = prefixes},
+      {.name = "adalora",
+       .title = "AdaLoRA",
+       .about =
+           "W + alpha/init_r*B*diag(E)*A, whose ranks are taken from modules that need them less, down to --rank in "
+           "the mean (AdaLoRA, arXiv 2303.10512)",
+       .options = with_ranks_to_give,
+       .hook = rank_allocator},
       rora_from("gora", "GoRA", "gora"),
       rora_from("lora-ga", "LoRA-GA", "lora-ga"),
       rora_from("lora-one", "LoRA-One", "lora-one"),

@@ -1,10 +1,13 @@
 #pragma once
 
+#include "adalora_flags.h"
 #include "flags.h"
 
 #include <rora/adapters/adapter_options.h>
+#include <rora/training/hooks.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,11 +15,12 @@ namespace rora::cli {
 
 /// What the methods of one comparison have in common.
 struct MethodSettings {
-  int64_t rank = 16; ///< a bottleneck's width, a prefix's virtual tokens
+  int64_t rank = 16; ///< a bottleneck's width, a prefix's virtual tokens, the mean of AdaLoRA's ranks at the end
   double alpha = 16.0;
   double dropout = 0.0;
   ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
   ModuleSelection target_modules = kDefaultTargetModules;
+  AdaLoraFlags adalora = {};
 };
 
 /// A way to fine-tune a model.
@@ -32,6 +36,8 @@ struct Method {
   double lr_ratio_b = 1.0; ///< how many times as fast B learns; 1: as --lr-ratio-b says
   /// What is attached; null: nothing, as the weights themselves are trained.
   AdapterOptions (*options)(const MethodSettings& settings) = nullptr;
+  /// What it does at a step besides; null: nothing.
+  std::shared_ptr<TrainingHook> (*hook)(const MethodSettings& settings) = nullptr;
 };
 
 /// In the order of reports.

@@ -251,10 +251,20 @@ std::vector<LegendEntry> method_legend(const SweepReport& report) {
       {"parallel", "#7a3b2e", "#D99A8B", "3 2", Marker::kCircle},
       {"prefix", "#2d6f73", "#7FCBD0", "8 2 2 2", Marker::kSquare}};
   std::vector<LegendEntry> legend;
+  size_t others = 0; // take the colours again, with the dashes and markers of their neighbours
   for (const Method* method : report.axes.methods) {
     const auto found = std::find_if(
         kStyles.begin(), kStyles.end(), [&](const LegendEntry& style) { return style.name == method->name; });
-    legend.push_back(found == kStyles.end() ? kStyles[0] : *found);
+    if (found != kStyles.end()) {
+      legend.push_back(*found);
+    } else {
+      const size_t colour = others % kStyles.size();
+      const LegendEntry& neighbour = kStyles[(colour + 1 + others / kStyles.size()) % kStyles.size()];
+      legend.push_back(kStyles[colour]);
+      legend.back().dashes = neighbour.dashes;
+      legend.back().marker = neighbour.marker;
+      ++others;
+    }
     legend.back().name = method->title;
   }
   return legend;

@@ -134,6 +134,22 @@ double start_seconds(const Start& start, const fs::path& run_file) {
   return JsonObject::read(run_file).number("start_s", start.seconds());
 }
 
+MethodSettings method_settings(const SweepFlags& flags, const SweepRun& run) {
+  const AdapterFlags& adapter = flags.adapter;
+  return {
+      .rank = run.rank,
+      .alpha = run.alpha.at(run.rank),
+      .dropout = adapter.dropout,
+      .dora_dropout = adapter.dora_dropout,
+      .target_modules = adapter.targets()};
+}
+
+void add_hook(Trainer& trainer, const SweepFlags& flags, const SweepRun& run) {
+  if (run.method->hook != nullptr) {
+    trainer.add_hook(run.method->hook(method_settings(flags, run)));
+  }
+}
+
 } // namespace
 
 Trainee::Trainee(const SweepContext& context, const SweepRun& run, const fs::path& folder) : model_(context.base) {
@@ -144,7 +160,10 @@ Trainee::Trainee(const SweepContext& context, const SweepRun& run, const fs::pat
     model_ = load_whole(context.flags);
   }
   model_->activation_checkpointing = context.flags.training.activation_checkpointing;
-  if (const auto why = context.flags.training.cuda_graph ? why_not_captured(model_) : std::nullopt) {
+  const auto why = !context.flags.training.cuda_graph ? std::nullopt
+      : run.method->hook != nullptr ? std::make_optional<std::string>("it does more at a step than graphs hold")
+                                    : why_not_captured(model_);
+  if (why) {
     if (start_) {
       detach_adapters(*model_);
     }
@@ -153,13 +172,7 @@ Trainee::Trainee(const SweepContext& context, const SweepRun& run, const fs::pat
 }
 
 void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs::path& folder) {
-  const AdapterFlags& adapter = context.flags.adapter;
-  const AdapterOptions options = run.method->options(
-      {.rank = run.rank,
-       .alpha = run.alpha.at(run.rank),
-       .dropout = adapter.dropout,
-       .dora_dropout = adapter.dora_dropout,
-       .target_modules = adapter.targets()});
+  const AdapterOptions options = run.method->options(method_settings(context.flags, run));
   StartFlags flags = context.flags.start;
   flags.init = run.method->init;
   if (folder.empty()) { // its time is measured, and one batch shows what a start takes
@@ -207,6 +220,7 @@ StepCost measure_step(const SweepContext& context, const SweepRun& run) {
   Trainer trainer(
       trainee.model(), context.data.train.examples,
       trainer_options(context.flags, run, "", trainee.model()).max_steps(kMeasuredSteps).eval_every(0));
+  add_hook(trainer, context.flags, run);
   const StopSignals::Watch watch(trainer);
   StepCost cost;
   const BatchShape batch = largest_batch(trainer.examples(), context.flags.training.trainer_options().batches());
@@ -246,6 +260,7 @@ void carry_out(
   Patience patience;
   trainer.set_save_error([&patience](const FileError& error) { return patience.try_again(error); });
   trainer.set_fingerprint({{"run", run_json(run).dump()}, {"common", context.common.dump()}});
+  add_hook(trainer, context.flags, run);
   const int64_t restored = trainer.restore();
   Json record{{"command", "sweep"}, {"finished", false}, {"run", run_json(run)}, {"config", context.common}};
   if (trainee.start()) {

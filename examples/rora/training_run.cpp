@@ -218,6 +218,9 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
     fingerprint[name] = record["config"][name].dump();
   }
   trainer.set_fingerprint(fingerprint);
+  for (const auto& hook : hooks) {
+    trainer.add_hook(hook);
+  }
   warn_of_warmup(*training, trainer.total_steps());
   warn_beyond_positions(longest(trainer.examples()), model->options, std::cout);
   const int64_t restored = trainer.restore();

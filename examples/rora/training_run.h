@@ -6,9 +6,11 @@
 
 #include <rora/data/dataset.h>
 #include <rora/model/causal_lm.h>
+#include <rora/training/hooks.h>
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -53,6 +55,8 @@ struct TrainingRun {
   /// Called once the folder is written to, with the step that the run goes on from; may be called again where it throws
   /// `FileError`.
   std::function<void(int64_t restored)> begun = nullptr;
+  /// What the method does at a step besides.
+  std::vector<std::shared_ptr<TrainingHook>> hooks = {};
 
   /// Prints what is trained on, the parameters that are trained and the memory that it will need. Then trains, with
   /// progress, metrics, checkpoints and run.json; with --dry-run prints the first batch instead, as text too where

@@ -1,12 +1,14 @@
 #include <rora/adapters/low_rank_folder.h>
 
+#include "../checkpoint/json_object.h"
 #include "../checkpoint/other_forms.h"
 #include "../checkpoint/quote.h"
 #include "adapter_config.h"
 #include "adapter_files.h"
 #include "attachment.h"
+#include "change_error.h"
+#include "kinds/adalora.h"
 
-#include <rora/adapters/adapter_kind.h>
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
 
@@ -18,9 +20,14 @@
 namespace rora {
 namespace {
 
+/// The ends of the names of an adapter's tensors, A first.
+using TensorEnds = std::vector<std::string>;
+
 const std::string kA = ".lora_A.weight";
 const std::string kB = ".lora_B.weight";
 const std::string kMagnitude = ".lora_magnitude_vector";
+const TensorEnds kLowRankEnds{kA, kB, kMagnitude};
+const TensorEnds kAdaLoraEnds{".lora_A", ".lora_B", ".lora_E"};
 const std::string kBaseWeight = ".base_layer.weight";
 const std::string kTokenRows = ".token_adapter.trainable_tokens_delta";
 
@@ -42,13 +49,13 @@ struct Contents {
   std::map<std::string, std::string> others; ///< the other keys with their modules
 };
 
-Contents contents_of(const SafetensorsFile& file, const AdapterOptions& options) {
+Contents contents_of(const SafetensorsFile& file, const AdapterOptions& options, const TensorEnds& ends) {
   const std::string prefix = detail::kBasePrefix;
   Contents contents;
   for (const std::string& key : file.names()) {
     const std::string name = key.starts_with(prefix) ? key.substr(prefix.size()) : "";
     std::optional<std::string> module;
-    for (const std::string& end : {kA, kB, kMagnitude}) {
+    for (const std::string& end : ends) {
       module = module ? module : before(name, end);
     }
     if (module) {
@@ -103,7 +110,7 @@ void check_others(const SafetensorsFile& file, const Contents& contents, const A
 
 /// Throws where the file's modules are not those that the config targets, as far as they show it.
 void check_targets(
-    const SafetensorsFile& file, const Contents& contents, const AdapterOptions& options,
+    const SafetensorsFile& file, const Contents& contents, const AdapterOptions& options, const TensorEnds& ends,
     const std::filesystem::path& config) {
   std::set<std::string> existing = contents.modules;
   for (const auto& [key, module] : contents.others) {
@@ -117,7 +124,7 @@ void check_targets(
   }
   for (const std::string& module : contents.modules) {
     if (std::find(targeted.begin(), targeted.end(), module) == targeted.end()) {
-      detail::fail_for_tensor_beyond(file, detail::kBasePrefix + module + kA);
+      detail::fail_for_tensor_beyond(file, detail::kBasePrefix + module + ends.front());
     }
   }
 }
@@ -157,6 +164,39 @@ LowRankChange read_change(const SafetensorsFile& file, const std::string& module
   return change;
 }
 
+/// B·diag(E)·A as B·A′. A module that has no rank left gets one of zeros: folders of LoRA have none without.
+LowRankChange read_change(const SafetensorsFile& file, const std::string& module, const detail::AdaLoraKind& kind) {
+  const std::string a = detail::kBasePrefix + module + ".lora_A";
+  const std::string b = detail::kBasePrefix + module + ".lora_B";
+  const std::string e = detail::kBasePrefix + module + ".lora_E";
+  const int64_t in = features(file, a, 1);
+  const int64_t out = features(file, b, 0);
+  const int64_t rank = kind.rank(module);
+  LowRankChange change;
+  change.a = numbers(file, e, {rank, 1}).to(at::kDouble) * numbers(file, a, {rank, in}).to(at::kDouble);
+  change.b = numbers(file, b, {out, rank});
+  change.scale = detail::adalora_scale(kind.options());
+  return rank > 0 ? change : detail::padded(change, 1);
+}
+
+/// Makes the folder that of low-rank adapters: its options, and what its config says.
+void leave_adalora(LowRankFolder& read, const detail::AdaLoraKind& kind) {
+  read.options.kind(nullptr).low_rank(LowRankOptions()
+                                          .rank(kind.options().init_r())
+                                          .alpha(kind.options().alpha())
+                                          .scaling(Scaling::kStandard)
+                                          .dropout(kind.options().dropout()));
+  JsonFields fields;
+  detail::json_of(fields) = detail::json_of(JsonObject::parse(read.path / detail::kConfigFile, read.config));
+  JsonFields own;
+  kind.write(own);
+  for (const auto& [field, value] : detail::json_of(own).items()) {
+    fields.remove(field); // what both have is written anew
+  }
+  fields.set("peft_type", "LORA");
+  read.config = fields.text();
+}
+
 } // namespace
 
 LowRankFolder read_low_rank_folder(const std::filesystem::path& folder) {
@@ -167,23 +207,33 @@ LowRankFolder read_low_rank_folder(const std::filesystem::path& folder) {
   read.config = read_file(config);
   read.options = detail::parse_adapter_config(config, read.config);
   const JsonObject fields = JsonObject::parse(config, read.config);
-  if (read.options.kind()) {
-    fields.fail("peft_type", "must be LORA, not " + fields.string("peft_type") + ", which has no factors A and B");
+  const auto* const adalora = dynamic_cast<const detail::AdaLoraKind*>(read.options.kind().get());
+  if (read.options.kind() && adalora == nullptr) {
+    fields.fail(
+        "peft_type", "must be LORA or ADALORA, not " + fields.string("peft_type") + ", which has no factors A and B");
   }
   read.base_model = fields.string("base_model_name_or_path", "");
   const SafetensorsFile file = detail::open_adapter_weights(folder, /*mapped=*/false);
-  const Contents contents = contents_of(file, read.options);
+  const TensorEnds& ends = adalora != nullptr ? kAdaLoraEnds : kLowRankEnds;
+  const Contents contents = contents_of(file, read.options, ends);
   if (contents.modules.empty()) {
     throw FormatError(file.path(), "holds no low-rank factors");
   }
   check_others(file, contents, read.options);
-  check_targets(file, contents, read.options, config);
+  check_targets(file, contents, read.options, ends, config);
   for (const std::string& module : contents.modules) {
-    read.modules.emplace(module, read_change(file, module, read.options.for_module(module)));
+    read.modules.emplace(
+        module,
+        adalora != nullptr ? read_change(file, module, *adalora)
+                           : read_change(file, module, read.options.for_module(module)));
   }
   for (const auto& [key, module] : contents.others) {
     detail::check_adapter_tensor(file, key, file.shape(key));
     read.others.emplace(key, file.tensor(key));
+  }
+  if (adalora != nullptr) {
+    const auto kind = read.options.kind(); // which goes from the options meanwhile
+    leave_adalora(read, *adalora);
   }
   return read;
 }

@@ -154,6 +154,10 @@ std::vector<std::string> JsonObject::strings(const std::string& field) const {
   return list<std::string>(*this, field, "strings", [](const Json& each) { return each.is_string(); });
 }
 
+std::vector<bool> JsonObject::booleans(const std::string& field) const {
+  return list<bool>(*this, field, "true and false", [](const Json& each) { return each.is_boolean(); });
+}
+
 JsonObject JsonObject::object(const std::string& field) const {
   return JsonObject(path_, std::make_shared<const Value>(Value{required(*this, field)}), prefix_ + field);
 }
@@ -196,6 +200,10 @@ JsonFields& JsonFields::set(const std::string& field, const std::vector<int64_t>
   return *this;
 }
 JsonFields& JsonFields::set(const std::string& field, const std::vector<std::string>& value) {
+  value_->json[field] = value;
+  return *this;
+}
+JsonFields& JsonFields::set(const std::string& field, const std::vector<bool>& value) {
   value_->json[field] = value;
   return *this;
 }

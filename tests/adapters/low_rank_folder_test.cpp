@@ -167,6 +167,27 @@ TEST(LowRankFolder, FoldersThatPEFTWroteComputeTheSameOnceConverted) {
   }
 }
 
+TEST(LowRankFolder, OfAdaLoraIsALowRankOneThatComputesTheSame) {
+  const auto original = test_data("adalora/adapter");
+  const LowRankFolder read = read_low_rank_folder(original);
+  const TemporaryFolder folder;
+  save_low_rank_folder(read, folder.path());
+  const auto config = config_of(folder.path());
+  EXPECT_EQ(config["peft_type"], "LORA");
+  EXPECT_FALSE(config.contains("init_r"));
+  EXPECT_FALSE(config.contains("deltaT"));
+  EXPECT_EQ(read.modules.at("model.layers.0.self_attn.q_proj").rank(), 2);
+  const LowRankChange& without_rank = read.modules.at("model.layers.1.mlp.down_proj");
+  EXPECT_EQ(without_rank.rank(), 1) << "a folder of low-rank adapters knows no module of none";
+  EXPECT_FALSE(without_rank.b.any().item<bool>());
+  const SafetensorsFile answers(original / "answers.safetensors");
+  CausalLM model = load_model(test_data("golden/model"));
+  load_adapter(*model, folder.path());
+  at::NoGradGuard no_grad;
+  const at::Tensor logits = model->forward({answers.tensor("input_ids"), {}, {}});
+  EXPECT_LE(relative_error(logits, answers.tensor("logits")), 1e-5);
+}
+
 TEST(LowRankFolder, NamesThatAreNoRegularExpressionsAreWrittenSoThatTheyMatch) {
   const TemporaryFolder folder;
   LowRankFolder odd = make_folder(folder / "first", AdapterOptions().low_rank(LowRankOptions().rank(2)));
@@ -247,8 +268,10 @@ TEST(LowRankFolder, RefusesOtherKindsAndWhatFloat32CannotHold) {
     }
     return "nothing was thrown";
   };
-  EXPECT_THAT(thrown(test_data("golden/answers/series")), HasSubstr("peft_type must be LORA, not BOTTLENECK"));
-  EXPECT_THAT(thrown(test_data("golden/answers/prefix")), HasSubstr("peft_type must be LORA, not PREFIX_TUNING"));
+  EXPECT_THAT(
+      thrown(test_data("golden/answers/series")), HasSubstr("peft_type must be LORA or ADALORA, not BOTTLENECK"));
+  EXPECT_THAT(
+      thrown(test_data("golden/answers/prefix")), HasSubstr("peft_type must be LORA or ADALORA, not PREFIX_TUNING"));
   const TemporaryFolder folder;
   const LowRankFolder first = make_folder(folder / "first", AdapterOptions().low_rank(LowRankOptions().rank(2)));
   change_config(folder / "first", "peft_type", "IA3");

@@ -168,6 +168,35 @@ TEST(Methods, AreWhatTheirFlagsSay) {
   EXPECT_EQ(place.read("flags/adapter_model.safetensors"), place.read("method/adapter_model.safetensors"));
 }
 
+TEST(Methods, AdaLoraTakesRanksDownToTheOneThatIsAskedFor) {
+  const Workplace place;
+  const std::vector<std::string> flags{"--method", "adalora", "--rank", "2", "--adalora-init-r", "5", "--alpha", "8"};
+  ASSERT_EQ(run_rora(place.finetune("run", kSteps, flags)).code, 0);
+  const Json config = place.json("run/adapter_config.json");
+  EXPECT_EQ(config["peft_type"], "ADALORA");
+  int64_t kept = 0;
+  for (const auto& [module, ranks] : config["rank_pattern"].items()) {
+    EXPECT_EQ(ranks.size(), 5u);
+    kept += std::count(ranks.begin(), ranks.end(), Json(true));
+  }
+  EXPECT_EQ(kept, 2 * static_cast<int64_t>(config["rank_pattern"].size()));
+
+  ASSERT_EQ(run_rora(place.finetune("more", kSteps, {"--init-adapter", place.path("run")})).code, 0);
+  EXPECT_EQ(place.json("more/adapter_config.json")["rank_pattern"], config["rank_pattern"]);
+
+  const auto refused = [&](const std::vector<std::string>& more, int code, const std::string& what) {
+    std::vector<std::string> all = flags;
+    all.insert(all.end(), more.begin(), more.end());
+    expect_error(run_rora(place.finetune("refused", kSteps, all)), code, what);
+    EXPECT_FALSE(place.exists("refused"));
+  };
+  refused({"--adalora-init-r", "1"}, 2, "--adalora-init-r 1 is below --rank 2");
+  refused({"--adalora-tinit", "99"}, 1, "leave none of " + std::to_string(kSteps) + " steps");
+  refused({"--cuda-graph"}, 2, "--cuda-graph");
+  refused({"--init", "olora"}, 2, "--init says how low-rank adapters begin");
+  refused({"--method", "lora"}, 2, "--adalora-init-r needs --method adalora");
+}
+
 class OtherKinds : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
@@ -175,7 +204,7 @@ TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
   expect_the_same_after_a_stop(place, {"--method", GetParam(), "--rank", "4"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix"));
+INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix", "adalora"));
 
 } // namespace
 } // namespace rora::testing

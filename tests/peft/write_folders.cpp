@@ -14,6 +14,7 @@
 
 #include "../support/principal.h"
 
+#include <rora/adapters/adalora.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/initializers/eva.h>
 #include <rora/adapters/initializers/gora.h>
@@ -44,6 +45,7 @@ namespace {
 using namespace rora;
 
 constexpr double kPrunedShare = 0.4;
+constexpr const char* kOfSomeRanks = "adalora_of_some_ranks";
 
 struct Case {
   std::string name;
@@ -65,6 +67,7 @@ std::vector<Case> cases() {
   const auto dora = LowRankOptions(lora).dora(true);
   const auto principal = std::make_shared<testing::Principal>();
   const auto ranks = gora(GoRAOptions().min_rank(2).max_rank(12));
+  const auto ranks_to_give = AdaLoraOptions().init_r(6).target_r(4).alpha(12).total_step(100);
   return {
       {"lora", AdapterOptions().low_rank(lora)},
       {"rora", AdapterOptions().low_rank(rora)},
@@ -105,6 +108,8 @@ std::vector<Case> cases() {
       {"lora_one", AdapterOptions().low_rank(LowRankOptions(rora).initializer(lora_one()))},
       {"milora", AdapterOptions().low_rank(LowRankOptions(rora).initializer(milora()))},
       {"olora", AdapterOptions().low_rank(LowRankOptions(rora).alpha(4).initializer(olora()))},
+      {"adalora", AdapterOptions().kind(adalora(ranks_to_give))},
+      {kOfSomeRanks, AdapterOptions().kind(adalora(ranks_to_give))},
       {"embedding_and_head", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens", "lm_head"})},
       {"embedding_untied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"})},
       {"embedding_tied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"}).ensure_weight_tying(true)},
@@ -113,6 +118,18 @@ std::vector<Case> cases() {
        AdapterOptions().low_rank(rora).trainable_token_indices({{"embed_tokens", {31, 3}}, {"lm_head", {5}}})},
       {"bfloat16_base", AdapterOptions().low_rank(rora), /*portable=*/false, at::kBFloat16},
   };
+}
+
+/// Takes three of the six ranks from the first module, all from the second, and so on.
+void take_ranks(CausalLM model) {
+  int64_t taken = 3;
+  for (const auto& module : model->modules()) {
+    if (auto* adapter = module->as<AdaLoraAdapter>()) {
+      adapter->lora_E.narrow(0, 0, taken).zero_();
+      adapter->mask = adapter->lora_E.detach().ne(0).view({-1});
+      taken = taken == 3 ? 6 : 3;
+    }
+  }
 }
 
 at::Tensor input_ids() {
@@ -145,6 +162,9 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
     at::NoGradGuard no_grad;
     for (at::Tensor parameter : adapter_parameters(*model)) {
       parameter.add_(at::randn_like(parameter), 0.1);
+    }
+    if (each.name == kOfSomeRanks) {
+      take_ranks(model);
     }
   }
   std::filesystem::create_directories(out);

@@ -25,7 +25,8 @@ struct LowRankChange {
 };
 
 /// A PEFT folder of low-rank adapters (LoRA, RoRA or rsLoRA, DoRA) as the numbers that it holds. It needs no model:
-/// what a module's weight measures, its factors say.
+/// what a module's weight measures, its factors say. AdaLoRA's A, E and B are read as the low-rank adapter of diag(E)·A
+/// and B, which does the same.
 struct LowRankFolder {
   std::filesystem::path path; ///< where it was read
   std::string config; ///< its adapter_config.json

@@ -45,6 +45,7 @@ class JsonObject {
   /// A list, or a single element standing for a list of one; empty where the field is absent.
   std::vector<int64_t> integers(const std::string& field) const;
   std::vector<std::string> strings(const std::string& field) const;
+  std::vector<bool> booleans(const std::string& field) const;
   JsonObject object(const std::string& field) const;
 
   /// Throws `FormatError` "PATH: FIELD WHAT".
@@ -78,6 +79,7 @@ class JsonFields {
   JsonFields& set(const std::string& field, const std::string& value);
   JsonFields& set(const std::string& field, const std::vector<int64_t>& value);
   JsonFields& set(const std::string& field, const std::vector<std::string>& value);
+  JsonFields& set(const std::string& field, const std::vector<bool>& value);
   JsonFields& set(const std::string& field, const JsonFields& value);
   /// Takes the field out, where it is there.
   JsonFields& remove(const std::string& field);

@@ -1,13 +1,12 @@
 #include "bottleneck.h"
 
 #include "../module_matching.h"
+#include "config_numbers.h"
 
 #include <rora/core/projection.h>
 
 #include <c10/util/Exception.h>
 
-#include <cmath>
-#include <limits>
 #include <optional>
 
 namespace rora::detail {
@@ -28,32 +27,11 @@ std::optional<BottleneckPlace> place_of(BottleneckForm form, const std::string& 
                                                   : std::nullopt;
 }
 
-/// As an integer where it is one.
-void set_number(JsonFields& fields, const std::string& field, double value) {
-  constexpr double kExact = 9007199254740992.0; // 2⁵³
-  if (std::abs(value) < kExact && std::trunc(value) == value) {
-    fields.set(field, static_cast<int64_t>(value));
-  } else {
-    fields.set(field, value);
-  }
-}
-
 double read_scaling(const JsonObject& config) {
   if (config.is_string("scaling")) { // "learned"
     config.fail("scaling", "'" + config.string("scaling") + "' is not supported (a number is)");
   }
-  const double scaling = config.number("scaling", 1.0);
-  if (std::abs(scaling) > static_cast<double>(std::numeric_limits<float>::max())) {
-    config.fail("scaling", "must be finite in float32, not " + config.text("scaling"));
-  }
-  return scaling;
-}
-
-/// Throws where the field asks for another value than the one that there is.
-void require_only(const JsonObject& config, const std::string& field, const std::string& only) {
-  if (const std::string value = config.string(field, only); value != only) {
-    config.fail(field, "'" + value + "' is not supported (" + only + " is)");
-  }
+  return read_float(config, "scaling", 1.0);
 }
 
 std::shared_ptr<const AdapterKind> parse(const JsonObject& config) {
@@ -63,7 +41,7 @@ std::shared_ptr<const AdapterKind> parse(const JsonObject& config) {
   options.form(config.boolean("use_parallel_adapter", false) ? BottleneckForm::kParallel : BottleneckForm::kSeries);
   options.width(config.integer("bottleneck_size", options.width()));
   options.scaling(read_scaling(config));
-  options.dropout(config.number("adapter_dropout", 0.0));
+  options.dropout(read_dropout(config, "adapter_dropout"));
   const std::string start = config.string("init_weights", kNormal);
   if (start != kNormal && start != kIdentity) {
     config.fail("init_weights", "must be bert or mam_adapter, not " + config.text("init_weights"));
@@ -71,9 +49,6 @@ std::shared_ptr<const AdapterKind> parse(const JsonObject& config) {
   options.start(start == kNormal ? BottleneckStart::kNormal : BottleneckStart::kIdentity);
   if (options.width() < 1) {
     config.fail("bottleneck_size", "must be at least 1, not " + std::to_string(options.width()));
-  }
-  if (options.dropout() < 0.0 || options.dropout() >= 1.0) {
-    config.fail("adapter_dropout", "must be in [0, 1)");
   }
   return std::make_shared<BottleneckKind>(options);
 }

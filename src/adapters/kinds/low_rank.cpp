@@ -1,12 +1,12 @@
 #include "low_rank.h"
 
 #include "../module_matching.h"
+#include "config_numbers.h"
 
 #include <rora/core/low_rank_adapter.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
 #include <utility>
 
@@ -36,20 +36,11 @@ ModulePattern<T> read_pattern(const JsonObject& config, const std::string& field
   return pattern;
 }
 
-/// An alpha whose scale float32 holds.
-double read_alpha(const JsonObject& config, const std::string& field) {
-  const double alpha = config.number(field);
-  if (std::abs(alpha) > static_cast<double>(std::numeric_limits<float>::max())) {
-    config.fail(field, "must be finite in float32, not " + config.text(field));
-  }
-  return alpha;
-}
-
 LowRankOptions read_options(const JsonObject& config) {
   LowRankOptions low_rank; // PEFT's own defaults for what is absent
   low_rank.rank(config.integer("r", 8));
-  low_rank.alpha(config.has("lora_alpha") ? read_alpha(config, "lora_alpha") : 8.0);
-  low_rank.dropout(config.number("lora_dropout", 0.0));
+  low_rank.alpha(read_float(config, "lora_alpha", 8.0));
+  low_rank.dropout(read_dropout(config, "lora_dropout"));
   low_rank.scaling(config.boolean("use_rslora", false) ? Scaling::kRankStabilized : Scaling::kStandard);
   low_rank.dora(config.boolean("use_dora", false));
   const std::string initialization = config.text("init_lora_weights");
@@ -62,38 +53,23 @@ LowRankOptions read_options(const JsonObject& config) {
   if (low_rank.rank() < 1) {
     config.fail("r", "must be at least 1, not " + std::to_string(low_rank.rank()));
   }
-  if (low_rank.dropout() < 0.0 || low_rank.dropout() >= 1.0) {
-    config.fail("lora_dropout", "must be in [0, 1)");
-  }
   return low_rank;
 }
 
 std::shared_ptr<const AdapterKind> parse(const JsonObject& config) {
-  if (config.string("bias", "none") != "none") {
-    config.fail("bias", "'" + config.string("bias") + "' is not supported (none is)");
-  }
+  require_only(config, "bias", "none");
   const LowRankOptions low_rank = read_options(config);
   const auto ranks = read_pattern<int64_t>(
       config, "rank_pattern", [](const JsonObject& object, const std::string& key) { return object.integer(key); });
   const auto alphas = read_pattern<double>(
       config, "alpha_pattern",
-      [](const JsonObject& object, const std::string& key) { return read_alpha(object, key); });
+      [](const JsonObject& object, const std::string& key) { return read_float(object, key); });
   for (const auto& [key, rank] : ranks) {
     if (rank < 1) {
       config.fail("rank_pattern." + key, "must be at least 1, not " + std::to_string(rank));
     }
   }
   return std::make_shared<LowRankKind>(low_rank, ranks, alphas);
-}
-
-/// As an integer where it is one: PEFT's own files have it so.
-void set_number(JsonFields& fields, const std::string& field, double value) {
-  const auto whole = static_cast<int64_t>(value);
-  if (static_cast<double>(whole) == value) {
-    fields.set(field, whole);
-  } else {
-    fields.set(field, value);
-  }
 }
 
 JsonFields pattern_fields(const ModulePattern<int64_t>& pattern) {

@@ -1,5 +1,6 @@
 #include "table.h"
 
+#include "adalora.h"
 #include "bottleneck.h"
 #include "low_rank.h"
 #include "prefix_tuning.h"
@@ -18,6 +19,7 @@ struct Table {
   std::mutex mutex;
   std::vector<AdapterKindEntry> entries{
       detail::low_rank_entry(),
+      detail::adalora_entry(),
       detail::bottleneck_entry(),
       detail::prefix_tuning_entry(),
   };
