@@ -99,6 +99,7 @@ void AdapterFlags::add_method(Flags& flags) {
       "What is attached, in place of --scaling and --dora; --rank is the width of series and parallel, and a prefix's "
       "number of tokens (default: what they say)");
   adalora.add(flags);
+  offers_method_ = true;
 }
 
 void AdapterFlags::add_target_modules(Flags& flags) {
@@ -185,7 +186,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   if (ensure_weight_tying && !init_adapter && modules_to_save.empty()) {
     throw UsageError("--ensure-weight-tying needs --modules-to-save");
   }
-  if (method != "adalora") {
+  if (offers_method_ && method != "adalora") {
     AdaLoraFlags::refuse(flags);
   }
   if (method) {

@@ -63,6 +63,8 @@ struct AdapterFlags {
  private:
   AdapterOptions resolve_method(const Flags& flags);
   MethodSettings settings() const;
+
+  bool offers_method_ = false; ///< whether the command has --method
 };
 
 } // namespace rora::cli
