@@ -126,6 +126,9 @@ int finetune(Arguments& arguments, const Flags& flags) {
     save_adapter(*model, target, SaveAdapterOptions().base_model(arguments.model.model).portable(arguments.portable));
     write_chat_template(prompts, has_chats, target);
   };
+  if (!start.note().empty()) {
+    std::cout << start.note() << "\n";
+  }
   const std::vector<ModuleRank> ranks = own_ranks(arguments.start, model, options);
   if (!ranks.empty()) {
     std::cout << arguments.start.init << ": " << rank_summary(ranks, options.low_rank().rank()) << "\n";

@@ -41,8 +41,11 @@ const std::vector<StartEntry>& entries() {
        [](const StartFlags&) { return gaussian(); }},
       {"gora",
        "ranks by how much the loss cares for each weight, B a step down its gradient (GoRA, arXiv 2502.12171)",
-       {"min-rank", "max-rank", "gora-batches", "gora-gamma", "capture-memory"},
-       [](const StartFlags& flags) { return gora(flags.gora); }},
+       {"min-rank", "max-rank", "gora-batches", "gora-adaptive-batches", "gora-gamma", "gora-adaptive-gamma",
+        "capture-memory"},
+       [](const StartFlags& flags) {
+         return gora(flags.gora_adaptive_gamma ? GoRAOptions(flags.gora).gamma(1.0) : flags.gora);
+       }},
       {"lora-ga",
        "A and B from the gradient's singular vectors, W changed so that nothing changes (LoRA-GA, arXiv 2407.05000)",
        {"lora-ga-gamma", "lora-ga-form", "capture-batches", "capture-memory"},
@@ -126,7 +129,18 @@ void StartFlags::add_options(Flags& flags) {
   flags.add("max-rank", gora.max_rank(), "GoRA's largest rank of a module; 0: four times --rank").between(0, kMaxRank);
   flags.add("gora-batches", gora_batches, "The first batches of the training over which GoRA's gradient is the mean")
       .between(1, kMaxCount);
-  flags.add("gora-gamma", gora.gamma(), "GoRA's first change of a weight, as a share of its gradient").at_least(0.0);
+  flags.add(
+      "gora-adaptive-batches", gora_adaptive_batches,
+      "End GoRA's batches once no weight's importance changes by a tenth (default: off)");
+  const Flag gamma =
+      flags.add("gora-gamma", gora.gamma(), "GoRA's first change of a weight, as a share of its gradient")
+          .at_least(0.0);
+  flags
+      .add(
+          "gora-adaptive-gamma", gora_adaptive_gamma,
+          "Take of 1, 0.8, 0.64, ... the one at which the first batch's loss is least, in place of --gora-gamma "
+          "(default: off)")
+      .excludes(gamma);
   flags.add("capture-batches", capture_batches, "How many of the first batches lora-ga, lora-one and eva read")
       .between(1, kMaxCount);
   flags
@@ -172,7 +186,9 @@ std::vector<std::string> StartFlags::changed() const {
   add("min-rank", gora.min_rank() != defaults.gora.min_rank());
   add("max-rank", gora.max_rank() != defaults.gora.max_rank());
   add("gora-batches", gora_batches != defaults.gora_batches);
+  add("gora-adaptive-batches", gora_adaptive_batches);
   add("gora-gamma", gora.gamma() != defaults.gora.gamma());
+  add("gora-adaptive-gamma", gora_adaptive_gamma);
   add("capture-batches", capture_batches != defaults.capture_batches);
   add("capture-memory", capture_memory != defaults.capture_memory);
   add("lora-ga-gamma", lora_ga.gamma() != defaults.lora_ga.gamma());
@@ -222,6 +238,9 @@ std::map<std::string, std::string> Start::captured_from(
       {"dtype", c10::toString(model->dtype())}};
   if (flags_.init == "gora") {
     from["max-rank"] = std::to_string(flags_.gora.max_rank());
+    if (flags_.gora_adaptive_batches) { // files from before there was such a flag know nothing of it
+      from["gora-adaptive-batches"] = "on";
+    }
   } else if (flags_.init == "eva") {
     from["eva-rho"] = text_of(flags_.eva_rho);
   }
@@ -236,7 +255,7 @@ std::map<std::string, std::string> Start::begun_from(
   from["scaling"] = options.low_rank().scaling() == Scaling::kStandard ? "standard" : "rank-stabilized";
   from["dora"] = options.low_rank().dora() ? "on" : "off";
   from["min-rank"] = std::to_string(flags_.gora.min_rank());
-  from["gora-gamma"] = text_of(flags_.gora.gamma());
+  from["gora-gamma"] = flags_.gora_adaptive_gamma ? "adaptive" : text_of(flags_.gora.gamma());
   from["lora-ga-gamma"] = text_of(flags_.lora_ga.gamma());
   from["lora-ga-form"] = flags_.lora_ga.form() == LoRAGAForm::kPaper ? "paper" : "peft";
   from["lora-one-gamma"] = text_of(flags_.lora_one_gamma);
@@ -246,7 +265,7 @@ std::map<std::string, std::string> Start::begun_from(
 
 StatisticsByModule Start::statistics(
     CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,
-    const std::function<void(int64_t done, int64_t of)>& on_batch) const {
+    const std::function<void(int64_t done, int64_t of)>& on_batch) {
   if (!reads_statistics(*options.low_rank().initializer())) {
     return {};
   }
@@ -267,18 +286,23 @@ StatisticsByModule Start::statistics(
   if (asked > all) {
     std::cout << flags_.init << ": captures over the " << all << " batches of the data, not " << asked << std::endl;
   }
+  constexpr double kSettled = 0.1; // GoRA's authors'
   const auto capture = CaptureOptions()
                            .batches(std::min(asked, all))
+                           .settled(flags_.gora_adaptive_batches ? kSettled : 0.0)
                            .memory(flags_.capture_memory > 0 ? flags_.capture_memory * kMiB : weight_bytes(model));
-  int64_t done = 0;
+  int64_t most = 0;
   auto captured = capture_statistics(model, options, capture, [&](int64_t i) {
     if (on_batch) {
-      on_batch(done % capture.batches(), capture.batches());
+      on_batch(i, capture.batches());
     }
-    ++done;
+    most = std::max(most, i + 1);
     const Batch batch = make_batch(examples, plan[static_cast<size_t>(i)]);
     return CaptureBatch{{batch.input_ids, batch.attention_mask, {}, {}}, batch.labels};
   });
+  if (flags_.gora_adaptive_batches) {
+    note_ += "gora: " + std::to_string(most) + " of " + std::to_string(capture.batches()) + " batches are read";
+  }
   if (flags_.statistics) {
     save_statistics(*flags_.statistics, captured, from);
   }
@@ -292,6 +316,19 @@ void Start::attach_restored(CausalLM model, const AdapterOptions& options) {
   } catch (const c10::ValueError& problem) {
     throw FormatError(file_, problem.what_without_backtrace());
   }
+}
+
+void Start::choose_gamma(CausalLM model, const std::vector<Example>& examples, const BatchOptions& batches) {
+  const Batch batch = make_batch(examples, plan_epoch(examples, batches, 0).front());
+  const bool was_training = model->is_training();
+  model->eval();
+  const GoRAGamma found = choose_gora_gamma(*model, 1.0, [&] {
+    const LossSum loss = model->loss({batch.input_ids, batch.attention_mask, {}, {}}, batch.labels);
+    return loss.sum.item<double>() / static_cast<double>(loss.tokens);
+  });
+  model->train(was_training);
+  note_ += (note_.empty() ? "gora: " : "; ") + ("gamma " + text_of(found.gamma)) +
+      ", by which the first batch's loss of " + text_of(found.loss_before) + " becomes " + text_of(found.loss);
 }
 
 void Start::attach(
@@ -315,6 +352,9 @@ void Start::attach(
   } else if (initializer) {
     const auto modules = target_modules(*model, options);
     attach_adapters(*model, options, kDefaultAdapter, statistics(model, options, examples, batches, on_batch));
+    if (flags_.gora_adaptive_gamma) {
+      choose_gamma(model, examples, batches);
+    }
     if (kept) {
       start_ = start_statistics(*model, modules);
     }

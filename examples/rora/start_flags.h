@@ -23,6 +23,8 @@ struct StartFlags {
   std::string init = "default";
   GoRAOptions gora;
   int64_t gora_batches = 32;
+  bool gora_adaptive_batches = false;
+  bool gora_adaptive_gamma = false;
   LoRAGAOptions lora_ga;
   double lora_one_gamma = 128.0;
   double eva_rho = 2.0;
@@ -80,6 +82,11 @@ class Start {
     return restored_;
   }
 
+  /// A line about what it settled on, where there is something to say.
+  const std::string& note() const {
+    return note_;
+  }
+
   /// Seconds that capturing and decomposing took.
   double seconds() const {
     return seconds_;
@@ -89,7 +96,8 @@ class Start {
   void attach_restored(CausalLM model, const AdapterOptions& options);
   StatisticsByModule statistics(
       CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,
-      const std::function<void(int64_t done, int64_t of)>& on_batch) const;
+      const std::function<void(int64_t done, int64_t of)>& on_batch);
+  void choose_gamma(CausalLM model, const std::vector<Example>& examples, const BatchOptions& batches);
   /// What decides the statistics, and what decides the start.
   std::map<std::string, std::string> captured_from(
       const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
@@ -104,6 +112,7 @@ class Start {
   bool restored_ = false;
   StatisticsByModule start_; ///< to keep
   std::map<std::string, std::string> from_; ///< what it was made from
+  std::string note_;
   double seconds_ = 0.0;
 };
 

@@ -215,7 +215,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   trainer.set_save_error([&patience](const FileError& error) { return patience.try_again(error); });
   std::map<std::string, std::string> fingerprint;
   for (const std::string& name : identity) {
-    fingerprint[name] = record["config"][name].dump();
+    fingerprint[name] = record["config"].value(name, Json(nullptr)).dump(); // null where another flag excludes it
   }
   trainer.set_fingerprint(fingerprint);
   for (const auto& hook : hooks) {

@@ -100,7 +100,7 @@ ProjectionImpl& projection_of(torch::nn::Module& model, const std::string& modul
 
 std::map<std::string, WeightStatistics> capture_gradients(
     torch::nn::Module& model, const std::vector<std::string>& modules, int64_t batches,
-    const std::function<void(int64_t batch)>& run) {
+    const std::function<void(int64_t batch)>& run, const EnoughBatches& enough) {
   TORCH_CHECK_VALUE(batches >= 1, "gradients are captured over at least 1 batch, not ", batches);
   std::map<std::string, at::Tensor> weights;
   std::set<at::TensorImpl*> chosen;
@@ -110,13 +110,18 @@ std::map<std::string, WeightStatistics> capture_gradients(
   }
   std::map<std::string, WeightStatistics> statistics;
   Capture capture(model, chosen);
-  for (int64_t batch = 0; batch < batches; ++batch) {
-    run(batch);
+  std::map<std::string, at::Tensor> sums;
+  int64_t done = 0;
+  for (bool ends = false; !ends;) {
+    run(done++);
+    for (const auto& [module, weight] : weights) {
+      sums[module] = capture.sum(weight);
+    }
+    ends = done == batches || (enough && enough(done, sums));
   }
-  for (const auto& [module, weight] : weights) {
-    at::Tensor sum = capture.sum(weight);
+  for (auto& [module, sum] : sums) {
     TORCH_CHECK_VALUE(sum.defined(), module, ": no batch gave its weight a gradient");
-    statistics[module].gradient = sum.div_(static_cast<double>(batches));
+    statistics[module].gradient = sum.div_(static_cast<double>(done));
   }
   return statistics;
 }

@@ -11,6 +11,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace rora {
@@ -53,8 +54,38 @@ void run_backward(CausalLM& model, const CaptureBatch& rows, int64_t number) {
   (loss.sum / static_cast<double>(loss.tokens)).backward();
 }
 
+/// Whether mean|W ⊙ G| of each weight of a group stands still, as GoRA's authors have it.
+class Settling {
+ public:
+  Settling(const Group& group, double share) : group_(group), share_(share) {}
+
+  bool operator()(int64_t batches, const std::map<std::string, at::Tensor>& sums) {
+    constexpr int64_t kFirst = 3;
+    constexpr double kEpsilon = 1e-8;
+    if (batches < kFirst) {
+      return false;
+    }
+    at::NoGradGuard no_grad;
+    bool settled = !last_.empty();
+    std::vector<double> now;
+    for (const detail::Attachment& each : group_) {
+      const at::Tensor& sum = sums.at(each.module);
+      const at::Tensor product = each.projection->original_weight().to(at::kCPU, at::kFloat) * sum;
+      now.push_back(product.abs_().mean(at::kDouble).item<double>() / static_cast<double>(batches));
+      settled = settled && std::abs(now.back() - last_[now.size() - 1]) <= share_ * (last_[now.size() - 1] + kEpsilon);
+    }
+    last_ = now;
+    return settled;
+  }
+
+ private:
+  const Group& group_;
+  double share_;
+  std::vector<double> last_;
+};
+
 StatisticsByModule capture_group(
-    CausalLM& model, const Group& group, const Needs& needs, int64_t batches,
+    CausalLM& model, const Group& group, const Needs& needs, const CaptureOptions& capture,
     const std::function<CaptureBatch(int64_t batch)>& batch) {
   std::vector<std::string> modules;
   for (const detail::Attachment& each : group) {
@@ -62,10 +93,15 @@ StatisticsByModule capture_group(
   }
   StatisticsByModule statistics;
   if (needs.gradient) {
-    statistics = capture_gradients(*model, modules, batches, [&](int64_t i) { run_backward(model, batch(i), i); });
+    EnoughBatches enough;
+    if (capture.settled() > 0.0) {
+      enough = Settling(group, capture.settled());
+    }
+    const auto run = [&](int64_t i) { run_backward(model, batch(i), i); };
+    statistics = capture_gradients(*model, modules, capture.batches(), run, enough);
   }
   if (needs.moment) {
-    for (auto& [module, moments] : detail::capture_input_moments(model, modules, batches, batch)) {
+    for (auto& [module, moments] : detail::capture_input_moments(model, modules, capture.batches(), batch)) {
       statistics[module].input_mean = moments.input_mean;
       statistics[module].input_moment = moments.input_moment;
     }
@@ -77,6 +113,7 @@ StatisticsByModule capture_group(
 
 void CaptureOptions::validate() const {
   TORCH_CHECK_VALUE(batches_ >= 1, "batches must be at least 1: ", batches_);
+  TORCH_CHECK_VALUE(std::isfinite(settled_) && settled_ >= 0.0, "settled must be at least 0: ", settled_);
   TORCH_CHECK_VALUE(memory_ >= 0, "memory must not be negative: ", memory_);
 }
 
@@ -92,7 +129,7 @@ StatisticsByModule capture_statistics(
   const Needs needs{initializer->needs_gradient(), initializer->needs_input_moment()};
   const auto plan = detail::plan_attachments(*model, options);
   for (const Group& group : groups_of(plan, needs, capture.memory())) {
-    StatisticsByModule whole = capture_group(model, group, needs, capture.batches(), batch);
+    StatisticsByModule whole = capture_group(model, group, needs, capture, batch);
     for (const detail::Attachment& each : group) {
       // Out of the group's map at once, so that a weight's gradient goes when it is condensed.
       WeightStatistics own = std::move(whole.extract(each.module).mapped());

@@ -70,6 +70,29 @@ TEST(CaptureStatistics, GivesTheSameInGroupsOfAFewWeights) {
   }
 }
 
+TEST(CaptureStatistics, EndsBehindABatchThatChangesNoWeightsImportance) {
+  auto model = tiny_llama();
+  const auto options = beginning_with(gora(GoRAOptions().min_rank(1).max_rank(8)));
+  int64_t read = 0;
+  const auto captured_until = [&](double settled, const std::function<int64_t(int64_t)>& number) {
+    return capture_statistics(model, options, CaptureOptions().batches(12).settled(settled), [&](int64_t i) {
+      read = i + 1;
+      return counting_batch(number(i));
+    });
+  };
+  // Of the same batch again and again the third is the first that is looked at, and the fourth changes nothing.
+  const auto settled = captured_until(0.1, [](int64_t) { return 0; });
+  EXPECT_EQ(read, 4);
+  const auto of_one = capture_statistics(model, options, CaptureOptions().batches(1), counting_batch);
+  for (const auto& [module, own] : of_one) {
+    const double expected = own.condensed.at("importance").item<double>();
+    EXPECT_NEAR(settled.at(module).condensed.at("importance").item<double>() / expected, 1.0, 1e-4) << module;
+  }
+  captured_until(1e-9, [](int64_t i) { return i; });
+  EXPECT_EQ(read, 12) << "each of these is another";
+  EXPECT_THROW(captured_until(-0.1, [](int64_t i) { return i; }), c10::ValueError);
+}
+
 TEST(CaptureStatistics, CountsLabelledTokensAlone) {
   auto model = tiny_llama();
   const auto options = whole().target_modules(std::vector<std::string>{"layers.0.self_attn.q_proj"});

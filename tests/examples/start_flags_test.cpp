@@ -138,6 +138,22 @@ TEST(StartFlags, GoOnWithTheStartOfTheSameFlagsAloneBeforeTheFirstCheckpointToo)
   expect_error(run_rora(place.finetune("run", kSteps, resumed)), 1, "'gora-gamma' was '0.05' and is now '0.5'");
 }
 
+TEST(StartFlags, GoraChoosesItsGammaAndItsBatches) {
+  const Workplace place;
+  const auto flags = gora({"--gora-adaptive-gamma", "--gora-adaptive-batches"});
+  const Outcome outcome = run_rora(place.finetune("run", kSteps, flags));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("gora: 2 of 2 batches are read; gamma "));
+  EXPECT_THAT(outcome.out, HasSubstr(", by which the first batch's loss of "));
+  const Json config = place.json("run/run.json")["config"];
+  EXPECT_EQ(config["gora-adaptive-gamma"], true);
+  EXPECT_FALSE(config.contains("gora-gamma"));
+  expect_error(
+      run_rora(place.finetune("both", kSteps, gora({"--gora-adaptive-gamma", "--gora-gamma", "0.1"}))), 2,
+      "--gora-adaptive-gamma");
+  expect_the_same_after_a_stop(place, flags);
+}
+
 TEST(StartFlags, ANewRunReadsNoStartThatIsLyingInItsFolder) {
   const Workplace place;
   const std::vector<std::string> flags{"--init", "pissa", "--rank", "2"};

@@ -1,5 +1,9 @@
 #include <rora/adapters/initializers/gora.h>
 
+#include "../attachment.h"
+
+#include <rora/core/dora_norm.h>
+#include <rora/core/low_rank_adapter.h>
 #include <rora/core/projection.h>
 #include <rora/core/rora_linear_options.h>
 
@@ -8,6 +12,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace rora {
 namespace {
@@ -102,6 +108,27 @@ class GoRA final : public Initializer {
   GoRAOptions options_;
 };
 
+/// A fresh adapter whose B is scaled.
+class ScaledStart {
+ public:
+  ScaledStart(std::shared_ptr<ProjectionImpl> projection, std::shared_ptr<LowRankAdapter> adapter)
+      : projection_(std::move(projection)), adapter_(std::move(adapter)), b_(adapter_->lora_B.detach().clone()) {}
+
+  void scale(double factor) const {
+    adapter_->lora_B.copy_(b_ * factor);
+    if (adapter_->options.dora()) {
+      const auto base = projection_->original_base();
+      adapter_->lora_magnitude_vector.copy_(
+          ops::dora_norm(*base, ops::row_norm_squared(*base), adapter_->lora_A, adapter_->lora_B, adapter_->scale()));
+    }
+  }
+
+ private:
+  std::shared_ptr<ProjectionImpl> projection_;
+  std::shared_ptr<LowRankAdapter> adapter_;
+  at::Tensor b_;
+};
+
 } // namespace
 
 void GoRAOptions::validate() const {
@@ -114,6 +141,40 @@ void GoRAOptions::validate() const {
 std::shared_ptr<const Initializer> gora(const GoRAOptions& options) {
   options.validate();
   return std::make_shared<GoRA>(options);
+}
+
+GoRAGamma choose_gora_gamma(
+    torch::nn::Module& model, double made_with, const std::function<double()>& loss, const std::string& name) {
+  constexpr double kFactor = 0.8;
+  constexpr int kCandidates = 52; // down to 1e-5
+  TORCH_CHECK_VALUE(made_with > 0.0, "a start of gamma ", made_with, " says nothing of others");
+  at::NoGradGuard no_grad;
+  std::vector<ScaledStart> starts;
+  for (const auto& [module, projection] : detail::projections_with(model, name)) {
+    if (auto adapter = std::dynamic_pointer_cast<LowRankAdapter>(projection->adapter(name))) {
+      starts.emplace_back(projection, std::move(adapter));
+    }
+  }
+  TORCH_CHECK_VALUE(!starts.empty(), "no adapter named '", name, "' is a low-rank one");
+  const auto loss_at = [&](double gamma) {
+    for (const ScaledStart& each : starts) {
+      each.scale(gamma / made_with);
+    }
+    return loss();
+  };
+  GoRAGamma best;
+  best.loss = best.loss_before = loss_at(0.0);
+  double gamma = 1.0;
+  for (int i = 0; i < kCandidates; ++i, gamma *= kFactor) {
+    if (const double found = loss_at(gamma); found < best.loss) {
+      best.gamma = gamma;
+      best.loss = found;
+    }
+  }
+  for (const ScaledStart& each : starts) {
+    each.scale(best.gamma / made_with);
+  }
+  return best;
 }
 
 } // namespace rora

@@ -130,5 +130,62 @@ TEST(GoRA, LowersTheLossOfTheCapturedBatchesWhichTheOppositeSignRaises) {
   EXPECT_GT(loss_of_batches(model), before);
 }
 
+/// A model whose adapters GoRA made with a gamma of 1, B turned around where `sign` is −1.
+DecoderForCausalLM begun_at_one(bool dora, double sign = 1.0) {
+  auto model = tiny_llama();
+  auto options = beginning_with(gora(GoRAOptions().min_rank(1).max_rank(8).gamma(1.0)));
+  options.low_rank().dora(dora);
+  attach_adapters(*model, options, kDefaultAdapter, captured(model, options));
+  at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : named_adapter_parameters(*model)) {
+    if (name.ends_with("lora_B")) {
+      at::Tensor(tensor).mul_(sign);
+    }
+  }
+  return model;
+}
+
+class AdaptiveGamma : public ::testing::TestWithParam<bool> {};
+
+TEST_P(AdaptiveGamma, IsTheOneOfLeastLossAndTheModelIsLeftWithIt) {
+  auto base = tiny_llama();
+  auto model = begun_at_one(GetParam());
+  std::vector<double> losses;
+  const GoRAGamma found = choose_gora_gamma(*model, 1.0, [&] {
+    losses.push_back(loss_of_batches(model));
+    return losses.back();
+  });
+  ASSERT_EQ(losses.size(), 53u);
+  EXPECT_NEAR(losses[0], loss_of_batches(base), 1e-6);
+  EXPECT_EQ(found.loss_before, losses[0]);
+  const auto least = std::min_element(losses.begin() + 1, losses.end());
+  EXPECT_LT(*least, losses[0]);
+  EXPECT_EQ(found.loss, *least);
+  EXPECT_DOUBLE_EQ(found.gamma, std::pow(0.8, static_cast<double>(least - losses.begin() - 1)));
+  EXPECT_EQ(loss_of_batches(model), found.loss);
+
+  // As if it had begun with that gamma.
+  auto expected = tiny_llama();
+  auto options = beginning_with(gora(GoRAOptions().min_rank(1).max_rank(8).gamma(found.gamma)));
+  options.low_rank().dora(GetParam());
+  attach_adapters(*expected, options, kDefaultAdapter, captured(expected, options));
+  EXPECT_NEAR(loss_of_batches(expected), found.loss, 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(, AdaptiveGamma, ::testing::Bool(), [](const auto& info) {
+  return info.param ? "OfDoRA" : "OfRoRA";
+});
+
+TEST(GoRA, WithTheOppositeSignTheAdaptiveGammaIsZeroAndTheModelTheBase) {
+  auto base = tiny_llama();
+  auto model = begun_at_one(/*dora=*/false, -1.0);
+  const GoRAGamma found = choose_gora_gamma(*model, 1.0, [&] { return loss_of_batches(model); });
+  EXPECT_EQ(found.gamma, 0.0);
+  EXPECT_EQ(found.loss, found.loss_before);
+  EXPECT_EQ(loss_of_batches(model), loss_of_batches(base));
+  EXPECT_THROW(choose_gora_gamma(*model, 0.0, [] { return 0.0; }), c10::ValueError);
+  EXPECT_THROW(choose_gora_gamma(*base, 1.0, [] { return 0.0; }), c10::ValueError);
+}
+
 } // namespace
 } // namespace rora

@@ -5,7 +5,13 @@
 #include <torch/arg.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
+
+namespace torch::nn {
+class Module;
+}
 
 namespace rora {
 
@@ -36,5 +42,25 @@ struct GoRAOptions {
 ///
 /// Its ranks throw `c10::ValueError` where the bounds leave no room for the budget, or no weight has any importance.
 std::shared_ptr<const Initializer> gora(const GoRAOptions& options = {});
+
+/// What `choose_gora_gamma` found.
+struct GoRAGamma {
+  double gamma = 0.0;
+  double loss = 0.0; ///< with it
+  double loss_before = 0.0; ///< of the base
+};
+
+/// GoRA's adaptive γ, as its authors' code has it: of 0.8⁰, 0.8¹, …, 0.8⁵¹ the one at which `loss`, that of one batch,
+/// is least; 0, and so LoRA with GoRA's ranks, where none has a loss below the base's. The low-rank adapters of that
+/// name, which `gora` made with `made_with` and nothing has trained yet, are left as γ makes them; with DoRA their
+/// magnitudes too. Throws `c10::ValueError` for a `made_with` that is not above 0 and a model without such adapters.
+///
+/// \code
+/// rora::attach_adapters(*model, options, "default", statistics); // of gora(GoRAOptions().gamma(1.0))
+/// rora::choose_gora_gamma(*model, 1.0, [&] { return mean_loss(model, batch); });
+/// \endcode
+GoRAGamma choose_gora_gamma(
+    torch::nn::Module& model, double made_with, const std::function<double()>& loss,
+    const std::string& name = "default");
 
 } // namespace rora
