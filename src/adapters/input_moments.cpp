@@ -20,6 +20,16 @@ struct Sums {
   at::Tensor x; ///< `[in]` in fp64 on the CPU
   at::Tensor xx; ///< `[in, in]`
   int64_t tokens = 0;
+  bool divided = false;
+
+  /// Makes them means, once.
+  void divide() {
+    if (!divided) {
+      x.div_(static_cast<double>(tokens));
+      xx.div_(static_cast<double>(tokens));
+      divided = true;
+    }
+  }
 
   void add(const at::Tensor& rows) {
     const at::Tensor wide = rows.to(at::kDouble);
@@ -131,12 +141,12 @@ StatisticsByModule capture_input_moments(
   }
   StatisticsByModule statistics;
   for (const std::string& module : modules) {
-    const Sums& sums = *capture->sums.at(module);
+    Sums& sums = *capture->sums.at(module);
     TORCH_CHECK_VALUE(sums.tokens > 0, "no token of the ", batches, " batches that are captured is labelled");
-    const auto count = static_cast<double>(sums.tokens);
-    WeightStatistics& own = statistics[module];
-    own.input_mean = sums.x / count;
-    own.input_moment = sums.xx / count;
+    sums.divide();
+    WeightStatistics& own = statistics[module]; // of one input all modules have the same tensors
+    own.input_mean = sums.x;
+    own.input_moment = sums.xx;
   }
   return statistics;
 }
