@@ -41,8 +41,11 @@ std::vector<std::string> identity(const Arguments& arguments) {
   std::vector<std::string> names = kAdapterFlags;
   if (arguments.start.initializer()) {
     names.push_back("init");
+    const std::vector<std::string> changed = arguments.start.changed();
     for (const auto& [flag, owners] : start_flag_owners()) {
-      if (owns(arguments.start.init, flag) && flag != "capture-memory") {
+      const bool newer = flag.starts_with("gora-adaptive-");
+      const bool counts = !newer || std::find(changed.begin(), changed.end(), flag) != changed.end();
+      if (owns(arguments.start.init, flag) && flag != "capture-memory" && counts) {
         names.push_back(flag);
       }
     }

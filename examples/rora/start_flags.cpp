@@ -221,6 +221,10 @@ std::shared_ptr<const Initializer> StartFlags::initializer() const {
 Start::Start(const StartFlags& flags, fs::path file, bool goes_on)
     : flags_(flags), file_(std::move(file)), goes_on_(goes_on) {}
 
+bool Start::adapts_batches() const {
+  return flags_.init == "gora" && flags_.gora_adaptive_batches;
+}
+
 std::map<std::string, std::string> Start::captured_from(
     const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
     const BatchOptions& batches) const {
@@ -238,8 +242,9 @@ std::map<std::string, std::string> Start::captured_from(
       {"dtype", c10::toString(model->dtype())}};
   if (flags_.init == "gora") {
     from["max-rank"] = std::to_string(flags_.gora.max_rank());
-    if (flags_.gora_adaptive_batches) { // files from before there was such a flag know nothing of it
+    if (adapts_batches()) { // files from before there was such a flag know nothing of it
       from["gora-adaptive-batches"] = "on";
+      from["capture-memory"] = std::to_string(flags_.capture_memory); // weights of one pass end together
     }
   } else if (flags_.init == "eva") {
     from["eva-rho"] = text_of(flags_.eva_rho);
@@ -289,7 +294,7 @@ StatisticsByModule Start::statistics(
   constexpr double kSettled = 0.1; // GoRA's authors'
   const auto capture = CaptureOptions()
                            .batches(std::min(asked, all))
-                           .settled(flags_.gora_adaptive_batches ? kSettled : 0.0)
+                           .settled(adapts_batches() ? kSettled : 0.0)
                            .memory(flags_.capture_memory > 0 ? flags_.capture_memory * kMiB : weight_bytes(model));
   int64_t most = 0;
   auto captured = capture_statistics(model, options, capture, [&](int64_t i) {
@@ -300,7 +305,7 @@ StatisticsByModule Start::statistics(
     const Batch batch = make_batch(examples, plan[static_cast<size_t>(i)]);
     return CaptureBatch{{batch.input_ids, batch.attention_mask, {}, {}}, batch.labels};
   });
-  if (flags_.gora_adaptive_batches) {
+  if (adapts_batches()) {
     note_ += "gora: " + std::to_string(most) + " of " + std::to_string(capture.batches()) + " batches are read";
   }
   if (flags_.statistics) {
@@ -352,7 +357,7 @@ void Start::attach(
   } else if (initializer) {
     const auto modules = target_modules(*model, options);
     attach_adapters(*model, options, kDefaultAdapter, statistics(model, options, examples, batches, on_batch));
-    if (flags_.gora_adaptive_gamma) {
+    if (flags_.init == "gora" && flags_.gora_adaptive_gamma) {
       choose_gamma(model, examples, batches);
     }
     if (kept) {

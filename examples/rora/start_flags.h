@@ -93,6 +93,7 @@ class Start {
   }
 
  private:
+  bool adapts_batches() const;
   void attach_restored(CausalLM model, const AdapterOptions& options);
   StatisticsByModule statistics(
       CausalLM model, const AdapterOptions& options, const std::vector<Example>& examples, const BatchOptions& batches,

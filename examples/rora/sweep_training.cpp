@@ -266,6 +266,9 @@ void carry_out(
   if (trainee.start()) {
     trainee.start()->require_kept(restored);
     record["start_s"] = start_seconds(*trainee.start(), path / "run.json");
+    if (!trainee.start()->note().empty()) {
+      record["start"] = trainee.start()->note();
+    }
   }
   folder.begin(record, restored);
   if (trainee.start()) {

@@ -63,6 +63,12 @@ void check_made_from(const SafetensorsFile& file, const std::map<std::string, st
               value + "': these statistics are of another start");
     }
   }
+  for (const auto& [name, value] : metadata) {
+    if (!made_from.empty() && made_from.count(name) == 0 && name != kFormat && name != kDigest) {
+      throw FormatError(
+          file.path(), "'" + name + "' was '" + value + "' and is now not said: these statistics are of another start");
+    }
+  }
 }
 
 } // namespace

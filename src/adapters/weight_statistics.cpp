@@ -70,6 +70,9 @@ class Settling {
     std::vector<double> now;
     for (const detail::Attachment& each : group_) {
       const at::Tensor& sum = sums.at(each.module);
+      if (!sum.defined()) {
+        return false;
+      }
       const at::Tensor product = each.projection->original_weight().to(at::kCPU, at::kFloat) * sum;
       now.push_back(product.abs_().mean(at::kDouble).item<double>() / static_cast<double>(batches));
       settled = settled && std::abs(now.back() - last_[now.size() - 1]) <= share_ * (last_[now.size() - 1] + kEpsilon);

@@ -14,7 +14,8 @@ class Module;
 
 namespace rora {
 
-/// Whether what was captured over so many batches is enough, from the sums of the named weights' gradients.
+/// Whether what was captured over so many batches is enough, from the sums of the named weights' gradients. That of a
+/// weight which no batch gave a gradient yet is undefined.
 using EnoughBatches = std::function<bool(int64_t batches, const std::map<std::string, at::Tensor>& sums)>;
 
 /// The mean over `batches` of ∂L/∂W `[out, in]` of each of the named projections, in fp32 on the CPU, for an

@@ -27,9 +27,8 @@ struct CaptureBatch {
 struct CaptureOptions {
   /// Batches over which means are taken.
   TORCH_ARG(int64_t, batches) = 8;
-  /// The mean of gradients ends before them, behind a batch from the fourth on that has changed mean|W ⊙ G| of no
-  /// weight by more than this share of it: GoRA's adaptive number of batches, where it is 0.1. Weights of one pass end
-  /// together. 0: all batches are read.
+  /// Gradients: stop early, from the fourth batch on, once no weight's mean|W ⊙ G| has changed by more than this share
+  /// since the batch before (GoRA's adaptive number of batches: 0.1). Weights of one pass stop together. 0: never.
   TORCH_ARG(double, settled) = 0.0;
   /// The most bytes of gradients and moments that are held at once, but for a single weight's; 0: no bound. Weights are
   /// taken in groups that fit, each in a pass of its own over the batches.
