@@ -98,8 +98,7 @@ void AdapterFlags::add_method(Flags& flags) {
       "method", method, adapter_methods(),
       "What is attached, in place of --scaling and --dora; --rank is the width of series and parallel, and a prefix's "
       "number of tokens (default: what they say)");
-  adalora.add(flags);
-  offers_method_ = true;
+  method_flags.add(flags);
 }
 
 void AdapterFlags::add_target_modules(Flags& flags) {
@@ -131,7 +130,7 @@ MethodSettings AdapterFlags::settings() const {
       .dropout = dropout,
       .dora_dropout = dora_dropout,
       .target_modules = targets(),
-      .adalora = adalora};
+      .own = method_flags};
 }
 
 std::shared_ptr<TrainingHook> AdapterFlags::hook() const {
@@ -186,9 +185,7 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   if (ensure_weight_tying && !init_adapter && modules_to_save.empty()) {
     throw UsageError("--ensure-weight-tying needs --modules-to-save");
   }
-  if (offers_method_ && method != "adalora") {
-    AdaLoraFlags::refuse(flags);
-  }
+  method_flags.refuse_unread(method);
   if (method) {
     return resolve_method(flags);
   }

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "adalora_flags.h"
 #include "flags.h"
+#include "method_flags.h"
 
 #include <rora/adapters/adapter_options.h>
 #include <rora/model/causal_lm.h>
@@ -31,7 +31,7 @@ struct AdapterFlags {
   std::vector<std::string> trainable_token_indices; ///< ids
   bool ensure_weight_tying = false;
   std::optional<std::string> method; ///< a name of `methods()`; in place of scaling and dora
-  AdaLoraFlags adalora;
+  MethodFlags method_flags;
 
   void add_rank(Flags& flags);
   /// Scaling and DoRA.
@@ -63,8 +63,6 @@ struct AdapterFlags {
  private:
   AdapterOptions resolve_method(const Flags& flags);
   MethodSettings settings() const;
-
-  bool offers_method_ = false; ///< whether the command has --method
 };
 
 } // namespace rora::cli

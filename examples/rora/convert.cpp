@@ -42,7 +42,10 @@ int convert(const Arguments& arguments) {
 
 Run add_convert(Flags& flags) {
   auto arguments = std::make_shared<Arguments>();
-  flags.add("adapter", arguments->adapter, "The PEFT folder to convert, of low-rank adapters, DoRA among them")
+  flags
+      .add(
+          "adapter", arguments->adapter,
+          "The PEFT folder to convert, of low-rank adapters, DoRA and AdaLoRA among them")
       .required();
   arguments->output.add_output(flags);
   arguments->output.add_scaling(flags);

@@ -5,8 +5,10 @@
 #include "prompt_flags.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/adapters/gated_adapter.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/file.h>
+#include <rora/error.h>
 #include <rora/checkpoint/mapped_files.h>
 #include <rora/core/projection.h>
 #include <rora/model/generation.h>
@@ -43,6 +45,7 @@ at::Tensor probe(CausalLM model) {
 /// Its name and a projection whose adapter changes what the frozen layer computes.
 using ChangedProjection = std::pair<std::string, ProjectionImpl*>;
 
+/// Those of the model. Adapters that change nothing are switched off: there is nothing of them to merge.
 std::vector<ChangedProjection> changed_projections(const CausalLM& model) {
   std::vector<ChangedProjection> changed;
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
@@ -50,6 +53,8 @@ std::vector<ChangedProjection> changed_projections(const CausalLM& model) {
     const Adapter* adapter = projection == nullptr ? nullptr : projection->active_adapter();
     if (adapter != nullptr && adapter->changes_output()) {
       changed.emplace_back(item.key(), projection);
+    } else if (adapter != nullptr) {
+      projection->activate("");
     }
   }
   return changed;
@@ -78,6 +83,11 @@ at::Tensor merged_by_equation(const ProjectionImpl& projection) {
   at::Tensor merged = projection.base().dense().to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
   for (const LowRankPair& pair : adapter.pairs()) {
     merged.addmm_(pair.b.to(at::kDouble), pair.a.to(at::kDouble), /*beta=*/1, /*alpha=*/pair.scale);
+  }
+  if (const auto* gated = dynamic_cast<const GatedAdapter*>(&adapter)) {
+    merged.addmm_(
+        gated->lora_B.to(at::kDouble), gated->gate.to(at::kDouble) * gated->lora_A.to(at::kDouble), /*beta=*/1,
+        /*alpha=*/gated->scale());
   }
   if (const auto* rows = dynamic_cast<const TrainedRows*>(&adapter)) {
     merged.index_copy_(0, rows->token_indices, rows->trainable_tokens_delta.to(at::kDouble));
@@ -148,6 +158,9 @@ int merge(const Arguments& arguments) {
   check_mergeable(*model);
   const at::Tensor expected = probe(model);
   const auto changed = changed_projections(model);
+  if (changed.empty()) {
+    throw FormatError(arguments.adapter, "changes no weight: there is nothing to merge");
+  }
   for (const auto& [name, projection] : changed) {
     merge_exactly(*projection);
   }

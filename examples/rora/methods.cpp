@@ -5,6 +5,8 @@
 #include <rora/adapters/adalora.h>
 #include <rora/adapters/bottleneck.h>
 #include <rora/adapters/prefix_tuning.h>
+#include <rora/adapters/sora.h>
+#include <rora/training/gate_threshold.h>
 #include <rora/training/rank_allocator.h>
 
 #include <algorithm>
@@ -58,13 +60,13 @@ AdapterOptions prefixes(const MethodSettings& settings) {
 
 /// Throws `UsageError` for fewer ranks at the beginning than at the end.
 AdaLoraOptions adalora_options(const MethodSettings& settings) {
-  const int64_t asked = settings.adalora.init_r;
+  const int64_t asked = settings.own.adalora_init_r;
   if (asked > 0 && asked < settings.rank) {
     throw UsageError(
         "--adalora-init-r " + std::to_string(asked) + " is below --rank " + std::to_string(settings.rank) +
         ", to which AdaLoRA takes ranks down");
   }
-  return AdaLoraOptions(settings.adalora.options)
+  return AdaLoraOptions(settings.own.adalora)
       .init_r(asked > 0 ? asked : (3 * settings.rank + 1) / 2)
       .target_r(settings.rank)
       .alpha(settings.alpha)
@@ -77,6 +79,18 @@ AdapterOptions with_ranks_to_give(const MethodSettings& settings) {
 
 std::shared_ptr<TrainingHook> rank_allocator(const MethodSettings& settings) {
   return std::make_shared<RankAllocator>(adalora_options(settings));
+}
+
+SoraOptions sora_options(const MethodSettings& settings) {
+  return SoraOptions(settings.own.sora).rank(settings.rank).alpha(settings.alpha).dropout(settings.dropout);
+}
+
+AdapterOptions with_gates(const MethodSettings& settings) {
+  return AdapterOptions().kind(sora(sora_options(settings))).target_modules(settings.target_modules);
+}
+
+std::shared_ptr<TrainingHook> gate_threshold(const MethodSettings& settings) {
+  return std::make_shared<GateThreshold>(sora_options(settings));
 }
 
 /// RoRA that begins by a value of --init.
@@ -136,6 +150,12 @@ const std::vector<Method>& methods() {
            "the mean (AdaLoRA, arXiv 2303.10512)",
        .options = with_ranks_to_give,
        .hook = rank_allocator},
+      {.name = "sora",
+       .title = "SoRA",
+       .about =
+           "W + alpha/rank*B*diag(g)*A, whose gates g become 0 where they are little used (SoRA, arXiv 2311.11696)",
+       .options = with_gates,
+       .hook = gate_threshold},
       rora_from("gora", "GoRA", "gora"),
       rora_from("lora-ga", "LoRA-GA", "lora-ga"),
       rora_from("lora-one", "LoRA-One", "lora-one"),

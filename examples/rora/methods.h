@@ -1,7 +1,7 @@
 #pragma once
 
-#include "adalora_flags.h"
 #include "flags.h"
+#include "method_flags.h"
 
 #include <rora/adapters/adapter_options.h>
 #include <rora/training/hooks.h>
@@ -20,7 +20,7 @@ struct MethodSettings {
   double dropout = 0.0;
   ops::DoraDropout dora_dropout = ops::DoraDropout::kInput;
   ModuleSelection target_modules = kDefaultTargetModules;
-  AdaLoraFlags adalora = {};
+  MethodFlags own = {}; ///< of single methods
 };
 
 /// A way to fine-tune a model.

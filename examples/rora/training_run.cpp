@@ -72,14 +72,19 @@ Json data_json(const Dataset& data) {
 }
 
 /// The parameters that are trained and the memory that it will need, in MiB.
-void print_plan(const CausalLM& model, const Trainer& trainer, const TrainingFlags& flags) {
+void print_plan(
+    const CausalLM& model, const Trainer& trainer, const TrainingFlags& flags,
+    const std::vector<std::shared_ptr<TrainingHook>>& hooks) {
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(trainer.examples(), flags.trainer_options().batches());
   std::cout << "trained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
             << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
             << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";
-  const MemoryEstimate estimate =
-      estimate_memory(model, batch, !flags.eval_data.empty(), trainer.optimizer().state_bytes());
+  int64_t state = trainer.optimizer().state_bytes();
+  for (const auto& hook : hooks) {
+    state += hook->state_bytes(trainer.parameters());
+  }
+  const MemoryEstimate estimate = estimate_memory(model, batch, !flags.eval_data.empty(), state);
   const auto row = [](const char* name, int64_t bytes) {
     char line[80];
     std::snprintf(line, sizeof line, "  %-28s %10.1f\n", name, static_cast<double>(bytes) / (1 << 20));
@@ -206,7 +211,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   const Json train_counts = data_json(data.train);
   const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
   Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
-  print_plan(model, trainer, *training);
+  print_plan(model, trainer, *training, hooks);
   if (!training->eval_data.empty()) {
     trainer.set_validation(std::move(data.eval.examples));
   }

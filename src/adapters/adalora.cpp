@@ -2,8 +2,6 @@
 
 #include "kinds/adalora.h"
 
-#include <rora/core/dropout.h>
-#include <rora/core/low_rank_term.h>
 #include <rora/core/projection.h>
 
 #include <ATen/ATen.h>
@@ -22,8 +20,16 @@ constexpr double kNormalDeviation = 0.02;
 constexpr int64_t kInitialShare = 6;
 constexpr int64_t kFinalShare = 2;
 
-int64_t count(const std::vector<bool>& flags) {
-  return std::count(flags.begin(), flags.end(), true);
+/// All of them where nothing is said.
+std::vector<bool> rows_of(const AdaLoraOptions& options, std::vector<bool> kept) {
+  options.validate();
+  if (kept.empty()) {
+    kept.assign(static_cast<size_t>(options.init_r()), true);
+  }
+  TORCH_CHECK_VALUE(
+      std::ssize(kept) == options.init_r(), "what is kept of AdaLoRA's ranks is said of ", kept.size(), ", not of ",
+      options.init_r());
+  return kept;
 }
 
 } // namespace
@@ -35,7 +41,7 @@ void AdaLoraOptions::validate() const {
   const auto as_double = [](int64_t value) { return static_cast<double>(value); };
   require(init_r_ >= 1, "init_r", "at least 1", as_double(init_r_));
   require(target_r_ >= 0, "target_r", "at least 0", as_double(target_r_));
-  require(std::isfinite(alpha_), "alpha", "finite", alpha_);
+  require(std::isfinite(alpha_) && alpha_ > 0.0, "alpha", "above 0", alpha_);
   require(dropout_ >= 0.0 && dropout_ < 1.0, "dropout", "in [0, 1)", dropout_);
   require(tinit_.value_or(0) >= 0, "tinit", "at least 0", as_double(tinit_.value_or(0)));
   require(tfinal_.value_or(0) >= 0, "tfinal", "at least 0", as_double(tfinal_.value_or(0)));
@@ -73,38 +79,33 @@ int64_t AdaLoraOptions::budget(int64_t step, int64_t modules) const {
 
 AdaLoraAdapter::AdaLoraAdapter(const ProjectionImpl& projection, const AdaLoraOptions& options, std::vector<bool> kept)
     : AdaLoraAdapter(
-          options, std::move(kept), projection.in_features(), projection.out_features(),
-          at::TensorOptions().dtype(wide(projection.base().dtype())).device(projection.base().device())) {
+          options, rows_of(options, std::move(kept)), projection.in_features(), projection.out_features(),
+          options_beside(projection)) {
   at::NoGradGuard no_grad;
-  lora_A.normal_(0.0, kNormalDeviation);
-  lora_E.zero_();
-  lora_B.normal_(0.0, kNormalDeviation);
+  for (at::Tensor* each : {&lora_A, &lora_B}) { // on the CPU, so that a seed gives the same everywhere
+    each->copy_(at::empty(each->sizes(), each->options().device(at::kCPU)).normal_(0.0, kNormalDeviation));
+  }
+  gate.zero_();
 }
 
 AdaLoraAdapter::AdaLoraAdapter(
-    const AdaLoraOptions& options, std::vector<bool> kept, int64_t in, int64_t out, const at::TensorOptions& like)
-    : options(options),
-      rows_(
-          kept.empty() ? std::vector<bool>(static_cast<size_t>(std::max<int64_t>(options.init_r(), 0)), true)
-                       : std::move(kept)) {
-  options.validate();
-  TORCH_CHECK_VALUE(
-      std::ssize(rows_) == options.init_r(), "what is kept of AdaLoRA's ranks is said of ", rows_.size(), ", not of ",
-      options.init_r());
-  const int64_t rank = count(rows_);
-  lora_A = register_parameter("lora_A", at::empty({rank, in}, like));
-  lora_E = register_parameter("lora_E", at::empty({rank, 1}, like));
-  lora_B = register_parameter("lora_B", at::empty({out, rank}, like));
-}
+    const AdaLoraOptions& options, std::vector<bool> rows, int64_t in, int64_t out, const at::TensorOptions& like)
+    : GatedAdapter("lora_E", std::count(rows.begin(), rows.end(), true), in, out, like),
+      options(options),
+      rows_(std::move(rows)) {}
 
 double AdaLoraAdapter::scale() const {
   return detail::adalora_scale(options);
 }
 
+double AdaLoraAdapter::dropout() const {
+  return options.dropout();
+}
+
 std::vector<bool> AdaLoraAdapter::kept() const {
-  at::Tensor used = lora_E.detach().ne(0).view({-1});
+  at::Tensor used = gate.detach().ne(0).view({-1});
   if (mask.defined()) {
-    used = used.logical_or(mask);
+    used = used.logical_or(mask.to(used.device())); // the adapter may have been moved since
   } else if (!used.any().item<bool>()) {
     return rows_;
   }
@@ -117,48 +118,6 @@ std::vector<bool> AdaLoraAdapter::kept() const {
     }
   }
   return kept;
-}
-
-bool AdaLoraAdapter::low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term) {
-  if (lora_E.size(0) == 0) {
-    return true; // of no rank: the frozen layer
-  }
-  term.a = lora_E * lora_A;
-  term.b = lora_B;
-  term.scale = scale();
-  if (is_training() && options.dropout() > 0.0) {
-    term.dropout = {options.dropout(), ops::draw_seed()};
-  }
-  return true;
-}
-
-bool AdaLoraAdapter::can_merge() const {
-  return true;
-}
-
-at::Tensor AdaLoraAdapter::merged_weight(const ProjectionImpl& projection) const {
-  at::NoGradGuard no_grad;
-  const at::Tensor base = projection.base().dense();
-  at::Tensor merged = base.to(lora_A.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-  merged.addmm_(lora_B, lora_E * lora_A, /*beta=*/1, /*alpha=*/scale());
-  return merged.to(base.scalar_type());
-}
-
-bool AdaLoraAdapter::changes_output() const {
-  return lora_E.any().item<bool>();
-}
-
-std::optional<std::string> AdaLoraAdapter::why_not_captured() const {
-  return options.dropout() > 0.0 ? std::optional<std::string>("dropout draws new seeds on the host for each batch")
-                                 : std::nullopt;
-}
-
-AdapterMemory AdaLoraAdapter::memory(const ProjectionImpl& projection, bool output_kept) const {
-  return {/*input=*/true, lora_E.size(0), 0};
-}
-
-ParameterRole AdaLoraAdapter::role(const std::string& parameter) const {
-  return parameter == "lora_A" ? ParameterRole::kA : parameter == "lora_B" ? ParameterRole::kB : ParameterRole::kOther;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> AdaLoraAdapter::saved_tensors() const {
@@ -176,10 +135,10 @@ std::vector<std::pair<std::string, at::Tensor>> AdaLoraAdapter::saved_tensors() 
       ++row;
     }
   }
-  const at::Tensor index = at::tensor(places, at::kLong).to(lora_E.device());
+  const at::Tensor index = at::tensor(places, at::kLong).to(gate.device());
   return {
       {"lora_A", lora_A.detach().index_select(0, index)},
-      {"lora_E", lora_E.detach().index_select(0, index)},
+      {"lora_E", gate.detach().index_select(0, index)},
       {"lora_B", lora_B.detach().index_select(1, index)}};
 }
 
@@ -189,7 +148,7 @@ std::shared_ptr<Adapter> AdaLoraAdapter::empty_copy() const {
 }
 
 void AdaLoraAdapter::pretty_print(std::ostream& stream) const {
-  stream << "rora::AdaLoraAdapter(rank=" << lora_E.size(0) << ", init_r=" << options.init_r()
+  stream << "rora::AdaLoraAdapter(rank=" << gate.size(0) << ", init_r=" << options.init_r()
          << ", target_r=" << options.target_r() << ", scale=" << scale() << ", dropout=" << options.dropout() << ")";
 }
 

@@ -8,6 +8,7 @@
 #include "attachment.h"
 #include "change_error.h"
 #include "kinds/adalora.h"
+#include "kinds/low_rank.h"
 
 #include <rora/checkpoint/file.h>
 #include <rora/error.h>
@@ -191,8 +192,9 @@ void leave_adalora(LowRankFolder& read, const detail::AdaLoraKind& kind) {
   JsonFields own;
   kind.write(own);
   for (const auto& [field, value] : detail::json_of(own).items()) {
-    fields.remove(field); // what both have is written anew
+    fields.remove(field);
   }
+  detail::LowRankKind(read.options.low_rank()).write(fields);
   fields.set("peft_type", "LORA");
   read.config = fields.text();
 }
@@ -221,6 +223,13 @@ LowRankFolder read_low_rank_folder(const std::filesystem::path& folder) {
   }
   check_others(file, contents, read.options);
   check_targets(file, contents, read.options, ends, config);
+  if (adalora != nullptr) {
+    try {
+      adalora->check_modules({contents.modules.begin(), contents.modules.end()});
+    } catch (const c10::ValueError& error) {
+      throw FormatError(config, error.what_without_backtrace());
+    }
+  }
   for (const std::string& module : contents.modules) {
     read.modules.emplace(
         module,

@@ -201,6 +201,11 @@ AdapterOptions load_adapter(
     } else {
       plan = detail::plan_attachments(model, options);
       rows = detail::plan_rows(model, options);
+      std::vector<std::string> modules;
+      for (const detail::Attachment& each : plan) {
+        modules.push_back(each.module);
+      }
+      options.resolved_kind()->check_modules(modules);
     }
   } catch (const c10::ValueError& error) {
     throw FormatError(folder / detail::kConfigFile, error.what_without_backtrace());

@@ -3,7 +3,19 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <tuple>
+
 namespace rora {
+namespace {
+
+/// What decides which ranks are kept, but for the numbers of steps.
+auto shaping(const AdaLoraOptions& options) {
+  return std::tuple(
+      options.init_r(), options.target_r(), options.delta_t(), options.beta1(), options.beta2(),
+      options.orth_reg_weight());
+}
+
+} // namespace
 
 RankAllocator::RankAllocator(const AdaLoraOptions& options) : asked_(options), run_(options) {
   asked_.validate();
@@ -14,6 +26,9 @@ std::string RankAllocator::name() const {
 }
 
 void RankAllocator::begin(const StepContext& context) {
+  TORCH_CHECK_VALUE(
+      asked_.total_step() <= context.total_steps, "AdaLoRA's total_step, ", asked_.total_step(),
+      ", is beyond the run's ", context.total_steps, " steps");
   run_ = asked_.for_run(context.total_steps);
   modules_.clear();
   const auto& entries = context.parameters.entries();
@@ -24,18 +39,21 @@ void RankAllocator::begin(const StepContext& context) {
   std::vector<AdaLoraAdapter*> adapters;
   for (const auto& module : context.model->modules(/*include_self=*/false)) {
     auto* adapter = module->as<AdaLoraAdapter>();
-    if (adapter == nullptr || !adapter->lora_E.requires_grad()) {
+    if (adapter == nullptr || !adapter->gate.requires_grad()) {
       continue;
     }
     TORCH_CHECK_VALUE(
-        adapter->lora_E.size(0) == run_.init_r(), "AdaLoRA gives out ranks of adapters that have all ", run_.init_r(),
-        " of them: one has ", adapter->lora_E.size(0));
+        adapter->gate.size(0) == adapter->options.init_r(), "AdaLoRA gives out ranks of adapters that have all ",
+        adapter->options.init_r(), " of them: one has ", adapter->gate.size(0));
+    TORCH_CHECK_VALUE(
+        shaping(adapter->options) == shaping(asked_),
+        "AdaLoRA's ranks are to be given out by other options than those that the adapters were attached with");
     const auto place = [&](const at::Tensor& tensor) {
       const auto found = places.find(tensor.unsafeGetTensorImpl());
       TORCH_CHECK_VALUE(found != places.end(), "AdaLoRA trains A, E and B of its adapters: one is not trained");
       return found->second;
     };
-    modules_.push_back({place(adapter->lora_A), place(adapter->lora_E), place(adapter->lora_B)});
+    modules_.push_back({place(adapter->lora_A), place(adapter->gate), place(adapter->lora_B)});
     adapters.push_back(adapter);
   }
   TORCH_CHECK_VALUE(!modules_.empty(), "no adapter of AdaLoRA is trained, whose ranks could be given out");
@@ -69,7 +87,7 @@ void RankAllocator::after_step(const StepContext& context) {
   const int64_t step = context.step + 1;
   const int64_t last = run_.total_step() - run_.tfinal().value();
   ParameterTable& table = context.parameters;
-  if (step <= last) {
+  if (step < last) {
     measure(table);
   }
   const bool chooses = step > run_.tinit().value() && (step == last || (step < last && step % run_.delta_t() == 0));
@@ -108,6 +126,14 @@ void RankAllocator::apply(const ParameterTable& table) const {
     const ParameterEntry& e = table.entries()[modules_[i].e];
     ParameterTable::slice(e, table.values()).mul_(mask_[static_cast<int64_t>(i)].unsqueeze(1));
   }
+}
+
+int64_t RankAllocator::first_best_step() const {
+  return run_.total_step() - run_.tfinal().value_or(0);
+}
+
+int64_t RankAllocator::state_bytes(const ParameterTable& parameters) const {
+  return 2 * static_cast<int64_t>(parameters.values().nbytes());
 }
 
 std::vector<std::pair<std::string, at::Tensor>> RankAllocator::state() const {

@@ -150,6 +150,11 @@ struct Trainer::State {
       fail_not_finite("the validation loss is not finite after step " + std::to_string(progress.step));
     }
     progress.validation_due = false;
+    for (const auto& hook : step.hooks()) {
+      if (progress.step < hook->first_best_step()) {
+        return loss;
+      }
+    }
     if (!progress.best_eval_loss || loss < *progress.best_eval_loss) {
       progress.best_eval_loss = loss;
       progress.best_step = progress.step;

@@ -83,7 +83,7 @@ TEST(AdaLora, HasItsFormulaAndItsGradients) {
   projection->attach(kDefaultAdapter, adapter);
   const auto run = [&](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
     adapter->lora_A = inputs[1];
-    adapter->lora_E = inputs[2];
+    adapter->gate = inputs[2];
     adapter->lora_B = inputs[3];
     return {projection->forward(inputs[0])};
   };
@@ -175,7 +175,7 @@ TEST(AdaLora, IsClonedWithTheRanksThatItHas) {
   ASSERT_NE(adapter, nullptr);
   EXPECT_EQ(adapter->kept(), (std::vector<bool>{false, true, false, true}));
   at::NoGradGuard no_grad;
-  adapter->lora_E.zero_();
+  adapter->gate.zero_();
   EXPECT_FALSE(at::equal(copy->forward(x), query.forward(x)));
 }
 
@@ -205,6 +205,7 @@ TEST(AdaLora, ItsFolderIsReadAsStrictlyAsAny) {
   EXPECT_THAT(failure("init_r", 0), HasSubstr("init_r must be at least 1, not 0"));
   EXPECT_THAT(failure("init_r", 5), HasSubstr("must be a list of init_r, 5, true and false"));
   EXPECT_THAT(failure("lora_alpha", 1e300), HasSubstr("lora_alpha must be finite in float32"));
+  EXPECT_THAT(failure("lora_alpha", -4), HasSubstr("lora_alpha must be above 0, not -4"));
   EXPECT_THAT(failure("beta1", 1.0), HasSubstr("beta1 must be in (0, 1), not 1.0"));
   EXPECT_THAT(failure("deltaT", 0), HasSubstr("deltaT must be at least 1"));
   EXPECT_THAT(failure("orth_reg_weight", -1), HasSubstr("orth_reg_weight must be at least 0, not -1"));
@@ -220,6 +221,11 @@ TEST(AdaLora, ItsFolderIsReadAsStrictlyAsAny) {
       failure("rank_pattern", json({{key, {1, 0, 1, 0}}})),
       HasSubstr("rank_pattern." + key + " must be a list of true and false"));
   EXPECT_THAT(failure("rank_pattern", json({{key, {true, true, true, false}}})), HasSubstr("must have shape"));
+  json pattern = json::parse(read_file(folder / "adapter_config.json")).at("rank_pattern");
+  pattern["model.layers.7.nothing.lora_E"] = {true, true, true, true};
+  EXPECT_THAT(
+      failure("rank_pattern", pattern),
+      HasSubstr("rank_pattern.model.layers.7.nothing.lora_E is of a module that has no adapter"));
 }
 
 TEST(AdaLora, RefusesOptionsOutOfRange) {

@@ -176,8 +176,9 @@ TEST(LowRankFolder, OfAdaLoraIsALowRankOneThatComputesTheSame) {
   EXPECT_EQ(config["peft_type"], "LORA");
   EXPECT_FALSE(config.contains("init_r"));
   EXPECT_FALSE(config.contains("deltaT"));
+  EXPECT_EQ(config["lora_dropout"], 0.0);
   EXPECT_EQ(read.modules.at("model.layers.0.self_attn.q_proj").rank(), 2);
-  const LowRankChange& without_rank = read.modules.at("model.layers.1.mlp.down_proj");
+  const LowRankChange& without_rank = read.modules.at("model.layers.0.mlp.down_proj");
   EXPECT_EQ(without_rank.rank(), 1) << "a folder of low-rank adapters knows no module of none";
   EXPECT_FALSE(without_rank.b.any().item<bool>());
   const SafetensorsFile answers(original / "answers.safetensors");

@@ -152,6 +152,14 @@ TEST(StartFlags, GoraChoosesItsGammaAndItsBatches) {
       run_rora(place.finetune("both", kSteps, gora({"--gora-adaptive-gamma", "--gora-gamma", "0.1"}))), 2,
       "--gora-adaptive-gamma");
   expect_the_same_after_a_stop(place, flags);
+  ASSERT_EQ(
+      run_rora(
+          place.finetune("kept", kSteps, gora({"--gora-adaptive-batches", "--statistics", place.path("statistics")})))
+          .code,
+      0);
+  expect_error(
+      run_rora(place.finetune("other", kSteps, gora({"--statistics", place.path("statistics")}))), 1,
+      "'capture-memory' was '0' and is now not said");
 }
 
 TEST(StartFlags, ANewRunReadsNoStartThatIsLyingInItsFolder) {
@@ -200,6 +208,10 @@ TEST(Methods, AdaLoraTakesRanksDownToTheOneThatIsAskedFor) {
   ASSERT_EQ(run_rora(place.finetune("more", kSteps, {"--init-adapter", place.path("run")})).code, 0);
   EXPECT_EQ(place.json("more/adapter_config.json")["rank_pattern"], config["rank_pattern"]);
 
+  const Outcome merged = run_rora(
+      {"merge", "--model", place.path("model"), "--adapter", place.path("run"), "--output", place.path("merged")});
+  EXPECT_EQ(merged.code, 0) << merged.err;
+
   const auto refused = [&](const std::vector<std::string>& more, int code, const std::string& what) {
     std::vector<std::string> all = flags;
     all.insert(all.end(), more.begin(), more.end());
@@ -211,6 +223,7 @@ TEST(Methods, AdaLoraTakesRanksDownToTheOneThatIsAskedFor) {
   refused({"--cuda-graph"}, 2, "--cuda-graph");
   refused({"--init", "olora"}, 2, "--init says how low-rank adapters begin");
   refused({"--method", "lora"}, 2, "--adalora-init-r needs --method adalora");
+  refused({"--sora-threshold", "0.1"}, 2, "--sora-threshold needs --method sora");
 }
 
 class OtherKinds : public ::testing::TestWithParam<const char*> {};
@@ -220,7 +233,7 @@ TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
   expect_the_same_after_a_stop(place, {"--method", GetParam(), "--rank", "4"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix", "adalora"));
+INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix", "adalora", "sora"));
 
 } // namespace
 } // namespace rora::testing

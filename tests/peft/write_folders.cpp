@@ -24,6 +24,7 @@
 #include <rora/adapters/initializers/singular_vectors.h>
 #include <rora/adapters/peft_folder.h>
 #include <rora/adapters/prefix_tuning.h>
+#include <rora/adapters/sora.h>
 #include <rora/adapters/weight_statistics.h>
 #include <rora/checkpoint/safetensors.h>
 #include <rora/core/projection.h>
@@ -110,6 +111,9 @@ std::vector<Case> cases() {
       {"olora", AdapterOptions().low_rank(LowRankOptions(rora).alpha(4).initializer(olora()))},
       {"adalora", AdapterOptions().kind(adalora(ranks_to_give))},
       {kOfSomeRanks, AdapterOptions().kind(adalora(ranks_to_give))},
+      {"sora", AdapterOptions().kind(sora(SoraOptions().rank(6).alpha(12)))},
+      {"sora_rora_portable", AdapterOptions().kind(sora(SoraOptions().rank(6).scaling(Scaling::kRankStabilized))),
+       /*portable=*/true},
       {"embedding_and_head", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens", "lm_head"})},
       {"embedding_untied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"})},
       {"embedding_tied", AdapterOptions().low_rank(rora).modules_to_save({"embed_tokens"}).ensure_weight_tying(true)},
@@ -125,8 +129,8 @@ void take_ranks(CausalLM model) {
   int64_t taken = 3;
   for (const auto& module : model->modules()) {
     if (auto* adapter = module->as<AdaLoraAdapter>()) {
-      adapter->lora_E.narrow(0, 0, taken).zero_();
-      adapter->mask = adapter->lora_E.detach().ne(0).view({-1});
+      adapter->gate.narrow(0, 0, taken).zero_();
+      adapter->mask = adapter->gate.detach().ne(0).view({-1});
       taken = taken == 3 ? 6 : 3;
     }
   }
@@ -165,6 +169,11 @@ void write_adapter(const std::filesystem::path& base, const std::filesystem::pat
     }
     if (each.name == kOfSomeRanks) {
       take_ranks(model);
+    }
+    for (const auto& [name, gate] : named_adapter_parameters(*model)) {
+      if (name.ends_with("gate")) {
+        gate.narrow(0, 1, 2).zero_(); // of SoRA
+      }
     }
   }
   std::filesystem::create_directories(out);

@@ -51,7 +51,7 @@ struct RankTraining {
   int64_t numbers_left() const {
     int64_t left = 0;
     for (const auto& adapter : adapters()) {
-      left += adapter->lora_E.ne(0).sum().item<int64_t>();
+      left += adapter->gate.ne(0).sum().item<int64_t>();
     }
     return left;
   }
@@ -81,7 +81,7 @@ TEST(RankAllocator, TrainsAsPeftDoesStepByStep) {
       }
     }
   }
-  const at::Tensor ids = trace.tensor("input_ids");
+  const at::Tensor ids = trace.tensor("input_ids").flatten(0, 1);
   std::vector<Example> examples(static_cast<size_t>(ids.size(0)));
   for (int64_t row = 0; row < ids.size(0); ++row) {
     const auto* begin = ids[row].const_data_ptr<int64_t>();
@@ -96,7 +96,7 @@ TEST(RankAllocator, TrainsAsPeftDoesStepByStep) {
           .warmup_steps(0)
           .schedule(Schedule::kConstant)
           .max_steps(steps)
-          .batches(BatchOptions().batch_size(ids.size(0)).shuffle(false)));
+          .batches(BatchOptions().batch_size(ids.size(0) / steps).shuffle(false)));
   trainer.add_hook(std::make_shared<RankAllocator>(options));
   trainer.set_callback([&](const StepMetrics& metrics) {
     const int64_t step = metrics.step - 1;
@@ -139,6 +139,7 @@ TEST(RankAllocator, EveryRankMayBeTaken) {
   const TemporaryFolder folder;
   save_adapter(*run.model, folder.path());
   const SafetensorsFile file(folder / "adapter_model.safetensors");
+  EXPECT_EQ(file.names().size(), 3 * run.adapters().size());
   for (const std::string& name : file.names()) {
     EXPECT_EQ(file.tensor(name).numel(), 0) << name;
   }
@@ -213,6 +214,14 @@ TEST(RankAllocator, AResumedRunIsTheUninterruptedOneBitForBit) {
   EXPECT_THROW(other.trainer->restore(), FormatError) << "ranks given out otherwise are another run";
 }
 
+TEST(RankAllocator, NoValuesCountAsTheBestBeforeTheLastRanksAreGivenOut) {
+  RankTraining run(testing::options().max_steps(14).eval_every(1).lr(0.0));
+  run.trainer->set_validation(testing::counting(4));
+  const TrainingResult result = run.trainer->train();
+  EXPECT_GE(result.best_step, 11);
+  EXPECT_EQ(run.hook->mask().sum().item<int64_t>(), 2 * std::ssize(run.adapters()));
+}
+
 TEST(RankAllocator, SaysItsStepsToTheFolder) {
   const TemporaryFolder folder;
   RankTraining run(testing::options().max_steps(14), AdaLoraOptions().init_r(3).target_r(2));
@@ -248,6 +257,15 @@ TEST(RankAllocator, NeedsAdaptersOfAllTheirRanksAndStepsToTakeThemIn) {
   EXPECT_THAT(
       [&] { begin(loaded, ranks()); },
       ThrowsMessage<c10::ValueError>(HasSubstr("AdaLoRA gives out ranks of adapters that have all 4 of them")));
+  auto unlike = testing::tiny_llama();
+  attach_adapters(*unlike, AdapterOptions().kind(adalora(ranks().beta1(0.5))));
+  EXPECT_THAT(
+      [&] { begin(unlike, ranks()); }, ThrowsMessage<c10::ValueError>(HasSubstr("by other options than those")));
+  auto longer = testing::tiny_llama();
+  attach_adapters(*longer, AdapterOptions().kind(adalora(ranks())));
+  EXPECT_THAT(
+      [&] { begin(longer, ranks().total_step(100)); },
+      ThrowsMessage<c10::ValueError>(HasSubstr("total_step, 100, is beyond the run's 6 steps")));
   RankTraining short_run(testing::options().max_steps(5));
   EXPECT_THAT(
       [&] { short_run.trainer->train(); },

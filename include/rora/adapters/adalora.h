@@ -1,6 +1,6 @@
 #pragma once
 
-#include <rora/core/adapter.h>
+#include <rora/adapters/gated_adapter.h>
 
 #include <torch/arg.h>
 
@@ -62,41 +62,23 @@ struct AdaLoraOptions {
 };
 
 /// AdaLoRA: y = W·x + s·B·diag(E)·A·x + bias (Zhang et al., arXiv 2303.10512, section 3.1), with
-/// s = α/(init_r + 1e-5) whatever ranks are left, as PEFT has it.
+/// s = α/(init_r + 1e-5) whatever ranks are left, as PEFT has it, and E `[rank, 1]` for the gate.
 ///
-/// A `[rank, in]`, E `[rank, 1]` and B `[out, rank]` in fp32 (fp64 beside an fp64 base) are trained; A and B begin from
-/// N(0, 0.02²) and E at 0. A rank whose number in E is 0 is as good as none, and folders leave it out.
-class AdaLoraAdapter : public Adapter {
+/// A and B begin from N(0, 0.02²) and E at 0. A rank whose number in E is 0 is as good as none, and folders leave it
+/// out.
+class AdaLoraAdapter : public GatedAdapter {
  public:
   /// An adapter of `projection`, on its device, of the ranks that `kept` says; empty: all `init_r`. Throws for options
   /// out of range.
   AdaLoraAdapter(const ProjectionImpl& projection, const AdaLoraOptions& options, std::vector<bool> kept = {});
 
-  /// s.
-  double scale() const;
+  double scale() const override;
+
+  double dropout() const override;
 
   /// Which of the first `init_r` ranks a folder is given: those of a number in E that is not 0, and while it is trained
   /// those that `mask` keeps. Without a mask all that there are where every number is 0: nothing was taken yet.
   std::vector<bool> kept() const;
-
-  bool low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term) override;
-
-  bool can_merge() const override;
-
-  /// W + s·B·diag(E)·A in fp32, rounded once.
-  at::Tensor merged_weight(const ProjectionImpl& projection) const override;
-
-  /// Whether E is zero no longer.
-  bool changes_output() const override;
-
-  /// Nothing is decided on the host, but for dropout's seeds.
-  std::optional<std::string> why_not_captured() const override;
-
-  /// s·diag(E)·A·x.
-  AdapterMemory memory(const ProjectionImpl& projection, bool output_kept) const override;
-
-  /// A's and B's: LoRA+ has B learn faster. With E between them they are no pair.
-  ParameterRole role(const std::string& parameter) const override;
 
   /// A, E and B of the ranks that `kept()` says.
   std::vector<std::pair<std::string, at::Tensor>> saved_tensors() const override;
@@ -109,14 +91,11 @@ class AdaLoraAdapter : public Adapter {
   AdaLoraOptions options;
   /// Which ranks `RankAllocator` keeps, 1, and which not, 0: `[init_r]`. Undefined without one.
   at::Tensor mask;
-  at::Tensor lora_A; ///< A
-  at::Tensor lora_E; ///< E
-  at::Tensor lora_B; ///< B
 
  private:
   /// Tensors without values.
   AdaLoraAdapter(
-      const AdaLoraOptions& options, std::vector<bool> kept, int64_t in, int64_t out, const at::TensorOptions& like);
+      const AdaLoraOptions& options, std::vector<bool> rows, int64_t in, int64_t out, const at::TensorOptions& like);
 
   /// Which of the first `init_r` ranks its rows are.
   const std::vector<bool> rows_;

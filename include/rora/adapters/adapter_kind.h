@@ -45,6 +45,9 @@ class AdapterKind : public std::enable_shared_from_this<AdapterKind> {
   /// Throws `c10::ValueError` for options that no adapter of `module` can have.
   virtual void validate(const std::string& module, const ProjectionImpl& projection) const {}
 
+  /// Throws `c10::ValueError` where the options are about a module that is none of `modules`, the adapted ones.
+  virtual void check_modules(const std::vector<std::string>& modules) const {}
+
   /// Throws `c10::ValueError` where `make` would read statistics that are not there or are of another weight. Asked for
   /// before anything is attached; not asked for by `load_adapter`, whose adapters are filled from a file.
   virtual void check_statistics(

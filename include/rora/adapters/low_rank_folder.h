@@ -29,7 +29,7 @@ struct LowRankChange {
 /// and B, which does the same.
 struct LowRankFolder {
   std::filesystem::path path; ///< where it was read
-  std::string config; ///< its adapter_config.json
+  std::string config; ///< its adapter_config.json; of AdaLoRA what LoRA's would be
   AdapterOptions options; ///< what that says; where `modules` have been changed their ranks and scales count
   std::string base_model; ///< `base_model_name_or_path`, or nothing
   std::map<std::string, LowRankChange> modules; ///< by whole name

@@ -59,6 +59,17 @@ class TrainingHook {
   /// called for an update that was left out. What it changes of the values is seen by the next forward.
   virtual void after_step(const StepContext& context) {}
 
+  /// The step, from 1, from which on values may count as a run's best by validation: a method that takes ranks away as
+  /// the run goes on is not finished before.
+  virtual int64_t first_best_step() const {
+    return 0;
+  }
+
+  /// What `state` will take, beside the run's parameters.
+  virtual int64_t state_bytes(const ParameterTable& parameters) const {
+    return 0;
+  }
+
   /// All tensors that the next step depends on, by name, in their sizes from `begin` on. A resumed run writes into
   /// them.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const {

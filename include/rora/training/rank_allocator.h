@@ -20,8 +20,8 @@ namespace rora {
 ///
 ///   loss += orth_reg_weight·mean(‖AAᵀ − I‖, ‖BᵀB − I‖)
 ///
-/// After the update it measures how much each number w of A, E and B matters, by the gradient that the update was made
-/// from, and each rank k (section 3.2):
+/// After the update, up to step total_step − tfinal − 1, it measures how much each number w of A, E and B matters, by
+/// the gradient that the update was made from, and each rank k (section 3.2):
 ///
 ///   i = |w·∂L/∂w|;  Ī ← β₁Ī + (1 − β₁)i;  Ū ← β₂Ū + (1 − β₂)|i − Ī|
 ///   importance of k = ĪŪ of E_k + mean of ĪŪ over row k of A + mean of ĪŪ over column k of B
@@ -41,13 +41,18 @@ class RankAllocator : public TrainingHook {
   std::string name() const override;
 
   /// Puts the run's numbers of steps and the mask into the adapters, for their folder. Throws `c10::ValueError` where
-  /// the model has no trained adapter of AdaLoRA, or one that has lost ranks already, and as `AdaLoraOptions::for_run`
-  /// does.
+  /// the model has no trained adapter of AdaLoRA, or one that has lost ranks already or has other options, for a
+  /// total_step beyond the run, and as `AdaLoraOptions::for_run` does.
   void begin(const StepContext& context) override;
 
   at::Tensor extra_loss(const StepContext& context) override;
 
   void after_step(const StepContext& context) override;
+
+  /// Where the last ranks are given out.
+  int64_t first_best_step() const override;
+
+  int64_t state_bytes(const ParameterTable& parameters) const override;
 
   std::vector<std::pair<std::string, at::Tensor>> state() const override;
 

@@ -41,8 +41,8 @@ AdaLoraOptions read_options(const JsonObject& config) {
   options.init_r(read_at_least(config, "init_r", 1, options.init_r()));
   options.target_r(read_at_least(config, "target_r", 0, options.target_r()));
   options.alpha(read_float(config, "lora_alpha", options.alpha()));
-  if (options.alpha() <= 0.0) {
-    options.alpha(static_cast<double>(options.init_r())); // as PEFT takes it
+  if (options.alpha() <= 0.0) { // in whose place PEFT takes the number of ranks that are left
+    config.fail("lora_alpha", "must be above 0, not " + config.text("lora_alpha"));
   }
   options.dropout(read_dropout(config, "lora_dropout"));
   options.tinit(read_at_least(config, "tinit", 0, 0));
@@ -118,6 +118,14 @@ std::string AdaLoraKind::peft_type() const {
 
 void AdaLoraKind::validate(const std::string& module, const ProjectionImpl& projection) const {
   check_rank(module, options_.init_r(), projection.in_features(), projection.out_features());
+}
+
+void AdaLoraKind::check_modules(const std::vector<std::string>& modules) const {
+  for (const auto& [module, ranks] : kept_) {
+    TORCH_CHECK_VALUE(
+        std::find(modules.begin(), modules.end(), module) != modules.end(), "rank_pattern.", module, kPatternEnd,
+        " is of a module that has no adapter");
+  }
 }
 
 std::shared_ptr<Adapter> AdaLoraKind::make(

@@ -27,6 +27,7 @@ class AdaLoraKind final : public AdapterKind {
 
   std::string peft_type() const override;
   void validate(const std::string& module, const ProjectionImpl& projection) const override;
+  void check_modules(const std::vector<std::string>& modules) const override;
   std::shared_ptr<Adapter> make(
       const std::string& module, const ProjectionImpl& projection, const WeightStatistics& statistics) const override;
   std::vector<AdapterTensor> tensors(const std::string& module, const ProjectionImpl& projection) const override;

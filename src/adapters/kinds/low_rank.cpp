@@ -131,16 +131,6 @@ void check_alike(const std::string& module, const LowRankOptions& own, const Low
   require(own.dropout() == first.dropout(), "dropout");
 }
 
-/// The key that means a module of that name alone.
-std::string pattern_key(const std::string& module, const std::vector<NamedAdapter>& adapters) {
-  for (const NamedAdapter& each : adapters) {
-    if (each.module.ends_with("." + module)) {
-      return "^" + module;
-    }
-  }
-  return module;
-}
-
 } // namespace
 
 LowRankKind::LowRankKind(
@@ -289,7 +279,7 @@ std::shared_ptr<const AdapterKind> LowRankKind::as_saved(
 }
 
 void LowRankKind::put_into(AdapterOptions& options) const {
-  options.low_rank(low_rank_).rank_pattern(rank_pattern_).alpha_pattern(alpha_pattern_);
+  options.kind(nullptr).low_rank(low_rank_).rank_pattern(rank_pattern_).alpha_pattern(alpha_pattern_);
 }
 
 void check_rank(const std::string& module, int64_t rank, int64_t in, int64_t out) {
@@ -298,6 +288,15 @@ void check_rank(const std::string& module, int64_t rank, int64_t in, int64_t out
   constexpr int64_t kHarmless = 1024;
   TORCH_CHECK_VALUE(
       rank <= std::max(kHarmless, in + out), module, ": rank ", rank, " is over its ", in, " + ", out, " features");
+}
+
+std::string pattern_key(const std::string& module, const std::vector<NamedAdapter>& adapters) {
+  for (const NamedAdapter& each : adapters) {
+    if (each.module.ends_with("." + module)) {
+      return "^" + module;
+    }
+  }
+  return module;
 }
 
 std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapter>& adapters) {

@@ -44,6 +44,9 @@ std::shared_ptr<const AdapterKind> low_rank_kind_of(const std::vector<NamedAdapt
 /// Throws `c10::ValueError` for a rank that no adapter of a weight `[out, in]` can mean.
 void check_rank(const std::string& module, int64_t rank, int64_t in, int64_t out);
 
+/// The key of a pattern that means a module of that name alone.
+std::string pattern_key(const std::string& module, const std::vector<NamedAdapter>& adapters);
+
 AdapterKindEntry low_rank_entry();
 
 } // namespace rora::detail
