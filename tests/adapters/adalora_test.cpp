@@ -1,3 +1,4 @@
+#include "gated_support.h"
 #include "kind_support.h"
 
 #include <rora/adapters/adalora.h>
@@ -75,25 +76,7 @@ TEST(AdaLora, BeginsAsTheBaseToTheBitAndAsPeftDoes) {
 }
 
 TEST(AdaLora, HasItsFormulaAndItsGradients) {
-  at::manual_seed(3);
-  Projection projection(5, 7, /*bias=*/true);
-  projection->reset_parameters();
-  projection->to(at::kDouble);
-  const auto adapter = std::make_shared<AdaLoraAdapter>(*projection, options());
-  projection->attach(kDefaultAdapter, adapter);
-  const auto run = [&](const std::vector<at::Tensor>& inputs) -> std::vector<at::Tensor> {
-    adapter->lora_A = inputs[1];
-    adapter->gate = inputs[2];
-    adapter->lora_B = inputs[3];
-    return {projection->forward(inputs[0])};
-  };
-  const std::vector<at::Tensor> inputs{
-      at::randn({2, 3, 5}, at::kDouble), at::randn({4, 5}, at::kDouble), at::randn({4, 1}, at::kDouble),
-      at::randn({7, 4}, at::kDouble)};
-  const at::Tensor change = 6.0 / (4.0 + 1e-5) * at::mm(inputs[3] * inputs[2].t(), inputs[1]);
-  const at::Tensor expected = at::linear(inputs[0], projection->weight + change, projection->bias);
-  EXPECT_LT(relative_error(run(inputs)[0], expected), 1e-13);
-  EXPECT_LT(testing::gradient_error(run, inputs), 1e-7);
+  testing::expect_the_formula_of_gates<AdaLoraAdapter>(options(), 6.0 / (4.0 + 1e-5));
 }
 
 TEST(AdaLora, MergesIntoOneWeightAndOutAgain) {

@@ -1,3 +1,4 @@
+#include "resumed_run.h"
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 #include "trainer_support.h"
@@ -97,25 +98,12 @@ TEST(GateThreshold, LearnsASmallTaskWithFewerRanksAndWhatItSavesLoads) {
 }
 
 TEST(GateThreshold, AResumedRunIsTheUninterruptedOneBitForBit) {
-  GateTraining whole(testing::options().max_steps(10));
-  whole.trainer->train();
-  const TemporaryFolder folder;
-  const auto resumable = testing::options().max_steps(10).output(folder.path()).resume(true);
-  GateTraining first(resumable);
-  first.trainer->set_callback([&](const StepMetrics& metrics) {
-    if (metrics.step == 4) {
-      first.trainer->request_stop();
-    }
-  });
-  EXPECT_TRUE(first.trainer->train().interrupted);
-  {
+  const auto refuse_another = [](const TrainerOptions& resumable) {
     GateTraining other(resumable, gates().threshold(1e-2));
     EXPECT_THROW(other.trainer->restore(), FormatError) << "another threshold is another run";
-  }
-  GateTraining second(resumable);
-  EXPECT_EQ(second.trainer->restore(), 4);
-  second.trainer->train();
-  EXPECT_TRUE(at::equal(second.trainer->parameters().values(), whole.trainer->parameters().values()));
+  };
+  testing::expect_the_same_bits_once_resumed<GateTraining>(
+      testing::options().max_steps(10), 4, refuse_another, [](const GateTraining&, const GateTraining&) {});
 }
 
 TEST(GateThreshold, NeedsAnAdapterOfSora) {

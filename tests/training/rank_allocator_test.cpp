@@ -1,3 +1,4 @@
+#include "resumed_run.h"
 #include "support/gradcheck.h"
 #include "support/test_data.h"
 #include "trainer_support.h"
@@ -183,35 +184,17 @@ TEST(RankAllocator, LearnsASmallTaskAndWhatItSavesLoads) {
 }
 
 TEST(RankAllocator, AResumedRunIsTheUninterruptedOneBitForBit) {
-  for (const int64_t stop : {1, 5, 12}) {
-    RankTraining whole(testing::options().max_steps(14));
-    whole.trainer->train();
-    const TemporaryFolder folder;
-    const auto resumable = testing::options().max_steps(14).output(folder.path()).resume(true);
-    RankTraining first(resumable);
-    first.trainer->set_callback([&](const StepMetrics& metrics) {
-      if (metrics.step == stop) {
-        first.trainer->request_stop();
-      }
-    });
-    EXPECT_TRUE(first.trainer->train().interrupted);
-    RankTraining second(resumable);
-    EXPECT_EQ(second.trainer->restore(), stop);
-    second.trainer->train();
-    EXPECT_TRUE(at::equal(second.trainer->parameters().values(), whole.trainer->parameters().values())) << stop;
-    EXPECT_TRUE(at::equal(second.hook->mask(), whole.hook->mask())) << stop;
+  const auto refuse_another = [](const TrainerOptions& resumable) {
+    RankTraining other(resumable, ranks().delta_t(1));
+    EXPECT_THROW(other.trainer->restore(), FormatError) << "ranks given out otherwise are another run";
+  };
+  for (const int64_t stop : {1, 5, 12}) { // before, between and after the choices
+    testing::expect_the_same_bits_once_resumed<RankTraining>(
+        testing::options().max_steps(14), stop, refuse_another,
+        [&](const RankTraining& resumed, const RankTraining& whole) {
+          EXPECT_TRUE(at::equal(resumed.hook->mask(), whole.hook->mask())) << stop;
+        });
   }
-  const TemporaryFolder folder;
-  const auto resumable = testing::options().max_steps(14).output(folder.path()).resume(true).save_every(4);
-  RankTraining first(resumable);
-  first.trainer->set_callback([&](const StepMetrics& metrics) {
-    if (metrics.step == 4) {
-      first.trainer->request_stop();
-    }
-  });
-  first.trainer->train();
-  RankTraining other(resumable, ranks().delta_t(1));
-  EXPECT_THROW(other.trainer->restore(), FormatError) << "ranks given out otherwise are another run";
 }
 
 TEST(RankAllocator, NoValuesCountAsTheBestBeforeTheLastRanksAreGivenOut) {
