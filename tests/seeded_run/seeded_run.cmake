@@ -1,7 +1,9 @@
 # Runs what each line of RUNS names and compares its digest with the one that stands there; with -DRECORD=FILE writes
 # the lines anew instead. A line is program|instruction set|flags|digest: of `gpu_step` the digest of the trained
-# values, of `finetune` SHA-256 of its adapter_model.safetensors and adapter_config.json. One thread, and LibTorch and
-# MKL without the processor's own instructions, so that another processor gives the same bits.
+# values, of `finetune` SHA-256 of its adapter_model.safetensors and adapter_config.json; "DIGEST or DIGEST" where
+# processors differ all the same. One thread, and LibTorch and MKL without the processor's own instructions, so that
+# another processor gives the same bits.
+cmake_minimum_required(VERSION 3.25)
 set(ENV{MKL_CBWR} COMPATIBLE)
 set(ENV{ATEN_CPU_CAPABILITY} default)
 file(STRINGS "${RUNS}" lines)
@@ -41,9 +43,14 @@ foreach(line IN LISTS lines)
   if(NOT result EQUAL 0)
     message(FATAL_ERROR "${program} ${text} failed: ${error}")
   endif()
-  string(APPEND recorded "${program}|${instructions}|${text}|${digest}\n")
+  string(REPLACE " or " ";" known "${expected}")
+  if(digest IN_LIST known)
+    string(APPEND recorded "${line}\n")
+  else()
+    string(APPEND recorded "${program}|${instructions}|${text}|${digest}\n")
+  endif()
   math(EXPR count "${count} + 1")
-  if(NOT digest STREQUAL expected)
+  if(NOT digest IN_LIST known)
     string(APPEND failed "\n  ${program} ${text} (${instructions}): ${digest}, was ${expected}")
   endif()
 endforeach()
