@@ -133,6 +133,10 @@ MethodSettings AdapterFlags::settings() const {
       .own = method_flags};
 }
 
+std::string AdapterFlags::init() const {
+  return method ? find_method("method", *method).init : "default";
+}
+
 std::shared_ptr<TrainingHook> AdapterFlags::hook() const {
   const Method* chosen = method ? &find_method("method", *method) : nullptr;
   return chosen != nullptr && chosen->hook != nullptr ? chosen->hook(settings()) : nullptr;
@@ -168,6 +172,7 @@ AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
   }
   scaling = options.low_rank().scaling();
   dora = options.low_rank().dora();
+  alpha = options.low_rank().alpha();
   if (dora_dropout != ops::DoraDropout::kInput && !dora) {
     throw UsageError("--dora-dropout needs a --method with DoRA");
   }

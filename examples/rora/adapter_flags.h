@@ -52,6 +52,9 @@ struct AdapterFlags {
   /// `UsageError` for a flag that says otherwise, and for one that would have no effect.
   AdapterOptions resolve(const Flags& flags);
 
+  /// The start that the method brings with it, a name of `StartFlags`; "default" where it brings none.
+  std::string init() const;
+
   /// What the method does at a step besides; null: nothing.
   std::shared_ptr<TrainingHook> hook() const;
 

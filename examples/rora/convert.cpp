@@ -11,6 +11,7 @@ struct Arguments {
   std::string adapter;
   AdapterOutputFlags output;
   std::optional<double> alpha;
+  std::optional<int64_t> first_ranks;
   bool uniform = false;
 };
 
@@ -29,6 +30,9 @@ void change_rank(LowRankFolder& adapter, int64_t rank) {
 int convert(const Arguments& arguments) {
   arguments.output.check();
   LowRankFolder adapter = read_low_rank_folder(arguments.adapter);
+  if (arguments.first_ranks) {
+    take_ranks(adapter, *arguments.first_ranks);
+  }
   if (arguments.output.rank) {
     change_rank(adapter, *arguments.output.rank);
   }
@@ -63,6 +67,12 @@ Run add_convert(Flags& flags) {
       flags,
       "The rank of all modules: lower ones are filled up with zeros, which stay zeros in training; higher ones become "
       "the nearest change of that rank, which DoRA has none of (default: each as it is)");
+  flags
+      .add(
+          "first-ranks", arguments->first_ranks,
+          "Keep the first N ranks of each module at their alpha: of an adapter of --method dylora these are one by "
+          "themselves (default: all)")
+      .between(1, kMaxCount);
   return [arguments] { return convert(*arguments); };
 }
 

@@ -36,16 +36,15 @@ const std::vector<std::string> kAdapterFlags{"rank",    "alpha",        "scaling
 
 /// With those of rows where a run trains any, and of the start and the method where they are others than ever:
 /// checkpoints from before there were such flags know nothing of them.
-std::vector<std::string> identity(const Arguments& arguments) {
-  const AdapterFlags& adapter = arguments.adapter;
+std::vector<std::string> identity(const AdapterFlags& adapter, const StartFlags& start) {
   std::vector<std::string> names = kAdapterFlags;
-  if (arguments.start.initializer()) {
+  if (start.initializer()) {
     names.push_back("init");
-    const std::vector<std::string> changed = arguments.start.changed();
+    const std::vector<std::string> changed = start.changed();
     for (const auto& [flag, owners] : start_flag_owners()) {
       const bool newer = flag.starts_with("gora-adaptive-");
       const bool counts = !newer || std::find(changed.begin(), changed.end(), flag) != changed.end();
-      if (owns(arguments.start.init, flag) && flag != "capture-memory" && counts) {
+      if (owns(start.init, flag) && flag != "capture-memory" && counts) {
         names.push_back(flag);
       }
     }
@@ -70,13 +69,29 @@ std::vector<ModuleRank> own_ranks(const StartFlags& start, const CausalLM& model
   return any ? ranks : std::vector<ModuleRank>();
 }
 
+/// The flags of how the adapter begins, with the start that --method brings. Throws `UsageError`.
+StartFlags start_flags(const Arguments& arguments) {
+  StartFlags start = arguments.start;
+  const std::string init = arguments.adapter.init();
+  if (init != "default") {
+    if (start.init != "default") {
+      throw UsageError("--init: --method " + *arguments.adapter.method + " begins in a way of its own");
+    }
+    start.init = init;
+  }
+  const TrainingFlags& training = arguments.training;
+  start.first_lr = training.lr / static_cast<double>(std::max<int64_t>(1, training.warmup_steps));
+  start.check();
+  return start;
+}
+
 int finetune(Arguments& arguments, const Flags& flags) {
   TrainingFlags& training = arguments.training;
   training.check();
   flags.require_utf8();
   arguments.model.check_cuda_graph(training.cuda_graph);
-  arguments.start.check();
-  if (arguments.start.initializer() && arguments.adapter.init_adapter) {
+  const StartFlags begin = start_flags(arguments);
+  if (begin.initializer() && arguments.adapter.init_adapter && !arguments.adapter.method) {
     throw UsageError("--init says how a new adapter begins, and --init-adapter brings one");
   }
   RunFolder folder(training.output, training.resume, {"adapter_config.json", "adapter_model.safetensors"});
@@ -91,7 +106,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
   }
   arguments.model.open_device();
   const AdapterOptions options = arguments.adapter.resolve(flags);
-  if (arguments.start.initializer() && options.kind()) {
+  if (begin.initializer() && options.kind()) {
     throw UsageError(
         "--init says how low-rank adapters begin, and --method " + *arguments.adapter.method + " has none");
   }
@@ -112,7 +127,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
 
   CausalLM model = arguments.model.load();
   torch::manual_seed(static_cast<uint64_t>(training.seed));
-  Start start(arguments.start, folder.path() / "start.safetensors", training.resume);
+  Start start(begin, folder.path() / "start.safetensors", training.resume);
   arguments.adapter.attach(model, options, [&] {
     std::optional<examples::ProgressBar> bar;
     start.attach(
@@ -132,9 +147,9 @@ int finetune(Arguments& arguments, const Flags& flags) {
   if (!start.note().empty()) {
     std::cout << start.note() << "\n";
   }
-  const std::vector<ModuleRank> ranks = own_ranks(arguments.start, model, options);
+  const std::vector<ModuleRank> ranks = own_ranks(begin, model, options);
   if (!ranks.empty()) {
-    std::cout << arguments.start.init << ": " << rank_summary(ranks, options.low_rank().rank()) << "\n";
+    std::cout << begin.init << ": " << rank_summary(ranks, options.low_rank().rank()) << "\n";
   }
   const auto begun = [&](int64_t restored) {
     start.require_kept(restored);
@@ -143,7 +158,8 @@ int finetune(Arguments& arguments, const Flags& flags) {
       write_ranks(ranks, folder.path());
     }
   };
-  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments), begun, hooks}
+  return TrainingRun{"finetune", &flags, &training, model, std::move(data), save, identity(arguments.adapter, begin),
+                     begun,      hooks}
       .run(folder, tokenizer.loaded());
 }
 

@@ -41,6 +41,9 @@ void MethodFlags::add(Flags& flags) {
       .at_least(0.0);
   flags.add("sora-threshold", sora.threshold(), "How much nearer to 0 each of SoRA's gates is after every step")
       .at_least(0.0);
+  flags.add(
+      "dylora-train-all", dylora_train_all,
+      "Train all of the ranks that DyLoRA draws for a step, not the last of them alone (default: off)");
 }
 
 void MethodFlags::refuse_unread(const std::optional<std::string>& method) const {
@@ -60,6 +63,7 @@ void MethodFlags::refuse_unread(const std::optional<std::string>& method) const 
   of_adalora("adalora-orth-reg-weight", adalora.orth_reg_weight() != defaults.adalora.orth_reg_weight());
   require("sora", "sora-gate-loss-weight", sora.gate_loss_weight() != defaults.sora.gate_loss_weight());
   require("sora", "sora-threshold", sora.threshold() != defaults.sora.threshold());
+  require("dylora", "dylora-train-all", dylora_train_all);
 }
 
 } // namespace rora::cli

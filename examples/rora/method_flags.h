@@ -16,6 +16,7 @@ struct MethodFlags {
   int64_t adalora_init_r = 0; ///< 0: half as many again as --rank
   AdaLoraOptions adalora; ///< of them the steps, the betas and the loss's weight
   SoraOptions sora; ///< of them the loss's weight and the threshold
+  bool dylora_train_all = false; ///< of the ranks that are drawn; else the last alone
 
   void add(Flags& flags);
 

@@ -8,6 +8,7 @@
 #include <rora/adapters/sora.h>
 #include <rora/training/gate_threshold.h>
 #include <rora/training/rank_allocator.h>
+#include <rora/training/rank_sampler.h>
 
 #include <algorithm>
 
@@ -93,6 +94,21 @@ std::shared_ptr<TrainingHook> gate_threshold(const MethodSettings& settings) {
   return std::make_shared<GateThreshold>(sora_options(settings));
 }
 
+std::shared_ptr<TrainingHook> rank_sampler(const MethodSettings& settings) {
+  return std::make_shared<RankSampler>(RankSamplerOptions().last_only(!settings.own.dylora_train_all));
+}
+
+/// A square R is trained. LoRA-SB's authors have s = 1.
+AdapterOptions lora_sb_cores(const MethodSettings& settings) {
+  AdapterOptions options = low_rank<Scaling::kStandard, false>(settings);
+  return options.low_rank(options.low_rank().alpha(static_cast<double>(settings.rank)).core(true));
+}
+
+AdapterOptions edora_cores(const MethodSettings& settings) {
+  AdapterOptions options = low_rank<Scaling::kStandard, true>(settings);
+  return options.low_rank(options.low_rank().core(true));
+}
+
 /// RoRA that begins by a value of --init.
 Method rora_from(const char* name, const char* title, const char* init) {
   return {.name = name, .title = title, .init = init, .options = low_rank<Scaling::kRankStabilized, false>};
@@ -156,6 +172,28 @@ const std::vector<Method>& methods() {
            "W + alpha/rank*B*diag(g)*A, whose gates g become 0 where they are little used (SoRA, arXiv 2311.11696)",
        .options = with_gates,
        .hook = gate_threshold},
+      {.name = "dylora",
+       .title = "DyLoRA",
+       .about =
+           "W + alpha/rank*B*A, trained so that its first ranks are an adapter by themselves, however many (DyLoRA, "
+           "arXiv 2210.07558)",
+       .options = low_rank<Scaling::kStandard, false>,
+       .hook = rank_sampler},
+      {.name = "lora-sb",
+       .title = "LoRA-SB",
+       .about =
+           "W + B*R*A with R alone trained, rank x rank, between the singular vectors of AdamW's first step (LoRA-SB, "
+           "arXiv 2411.19557)",
+       .has_alpha = false,
+       .init = "lora-sb",
+       .options = lora_sb_cores},
+      {.name = "edora",
+       .title = "EDoRA",
+       .about =
+           "DoRA by alpha/rank of W + B*R*A with R and the magnitude trained, between W's singular vectors (EDoRA, "
+           "arXiv 2501.12067)",
+       .init = "edora",
+       .options = edora_cores},
       rora_from("gora", "GoRA", "gora"),
       rora_from("lora-ga", "LoRA-GA", "lora-ga"),
       rora_from("lora-one", "LoRA-One", "lora-one"),

@@ -1,8 +1,10 @@
 #include "start_flags.h"
 
 #include <rora/adapters/attach.h>
+#include <rora/adapters/initializers/edora.h>
 #include <rora/adapters/initializers/eva.h>
 #include <rora/adapters/initializers/lora_one.h>
+#include <rora/adapters/initializers/lora_sb.h>
 #include <rora/adapters/initializers/olora.h>
 #include <rora/adapters/initializers/singular_vectors.h>
 #include <rora/error.h>
@@ -21,10 +23,10 @@ namespace fs = std::filesystem;
 constexpr int64_t kMiB = 1 << 20;
 constexpr int64_t kMaxRank = 65536;
 
-/// A value of --init.
+/// A value of --init, or the start of the method of that name, which says what it is.
 struct StartEntry {
   const char* name;
-  const char* about;
+  const char* about; ///< null: of a method
   std::vector<std::string> flags; ///< those that are its own
   std::shared_ptr<const Initializer> (*make)(const StartFlags& flags);
 };
@@ -69,12 +71,30 @@ const std::vector<StartEntry>& entries() {
       {"eva",
        "A and ranks by the directions in which inputs vary most, B zero (EVA, arXiv 2410.07170)",
        {"eva-rho", "capture-batches", "capture-memory"},
-       [](const StartFlags& flags) { return eva(flags.eva_rho); }}};
+       [](const StartFlags& flags) { return eva(flags.eva_rho); }},
+      {"lora-sb",
+       nullptr,
+       {"lora-sb-step", "capture-batches", "capture-memory"},
+       [](const StartFlags& flags) { return lora_sb(flags.step()); }},
+      {"edora", nullptr, {}, [](const StartFlags&) { return edora(); }}};
   return all;
 }
 
 const StartEntry& entry(const std::string& name) {
   return *std::find_if(entries().begin(), entries().end(), [&](const StartEntry& each) { return name == each.name; });
+}
+
+/// What asks for a start that reads the flag: "--init lora-ga or lora-one", "--method lora-sb".
+std::string flags_with(const std::string& flag) {
+  std::string inits, methods;
+  for (const StartEntry& each : entries()) {
+    if (std::find(each.flags.begin(), each.flags.end(), flag) != each.flags.end()) {
+      std::string& names = each.about != nullptr ? inits : methods;
+      names += (names.empty() ? "" : " or ") + std::string(each.name);
+    }
+  }
+  return (inits.empty() ? "" : "--init " + inits) + (inits.empty() || methods.empty() ? "" : " or ") +
+      (methods.empty() ? "" : "--method " + methods);
 }
 
 /// Whether it reads what must be captured.
@@ -108,7 +128,9 @@ const std::vector<Described>& starts() {
   static const std::vector<Described> all = [] {
     std::vector<Described> described;
     for (const StartEntry& each : entries()) {
-      described.push_back({each.name, each.about});
+      if (each.about != nullptr) {
+        described.push_back({each.name, each.about});
+      }
     }
     return described;
   }();
@@ -120,7 +142,8 @@ void StartFlags::add(Flags& flags) {
   add_options(flags);
   flags.add(
       "statistics", statistics,
-      "A file of what gora, lora-ga, lora-one and eva capture: read where it is there, else written (default: none)");
+      "A file of what gora, lora-ga, lora-one, eva and lora-sb capture: read where it is there, else written (default: "
+      "none)");
 }
 
 void StartFlags::add_options(Flags& flags) {
@@ -141,7 +164,7 @@ void StartFlags::add_options(Flags& flags) {
           "Take of 1, 0.8, 0.64, ... the one at which the first batch's loss is least, in place of --gora-gamma "
           "(default: off)")
       .excludes(gamma);
-  flags.add("capture-batches", capture_batches, "How many of the first batches lora-ga, lora-one and eva read")
+  flags.add("capture-batches", capture_batches, "How many of the first batches lora-ga, lora-one, eva and lora-sb read")
       .between(1, kMaxCount);
   flags
       .add(
@@ -158,6 +181,13 @@ void StartFlags::add_options(Flags& flags) {
   flags.add("pissa-iterations", pissa_iterations, "Iterations of PiSSA's randomised decomposition; 0: an exact one")
       .between(0, kMaxCount);
   flags.add("eva-rho", eva_rho, "EVA's largest rank of a module, as a multiple of --rank").at_least(1.0);
+  flags
+      .add(
+          "lora-sb-step", lora_sb_step,
+          "How far the step goes in each number of a weight that LoRA-SB begins from; 0: the learning rate, divided by "
+          "the "
+          "steps of warm-up")
+      .at_least(0.0);
 }
 
 std::map<std::string, std::string> start_flag_owners() {
@@ -196,22 +226,29 @@ std::vector<std::string> StartFlags::changed() const {
   add("lora-one-gamma", lora_one_gamma != defaults.lora_one_gamma);
   add("pissa-iterations", pissa_iterations != defaults.pissa_iterations);
   add("eva-rho", eva_rho != defaults.eva_rho);
+  add("lora-sb-step", lora_sb_step != defaults.lora_sb_step);
   return names;
 }
 
 void StartFlags::check() const {
-  const auto owners = start_flag_owners();
   for (const std::string& flag : changed()) {
     if (!owns(init, flag)) {
-      throw UsageError("--" + flag + " needs --init " + owners.at(flag));
+      throw UsageError("--" + flag + " needs " + flags_with(flag));
     }
   }
   if (statistics && !owns(init, "capture-memory")) {
-    throw UsageError("--statistics needs --init " + owners.at("capture-memory"));
+    throw UsageError("--statistics needs " + flags_with("capture-memory"));
+  }
+  if (init == "lora-sb" && step() <= 0.0) {
+    throw UsageError("--lora-sb-step is 0, and so is --lr, from which it would follow");
   }
   if (gora.max_rank() > 0 && gora.max_rank() < gora.min_rank()) {
     throw UsageError("--max-rank must be at least --min-rank");
   }
+}
+
+double StartFlags::step() const {
+  return lora_sb_step > 0.0 ? lora_sb_step : first_lr;
 }
 
 std::shared_ptr<const Initializer> StartFlags::initializer() const {
@@ -265,6 +302,12 @@ std::map<std::string, std::string> Start::begun_from(
   from["lora-ga-form"] = flags_.lora_ga.form() == LoRAGAForm::kPaper ? "paper" : "peft";
   from["lora-one-gamma"] = text_of(flags_.lora_one_gamma);
   from["pissa-iterations"] = std::to_string(flags_.pissa_iterations);
+  if (options.low_rank().core()) { // files from before there were cores know nothing of it
+    from["core"] = "on";
+  }
+  if (flags_.init == "lora-sb") { // as given: a run that goes on at another --lr began with the step of its first
+    from["lora-sb-step"] = text_of(flags_.lora_sb_step);
+  }
   return from;
 }
 
@@ -343,7 +386,8 @@ void Start::attach(
   const auto initializer = flags_.initializer();
   LowRankOptions low_rank = options.low_rank();
   // Others follow from the seed.
-  const bool kept = initializer && !file_.empty() && (reads_statistics(*initializer) || initializer->rewrites_base());
+  const bool kept = initializer && !file_.empty() &&
+      (reads_statistics(*initializer) || initializer->rewrites_base() || low_rank.core());
   std::error_code error;
   restored_ = kept && goes_on_ && fs::exists(file_, error);
   if (kept) {

@@ -28,6 +28,8 @@ struct StartFlags {
   LoRAGAOptions lora_ga;
   double lora_one_gamma = 128.0;
   double eva_rho = 2.0;
+  double lora_sb_step = 0.0; ///< 0: `first_lr`
+  double first_lr = 0.0; ///< no flag: the learning rate of the first step of warm-up
   int64_t pissa_iterations = 0;
   int64_t capture_batches = 8;
   int64_t capture_memory = 0; ///< MiB; 0: as many as the weights take
@@ -41,6 +43,9 @@ struct StartFlags {
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;
 
+  /// LoRA-SB's.
+  double step() const;
+
   /// The flags, but --init, whose value is not the default: a file that `--config` reads holds all of them.
   std::vector<std::string> changed() const;
 
@@ -48,7 +53,7 @@ struct StartFlags {
   std::shared_ptr<const Initializer> initializer() const;
 };
 
-/// The names of --init with what they are.
+/// The names of --init with what they are, but for those that methods alone have.
 const std::vector<Described>& starts();
 
 /// The flags that single starts alone read, with the names of those starts: "lora-ga or lora-one".

@@ -108,7 +108,9 @@ SweepAxes SweepFlags::axes(const Flags& flags) {
     require(flag, any([&](const Method* method) { return owns(method->init, flag); }), "the method " + owners.at(flag));
   }
   require(
-      "dora-dropout", any([](const Method* method) { return method->name.starts_with("dora"); }), "a method with DoRA");
+      "dora-dropout",
+      any([](const Method* method) { return method->name.starts_with("dora") || method->name == "edora"; }),
+      "a method with DoRA");
   return axes;
 }
 

@@ -227,4 +227,21 @@ void pad_rank(LowRankFolder& adapter, int64_t rank) {
   }
 }
 
+void take_ranks(LowRankFolder& adapter, int64_t count) {
+  check_rank(count);
+  for (auto& [module, change] : adapter.modules) {
+    if (change.rank() <= count) {
+      continue;
+    }
+    TORCH_CHECK_VALUE(
+        !change.magnitude.defined(), module, ": with DoRA the first ranks are no adapter by themselves: the magnitude ",
+        "is of all");
+    const double ratio = static_cast<double>(change.rank()) / static_cast<double>(count);
+    const bool standard = adapter.options.low_rank().scaling() == Scaling::kStandard;
+    change.scale *= standard ? ratio : std::sqrt(ratio);
+    change.a = change.a.narrow(0, 0, count).contiguous();
+    change.b = change.b.narrow(1, 0, count).contiguous();
+  }
+}
+
 } // namespace rora

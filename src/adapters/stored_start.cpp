@@ -14,6 +14,7 @@ namespace {
 // Of `WeightStatistics::condensed`:
 constexpr const char* kA = "lora_A"; // `[rank, in]`
 constexpr const char* kB = "lora_B"; // `[out, rank]`
+constexpr const char* kR = "lora_R"; // `[rank, rank]`, of an adapter with a core
 constexpr const char* kAlpha = "alpha"; // a scalar in fp64
 
 class StoredStart final : public Initializer {
@@ -28,7 +29,7 @@ class StoredStart final : public Initializer {
   }
 
   std::vector<ChosenRank> choose_ranks(
-      const std::vector<RankCandidate>& candidates, const LowRankOptions& /*options*/) const override {
+      const std::vector<RankCandidate>& candidates, const LowRankOptions& options) const override {
     std::vector<ChosenRank> chosen;
     for (const RankCandidate& each : candidates) {
       const auto& stored = each.statistics->condensed;
@@ -43,6 +44,11 @@ class StoredStart final : public Initializer {
       TORCH_CHECK_VALUE(
           a->second.sizes() == a_shape && b->second.sizes() == b_shape && alpha->second.numel() == 1, each.module,
           ": its stored start has sizes of another weight");
+      const auto r = stored.find(kR);
+      const std::vector<int64_t> r_shape{rank, rank};
+      TORCH_CHECK_VALUE(
+          rank == 0 || (options.core() ? r != stored.end() && r->second.sizes() == r_shape : r == stored.end()),
+          each.module, ": its stored start is of an adapter ", options.core() ? "without a core" : "with a core");
       chosen.push_back({rank, alpha->second.item<double>()});
     }
     return chosen;
@@ -53,6 +59,9 @@ class StoredStart final : public Initializer {
     at::NoGradGuard no_grad;
     factors.a.copy_(statistics.condensed.at(kA));
     factors.b.copy_(statistics.condensed.at(kB));
+    if (factors.r.defined()) {
+      factors.r.copy_(statistics.condensed.at(kR));
+    }
   }
 
  private:
@@ -75,6 +84,9 @@ StatisticsByModule start_statistics(
           {kA, adapter->lora_A.detach().cpu().clone()},
           {kB, adapter->lora_B.detach().cpu().clone()},
           {kAlpha, at::scalar_tensor(adapter->options.alpha(), at::kDouble)}};
+      if (adapter->lora_R.defined()) {
+        own.emplace(kR, adapter->lora_R.detach().cpu().clone());
+      }
     } else {
       own = {
           {kA, at::empty({0, projection->in_features()})},

@@ -1,6 +1,7 @@
 #include <rora/training/memory_estimate.h>
 
 #include <rora/core/linear_weight.h>
+#include <rora/core/low_rank_adapter.h>
 #include <rora/core/projection.h>
 #include <rora/ops/cross_entropy.h>
 
@@ -39,9 +40,24 @@ void add_weights(MemoryEstimate& estimate, const CausalLM& model) {
       for (const at::Tensor& buffer : weight->buffers()) {
         estimate.weights += static_cast<int64_t>(buffer.nbytes());
       }
+    } else if (const auto* adapter = module->as<Adapter>()) {
+      for (const at::Tensor& buffer : adapter->buffers()) {
+        estimate.weights += static_cast<int64_t>(buffer.nbytes());
+      }
     }
   }
   estimate.gradients = estimate.trained + largest_weight;
+}
+
+/// R·A of each adapter with a core, which every forward forms and keeps for its backward.
+int64_t formed_bytes(const CausalLM& model) {
+  int64_t bytes = 0;
+  for (const auto& module : model->modules()) {
+    if (const auto* adapter = module->as<LowRankAdapter>(); adapter != nullptr && adapter->options.core()) {
+      bytes += static_cast<int64_t>(adapter->lora_A.nbytes());
+    }
+  }
+  return bytes;
 }
 
 } // namespace
@@ -119,7 +135,7 @@ MemoryEstimate estimate_memory(
   const int64_t kept_behind_layers = 2 * batch.labelled_tokens * hidden * element;
   estimate.activations = tokens * kept + kept_behind_layers;
   if (!model->activation_checkpointing) {
-    estimate.activations += batch.rows * rows * element;
+    estimate.activations += batch.rows * rows * element + formed_bytes(model);
     estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
     estimate.activations += batch.labelled_tokens * chosen_from_attention;
   }

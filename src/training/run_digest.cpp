@@ -3,6 +3,7 @@
 #include "../checkpoint/digest.h"
 
 #include <rora/core/linear_weight.h>
+#include <rora/core/low_rank_adapter.h>
 #include <rora/model/trained_rows.h>
 
 #include <ATen/ATen.h>
@@ -36,6 +37,10 @@ std::string weights_digest(const CausalLM& model) {
   for (const auto& item : model->named_modules("", /*include_self=*/false)) {
     if (const auto* rows = item.value()->as<TrainedRows>(); rows != nullptr && rows->tokens()) {
       digest.add(*rows->tokens()); // whose rows the trained ones are
+    }
+    if (const auto* adapter = item.value()->as<LowRankAdapter>(); adapter != nullptr && adapter->options.core()) {
+      add_tensor(digest, item.key() + ".lora_A", adapter->lora_A); // between which R is trained
+      add_tensor(digest, item.key() + ".lora_B", adapter->lora_B);
     }
     if (const auto* weight = item.value()->as<ops::LinearWeight>()) {
       for (const auto& buffer : weight->named_buffers()) {

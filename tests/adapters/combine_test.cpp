@@ -312,6 +312,38 @@ TEST(ReduceRank, CutsNoDoRAAndNoRankBelowOne) {
   EXPECT_THROW(pad_rank(dora, 0), c10::ValueError);
 }
 
+TEST(TakeRanks, AreTheFirstAtTheSameAlpha) {
+  const TemporaryFolder folder;
+  for (const LowRankOptions& options : {rora(6), lora(6)}) {
+    const LowRankFolder all = make_folder(
+        folder / "all",
+        AdapterOptions().low_rank(options).rank_pattern({{"k_proj", 2}}).alpha_pattern({{"v_proj", 5}}));
+    LowRankFolder first = all;
+    take_ranks(first, 4);
+    save_low_rank_folder(first, folder / "first");
+    const auto config = config_of(folder / "first");
+    EXPECT_EQ(config["r"], 4);
+    EXPECT_EQ(config["lora_alpha"], 18);
+    const LowRankFolder read = read_low_rank_folder(folder / "first");
+    for (const auto& [module, change] : all.modules) {
+      const LowRankOptions own = all.options.for_module(module);
+      const int64_t rank = std::min<int64_t>(4, own.rank());
+      const LowRankChange& found = read.modules.at(module);
+      EXPECT_TRUE(at::equal(found.a, change.a.narrow(0, 0, rank))) << module;
+      EXPECT_TRUE(at::equal(found.b, change.b.narrow(1, 0, rank))) << module;
+      EXPECT_NEAR(found.scale, scaling_factor(own.scaling(), own.alpha(), rank), 1e-14 * found.scale) << module;
+    }
+  }
+}
+
+TEST(TakeRanks, RefusesDoRAAndACountBelowOne) {
+  const TemporaryFolder folder;
+  LowRankFolder dora = make_folder(folder / "dora", AdapterOptions().low_rank(rora(2).dora(true)));
+  EXPECT_THAT([&] { take_ranks(dora, 1); }, ::testing::ThrowsMessage<c10::ValueError>(HasSubstr("with DoRA")));
+  take_ranks(dora, 2);
+  EXPECT_THROW(take_ranks(dora, 0), c10::ValueError);
+}
+
 TEST(PadRank, KeepsChangesAndScalesOfDoRAToo) {
   const TemporaryFolder folder;
   for (const bool dora : {false, true}) {

@@ -116,6 +116,14 @@ TEST_F(Sums, ConvertKeepsWhatTheAdapterComputes) {
   EXPECT_THAT(cut.out, HasSubstr("rank 1 changes model.layers."));
   EXPECT_EQ(place().json("cut/adapter_config.json")["r"], 1);
   expect_error(run({"convert", "--adapter", "@dora", "--output", "@cut_dora", "--rank", "1"}), 1, "cannot be cut to 1");
+  const Outcome first = run({"convert", "--adapter", "@rora", "--output", "@first", "--first-ranks", "1"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_EQ(place().json("first/adapter_config.json")["r"], 1);
+  EXPECT_EQ(
+      place().json("first/adapter_config.json")["lora_alpha"], place().json("rora/adapter_config.json")["lora_alpha"]);
+  expect_error(
+      run({"convert", "--adapter", "@dora", "--output", "@cut_dora", "--first-ranks", "1"}), 1,
+      "no adapter by themselves");
   EXPECT_FALSE(place().exists("cut_dora"));
 }
 

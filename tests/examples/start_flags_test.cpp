@@ -224,6 +224,9 @@ TEST(Methods, AdaLoraTakesRanksDownToTheOneThatIsAskedFor) {
   refused({"--init", "olora"}, 2, "--init says how low-rank adapters begin");
   refused({"--method", "lora"}, 2, "--adalora-init-r needs --method adalora");
   refused({"--sora-threshold", "0.1"}, 2, "--sora-threshold needs --method sora");
+  refused({"--lora-sb-step", "0.1"}, 2, "--lora-sb-step needs --method lora-sb");
+  refused({"--capture-batches", "2"}, 2, "needs --init lora-ga or lora-one or eva or --method lora-sb");
+  refused({"--dylora-train-all"}, 2, "--dylora-train-all needs --method dylora");
 }
 
 class OtherKinds : public ::testing::TestWithParam<const char*> {};
@@ -233,7 +236,9 @@ TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
   expect_the_same_after_a_stop(place, {"--method", GetParam(), "--rank", "4"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, OtherKinds, ::testing::Values("series", "parallel", "prefix", "adalora", "sora"));
+INSTANTIATE_TEST_SUITE_P(
+    Methods, OtherKinds,
+    ::testing::Values("series", "parallel", "prefix", "adalora", "sora", "dylora", "lora-sb", "edora"));
 
 } // namespace
 } // namespace rora::testing

@@ -243,13 +243,14 @@ TEST(Sweep, EveryMethodTakesPart) {
   const Workplace place;
   const Outcome outcome = run_rora(sweep(
       place, "out",
-      {"--methods", "lora,rora,dora,dora-rora,full,series,parallel,prefix,adalora,sora", "--ranks", "2,4", "--lrs",
-       "0.01", "--seeds", "1", "--keep-weights"}));
+      {"--methods", "lora,rora,dora,dora-rora,full,series,parallel,prefix,adalora,sora,dylora,lora-sb,edora", "--ranks",
+       "2,4", "--lrs", "0.01", "--seeds", "1", "--keep-weights"}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_EQ(lines(place.read("out/sweep.csv")), 1 + 19); // full has no rank
+  EXPECT_EQ(lines(place.read("out/sweep.csv")), 1 + 25); // full has no rank
   const std::string runs = place.path("out/runs/");
   for (const char* run :
-       {"dora-rora-alpha16-r4", "series-r4", "parallel-r4", "prefix-r4", "adalora-alpha16-r4", "sora-alpha16-r4"}) {
+       {"dora-rora-alpha16-r4", "series-r4", "parallel-r4", "prefix-r4", "adalora-alpha16-r4", "sora-alpha16-r4",
+        "dylora-alpha16-r4", "lora-sb-r4", "edora-alpha16-r4"}) {
     const std::string adapter = runs + run + "-lr0.01-seed42";
     const Outcome loaded = run_rora(
         {"evaluate", "--model", place.path("model"), "--adapter", adapter, "--data", place.path("train.jsonl"),

@@ -16,10 +16,12 @@
 
 #include <rora/adapters/adalora.h>
 #include <rora/adapters/attach.h>
+#include <rora/adapters/initializers/edora.h>
 #include <rora/adapters/initializers/eva.h>
 #include <rora/adapters/initializers/gora.h>
 #include <rora/adapters/initializers/lora_ga.h>
 #include <rora/adapters/initializers/lora_one.h>
+#include <rora/adapters/initializers/lora_sb.h>
 #include <rora/adapters/initializers/olora.h>
 #include <rora/adapters/initializers/singular_vectors.h>
 #include <rora/adapters/peft_folder.h>
@@ -109,6 +111,10 @@ std::vector<Case> cases() {
       {"lora_one", AdapterOptions().low_rank(LowRankOptions(rora).initializer(lora_one()))},
       {"milora", AdapterOptions().low_rank(LowRankOptions(rora).initializer(milora()))},
       {"olora", AdapterOptions().low_rank(LowRankOptions(rora).alpha(4).initializer(olora()))},
+      {"lora_sb", AdapterOptions().low_rank(LowRankOptions(lora).initializer(lora_sb(1e-3)).core(true))},
+      {"lora_sb_rora_portable", AdapterOptions().low_rank(LowRankOptions(rora).initializer(lora_sb(1e-3)).core(true)),
+       /*portable=*/true},
+      {"edora", AdapterOptions().low_rank(LowRankOptions(dora).initializer(edora()).core(true))},
       {"adalora", AdapterOptions().kind(adalora(ranks_to_give))},
       {kOfSomeRanks, AdapterOptions().kind(adalora(ranks_to_give))},
       {"sora", AdapterOptions().kind(sora(SoraOptions().rank(6).alpha(12)))},

@@ -2,6 +2,7 @@
 #include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/bottleneck.h>
+#include <rora/adapters/initializers/edora.h>
 #include <rora/adapters/prefix_tuning.h>
 #include <rora/training/adamw.h>
 #include <rora/training/lora_fa.h>
@@ -43,10 +44,16 @@ struct Case {
   bool other_form = false; ///< than LLaMA's
   std::shared_ptr<const AdapterKind> kind = nullptr; ///< another than low-rank ones
   bool frozen_a = false;
+  bool core = false;
 };
 
 Case with_frozen_a(Case made) {
   made.frozen_a = true;
+  return made;
+}
+
+Case with_core(Case made) {
+  made.core = true;
   return made;
 }
 
@@ -95,6 +102,9 @@ DecoderForCausalLM make_model(const Case& each) {
     model->to(each.dtype);
     LowRankOptions low_rank;
     low_rank.rank(8).dora(each.dora).dropout(each.dropout);
+    if (each.core) {
+      low_rank.core(true).initializer(edora());
+    }
     auto adapters = AdapterOptions().low_rank(low_rank).kind(each.kind);
     if (each.kind != nullptr && each.kind->peft_type() == "BOTTLENECK") {
       adapters.target_modules(std::vector<std::string>{"gate_proj", "up_proj", "down_proj"});
@@ -164,6 +174,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
         Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}, with_frozen_a({"frozen_a"}),
         with_frozen_a({"frozen_a_dora", at::kFloat, true}), with_frozen_a({"frozen_a_dropout", at::kFloat, false, 0.1}),
+        with_core({"core"}), with_core({"core_dora", at::kFloat, true}), with_core({"core_bfloat16", at::kBFloat16}),
         of_kind("series", bottlenecks(BottleneckForm::kSeries)),
         of_kind("series_bfloat16", bottlenecks(BottleneckForm::kSeries), at::kBFloat16),
         of_kind("series_dropout", bottlenecks(BottleneckForm::kSeries, 0.1)),

@@ -4,10 +4,12 @@
 #include "support/test_data.h"
 #include "trainer_support.h"
 
+#include <rora/adapters/initializers/edora.h>
 #include <rora/adapters/initializers/eva.h>
 #include <rora/adapters/initializers/gora.h>
 #include <rora/adapters/initializers/lora_ga.h>
 #include <rora/adapters/initializers/lora_one.h>
+#include <rora/adapters/initializers/lora_sb.h>
 #include <rora/adapters/initializers/olora.h>
 #include <rora/adapters/initializers/singular_vectors.h>
 #include <rora/adapters/peft_folder.h>
@@ -21,13 +23,14 @@ struct Start {
   std::string name;
   std::function<std::shared_ptr<const Initializer>()> make;
   bool dora = false;
+  bool core = false;
 };
 
 class Starts : public ::testing::TestWithParam<Start> {
  protected:
   AdapterOptions options_with(std::shared_ptr<const Initializer> initializer) const {
     auto options = beginning_with(std::move(initializer));
-    return options.low_rank(LowRankOptions(options.low_rank()).dora(GetParam().dora));
+    return options.low_rank(LowRankOptions(options.low_rank()).dora(GetParam().dora).core(GetParam().core));
   }
 
   /// A model with the start, of which `start` then holds what an earlier run stored, or stores it there.
@@ -113,7 +116,10 @@ INSTANTIATE_TEST_SUITE_P(
         Start{"lora_one", [] { return lora_one(); }}, Start{"pissa", [] { return pissa(); }},
         Start{"pissa_dora", [] { return pissa(); }, true}, Start{"milora", [] { return milora(); }},
         Start{"olora", [] { return olora(); }}, Start{"eva", [] { return eva(); }},
-        Start{"eva_dora", [] { return eva(); }, true}),
+        Start{"eva_dora", [] { return eva(); }, true}, Start{"lora_sb", [] { return lora_sb(1e-3); }, false, true},
+        Start{"lora_sb_dora", [] { return lora_sb(1e-3); }, true, true},
+        Start{"edora", [] { return edora(); }, true, true}, Start{"lora_xs", [] { return edora(); }, false, true},
+        Start{"pissa_core", [] { return pissa(); }, false, true}),
     [](const auto& info) { return info.param.name; });
 
 } // namespace

@@ -45,4 +45,9 @@ ChangeError reduce_rank(LowRankFolder& adapter, int64_t rank);
 /// Scales stay. Throws `c10::ValueError` for a rank below 1.
 void pad_rank(LowRankFolder& adapter, int64_t rank);
 
+/// Keeps the first `count` rows of A and columns of B, at the scale that the module's alpha gives that rank: of
+/// adapters that were trained so that these are one by themselves (DyLoRA: `RankSampler`). Modules of fewer ranks stay
+/// as they are. Throws `c10::ValueError` for a count below 1, and for DoRA, whose magnitude is of all ranks.
+void take_ranks(LowRankFolder& adapter, int64_t count);
+
 } // namespace rora

@@ -43,6 +43,7 @@ struct InitialFactors {
   at::Tensor a; ///< `[rank, in]`
   at::Tensor b; ///< `[out, rank]`
   double scale = 1.0; ///< s of W + s·B·A
+  at::Tensor r{}; ///< R `[rank, rank]` of W + s·B·R·A, the identity; undefined without `LowRankOptions::core`
 };
 
 /// How a low-rank adapter begins.
@@ -71,7 +72,8 @@ class Initializer {
   /// one.
   virtual bool rewrites_base() const;
 
-  /// Fills A and B for `projection`. W is `projection.original_weight()`: its `weight` may be another adapter's.
+  /// Fills A and B, and may fill R, for `projection`. W is `projection.original_weight()`: its `weight` may be another
+  /// adapter's.
   virtual void initialize(
       const ProjectionImpl& projection, const WeightStatistics& statistics, InitialFactors factors) const = 0;
 };

@@ -21,6 +21,9 @@ namespace rora {
 /// A, B and the magnitude are fp32 (fp64 beside an fp64 base), whatever the base's dtype; products run in the dtype of
 /// x. Where the initializer rewrites the base, A and B as they began are kept as buffers, `initial_A` and `initial_B`:
 /// while the adapter is active, W − s·initial_B·initial_A stands in W's place.
+///
+/// With `LowRankOptions::core` it is W + s·B·R·A: R is trained, and A and B are buffers that stay as they began. What
+/// is said of A below is then true of R·A.
 class LowRankAdapter : public Adapter {
  public:
   /// An adapter for `projection`, on its device. Throws for options out of range, also for rank 0, and for statistics
@@ -28,11 +31,19 @@ class LowRankAdapter : public Adapter {
   LowRankAdapter(
       const ProjectionImpl& projection, const LowRankOptions& options, const WeightStatistics& statistics = {});
 
-  /// Begins anew: A and B by `options.initializer()`, then the magnitude from ‖W + s·B·A‖.
+  /// Begins anew: A, B and R by `options.initializer()`, then the magnitude from ‖W + s·B·A‖.
   void reset_parameters(const ProjectionImpl& projection, const WeightStatistics& statistics = {});
 
   /// s.
   double scale() const;
+
+  /// From now on the adapter computes, while it trains, by the first `rank` rows of A and columns of B alone, at the
+  /// scale that its alpha gives that rank; the others get no gradient. So each smaller rank is an adapter by itself
+  /// (DyLoRA, arXiv 2210.07558; `RankSampler` draws the rank). With `last_only` those before the last are read and get
+  /// no gradient either. Outside of training all ranks count, and everywhere again once no rank is given. Throws
+  /// `c10::ValueError` for a rank that it has not, with DoRA or a core, whose magnitude and R are of all ranks, and
+  /// over a rewritten base.
+  void train_nested(std::optional<int64_t> rank, bool last_only = false);
 
   bool low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term) override;
 
@@ -70,6 +81,7 @@ class LowRankAdapter : public Adapter {
   const LowRankOptions options;
   at::Tensor lora_A; ///< `[rank, in]`
   at::Tensor lora_B; ///< `[out, rank]`
+  at::Tensor lora_R; ///< `[rank, rank]`, undefined without a core
   at::Tensor lora_magnitude_vector; ///< `[out]`, undefined without DoRA
   at::Tensor initial_A; ///< A as it began, undefined unless the base is rewritten
   at::Tensor initial_B; ///< B as it began, the same
@@ -91,11 +103,21 @@ class LowRankAdapter : public Adapter {
   /// Tensors without values.
   LowRankAdapter(const LowRankOptions& options, int64_t in, int64_t out, const at::TensorOptions& like);
 
+  /// A, or R·A.
+  at::Tensor read_factor() const;
+
   /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their versions tell. Threads may share an adapter
   /// that nobody changes, as they may any module.
   at::Tensor norm(const ProjectionImpl& projection) const;
 
+  /// What `train_nested` said.
+  struct NestedRank {
+    int64_t rank = 0;
+    bool last_only = false;
+  };
+
   double scale_;
+  std::optional<NestedRank> nested_;
   std::shared_ptr<ops::GradientBuffer> a_gradient_;
   std::shared_ptr<ops::GradientBuffer> b_gradient_;
   mutable std::mutex norm_mutex_; // guards the rest
@@ -104,6 +126,7 @@ class LowRankAdapter : public Adapter {
   mutable WeightVersion weight_version_;
   mutable TensorVersion a_version_;
   mutable TensorVersion b_version_;
+  mutable TensorVersion r_version_;
 };
 
 } // namespace rora

@@ -25,8 +25,16 @@ RORA_INLINE LowRankAdapter::LowRankAdapter(
     : options(options) {
   options.validate();
   scale_ = scaling_factor(options.scaling(), options.alpha(), options.rank());
-  lora_A = register_parameter("lora_A", at::empty({options.rank(), in}, like));
-  lora_B = register_parameter("lora_B", at::empty({out, options.rank()}, like));
+  lora_A = at::empty({options.rank(), in}, like);
+  lora_B = at::empty({out, options.rank()}, like);
+  if (options.core()) {
+    register_buffer("lora_A", lora_A);
+    register_buffer("lora_B", lora_B);
+    lora_R = register_parameter("lora_R", at::empty({options.rank(), options.rank()}, like));
+  } else {
+    lora_A = register_parameter("lora_A", lora_A);
+    lora_B = register_parameter("lora_B", lora_B);
+  }
   if (options.dora()) {
     lora_magnitude_vector = register_parameter("lora_magnitude_vector", at::empty({out}, like));
   }
@@ -38,6 +46,8 @@ RORA_INLINE LowRankAdapter::LowRankAdapter(
 
 RORA_INLINE void LowRankAdapter::reset_parameters(
     const ProjectionImpl& projection, const WeightStatistics& statistics) {
+  TORCH_CHECK_VALUE(
+      !options.core() || options.initializer(), "core needs an initializer: with B at 0 nothing would be trained");
   const auto initializer = options.initializer() ? options.initializer() : kaiming_uniform();
   const auto check = [&](bool needed, const at::Tensor& given, const char* what) {
     TORCH_CHECK_VALUE(
@@ -51,7 +61,13 @@ RORA_INLINE void LowRankAdapter::reset_parameters(
   if (read.condensed.empty()) {
     initializer->condense(projection, options.rank(), read);
   }
-  initializer->initialize(projection, read, {lora_A, lora_B, scale_});
+  if (options.core()) {
+    at::eye_out(lora_R, options.rank());
+  }
+  initializer->initialize(projection, read, {lora_A, lora_B, scale_, lora_R});
+  TORCH_CHECK_VALUE(
+      !options.core() || lora_B.any().item<bool>(), "core needs a start whose B is not 0, which '", initializer->name(),
+      "' is not: R would get no gradient");
   if (initializer->rewrites_base()) {
     initial_A.copy_(lora_A);
     initial_B.copy_(lora_B);
@@ -61,7 +77,7 @@ RORA_INLINE void LowRankAdapter::reset_parameters(
     const at::Tensor squared = ops::row_norm_squared(*base);
     // Where the base is rewritten, W itself is what the layer begins with.
     lora_magnitude_vector.copy_(
-        initializer->rewrites_base() ? squared.sqrt() : ops::dora_norm(*base, squared, lora_A, lora_B, scale_));
+        initializer->rewrites_base() ? squared.sqrt() : ops::dora_norm(*base, squared, read_factor(), lora_B, scale_));
   }
 }
 
@@ -69,12 +85,41 @@ RORA_INLINE double LowRankAdapter::scale() const {
   return scale_;
 }
 
+RORA_INLINE at::Tensor LowRankAdapter::read_factor() const {
+  return options.core() ? lora_R.mm(lora_A) : lora_A;
+}
+
+RORA_INLINE void LowRankAdapter::train_nested(std::optional<int64_t> rank, bool last_only) {
+  if (!rank) {
+    nested_.reset();
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      *rank >= 1 && *rank <= options.rank(), "an adapter of rank ", options.rank(), " cannot be trained at rank ",
+      *rank);
+  TORCH_CHECK_VALUE(!options.dora(), "an adapter with DoRA cannot be trained at lower ranks: its magnitude is of all");
+  TORCH_CHECK_VALUE(!options.core(), "an adapter with a core cannot be trained at lower ranks: R is of all");
+  TORCH_CHECK_VALUE(!initial_A.defined(), "an adapter over a rewritten base cannot be trained at lower ranks");
+  nested_ = NestedRank{*rank, last_only};
+}
+
 RORA_INLINE bool LowRankAdapter::low_rank_term(const ProjectionImpl& projection, ops::LowRankTerm& term) {
-  term.a = lora_A;
-  term.b = lora_B;
-  term.a_gradient = a_gradient_;
-  term.b_gradient = b_gradient_;
-  term.scale = scale_;
+  if (is_training() && nested_) {
+    const int64_t rank = nested_->rank;
+    const bool last_only = nested_->last_only;
+    const auto of_last = [rank](const at::Tensor& first, int64_t dim) { // the last alone is trained
+      return at::cat({first.narrow(dim, 0, rank - 1).detach(), first.narrow(dim, rank - 1, 1)}, dim);
+    };
+    term.a = last_only ? of_last(lora_A, 0) : lora_A.narrow(0, 0, rank);
+    term.b = last_only ? of_last(lora_B, 1) : lora_B.narrow(1, 0, rank).contiguous();
+    term.scale = scaling_factor(options.scaling(), options.alpha(), rank);
+  } else {
+    term.a = read_factor();
+    term.b = lora_B;
+    term.a_gradient = a_gradient_;
+    term.b_gradient = b_gradient_;
+    term.scale = scale_;
+  }
   if (is_training() && options.dropout() > 0.0) {
     term.dropout = {options.dropout(), ops::draw_seed()};
     term.dora_dropout = options.dora_dropout();
@@ -94,7 +139,7 @@ RORA_INLINE at::Tensor LowRankAdapter::merged_weight(const ProjectionImpl& proje
   at::NoGradGuard no_grad;
   const at::Tensor base = projection.base().dense();
   at::Tensor merged = base.to(lora_A.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-  merged.addmm_(lora_B, lora_A, /*beta=*/1, /*alpha=*/scale_);
+  merged.addmm_(lora_B, read_factor(), /*beta=*/1, /*alpha=*/scale_);
   if (options.dora()) {
     ops::LowRankTerm term;
     term.magnitude = lora_magnitude_vector;
@@ -119,6 +164,9 @@ RORA_INLINE bool LowRankAdapter::changes_output() const {
 }
 
 RORA_INLINE std::optional<std::string> LowRankAdapter::why_not_captured() const {
+  if (nested_) {
+    return "the rank by which it computes is drawn on the host for each step";
+  }
   return options.dropout() > 0.0 ? std::optional<std::string>("dropout draws new seeds on the host for each batch")
                                  : std::nullopt;
 }
@@ -126,27 +174,31 @@ RORA_INLINE std::optional<std::string> LowRankAdapter::why_not_captured() const 
 RORA_INLINE AdapterMemory LowRankAdapter::memory(const ProjectionImpl& projection, bool output_kept) const {
   const bool directed = options.dropout() > 0.0 && options.dora_dropout() == ops::DoraDropout::kInput;
   const bool keeps_output = options.dora() && (directed || !output_kept);
-  const bool reads_input = lora_A.requires_grad() || options.dora();
-  return {reads_input, options.rank(), keeps_output ? projection.out_features() : 0};
+  const bool reads_input = lora_A.requires_grad() || options.core() || options.dora();
+  const bool keeps_hidden = !options.core() || options.dora(); // for the gradients of B and the magnitude
+  return {reads_input, keeps_hidden ? options.rank() : 0, keeps_output ? projection.out_features() : 0};
 }
 
 RORA_INLINE std::vector<LowRankPair> LowRankAdapter::pairs() const {
-  return {{lora_A, lora_B, scale_}};
+  return options.core() ? std::vector<LowRankPair>() : std::vector<LowRankPair>{{lora_A, lora_B, scale_}};
 }
 
 RORA_INLINE ParameterRole LowRankAdapter::role(const std::string& parameter) const {
-  return parameter == "lora_A" ? ParameterRole::kA
-      : parameter == "lora_B"  ? ParameterRole::kB
-      : options.dora()         ? ParameterRole::kMagnitude
-                               : ParameterRole::kOther;
+  return parameter == "lora_A"               ? ParameterRole::kA
+      : parameter == "lora_B"                ? ParameterRole::kB
+      : parameter == "lora_magnitude_vector" ? ParameterRole::kMagnitude
+                                             : ParameterRole::kOther;
 }
 
 RORA_INLINE std::vector<std::pair<std::string, at::Tensor>> LowRankAdapter::saved_tensors() const {
-  auto tensors = Adapter::saved_tensors();
+  at::NoGradGuard no_grad;
+  std::vector<std::pair<std::string, at::Tensor>> tensors{{"lora_A", read_factor()}, {"lora_B", lora_B}};
+  if (options.dora()) {
+    tensors.emplace_back("lora_magnitude_vector", lora_magnitude_vector);
+  }
   if (initial_A.defined()) {
-    at::NoGradGuard no_grad;
     for (auto& [name, tensor] : tensors) {
-      tensor = name == "lora_A" ? at::cat({lora_A, initial_A}, 0)
+      tensor = name == "lora_A" ? at::cat({tensor, initial_A}, 0)
           : name == "lora_B"    ? at::cat({lora_B, -initial_B}, 1)
                                 : tensor;
     }
@@ -170,7 +222,8 @@ RORA_INLINE std::shared_ptr<Adapter> LowRankAdapter::empty_copy() const {
 
 RORA_INLINE void LowRankAdapter::pretty_print(std::ostream& stream) const {
   stream << "rora::LowRankAdapter(rank=" << options.rank() << ", alpha=" << options.alpha() << ", scale=" << scale_
-         << ", dora=" << std::boolalpha << options.dora() << ", dropout=" << options.dropout() << ")";
+         << ", dora=" << std::boolalpha << options.dora() << ", dropout=" << options.dropout()
+         << (options.core() ? ", core=true)" : ")");
 }
 
 RORA_INLINE void LowRankAdapter::load(torch::serialize::InputArchive& archive) {
@@ -186,16 +239,19 @@ RORA_INLINE at::Tensor LowRankAdapter::norm(const ProjectionImpl& projection) co
   const WeightVersion weight_version{
       projection.base_version(), projection.weight.defined() ? version_of(projection.weight) : TensorVersion{}};
   const TensorVersion a_version = version_of(lora_A), b_version = version_of(lora_B);
+  const TensorVersion r_version = options.core() ? version_of(lora_R) : TensorVersion{};
   const std::lock_guard<std::mutex> lock(norm_mutex_);
   if (!weight_norm_squared_.defined() || weight_version != weight_version_) {
     weight_norm_squared_ = ops::row_norm_squared(projection.base());
     weight_version_ = weight_version;
     norm_ = at::Tensor();
   }
-  if (!norm_.defined() || a_version != a_version_ || b_version != b_version_) {
-    norm_ = ops::dora_norm(projection.base(), weight_norm_squared_, lora_A, lora_B, scale_);
+  if (!norm_.defined() || a_version != a_version_ || b_version != b_version_ || r_version != r_version_) {
+    at::NoGradGuard no_grad;
+    norm_ = ops::dora_norm(projection.base(), weight_norm_squared_, read_factor(), lora_B, scale_);
     a_version_ = a_version;
     b_version_ = b_version;
+    r_version_ = r_version;
   }
   return norm_;
 }

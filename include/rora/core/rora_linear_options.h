@@ -30,6 +30,9 @@ struct LowRankOptions {
   TORCH_ARG(ops::DoraDropout, dora_dropout) = ops::DoraDropout::kInput;
   /// How A and B begin; null: `kaiming_uniform()`.
   TORCH_ARG(std::shared_ptr<const Initializer>, initializer);
+  /// Whether a square R `[rank, rank]` between B and A is trained in their place, which stay as they begin (LoRA-SB,
+  /// EDoRA). B must not begin at 0 then, so an initializer is needed.
+  TORCH_ARG(bool, core) = false;
 
  public:
   /// Throws naming the option that is out of range.

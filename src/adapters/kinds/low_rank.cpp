@@ -195,6 +195,9 @@ std::vector<AdapterTensor> LowRankKind::tensors(const std::string& module, const
   const int64_t out = projection.out_features();
   const int64_t rank = for_module(module).rank();
   std::vector<AdapterTensor> tensors{{"lora_A", {rank, in}}, {"lora_B", {out, rank}}};
+  if (low_rank_.core()) {
+    tensors = {{"lora_R", {rank, rank}}};
+  }
   if (low_rank_.dora()) {
     tensors.push_back({"lora_magnitude_vector", {out}});
   }
@@ -242,6 +245,7 @@ std::shared_ptr<const AdapterKind> LowRankKind::as_saved(
   // Rank, alpha and their patterns are as attached where the adapters agree, so that a folder loaded and saved again
   // has the same bytes; all else is the adapters' own.
   LowRankOptions low_rank = first->options;
+  low_rank.core(false); // R·A is written as A
   low_rank.rank(low_rank_.rank()).alpha(low_rank_.alpha());
   low_rank = form_of_first(low_rank);
   auto rank_pattern = rank_pattern_;
