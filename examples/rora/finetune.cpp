@@ -79,8 +79,7 @@ StartFlags start_flags(const Arguments& arguments) {
     }
     start.init = init;
   }
-  const TrainingFlags& training = arguments.training;
-  start.first_lr = training.lr / static_cast<double>(std::max<int64_t>(1, training.warmup_steps));
+  start.follow(arguments.training.lr, arguments.training.warmup_steps);
   start.check();
   return start;
 }

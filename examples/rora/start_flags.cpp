@@ -247,6 +247,10 @@ void StartFlags::check() const {
   }
 }
 
+void StartFlags::follow(double lr, int64_t warmup_steps) {
+  first_lr = lr / static_cast<double>(std::max<int64_t>(1, warmup_steps));
+}
+
 double StartFlags::step() const {
   return lora_sb_step > 0.0 ? lora_sb_step : first_lr;
 }

@@ -29,7 +29,7 @@ struct StartFlags {
   double lora_one_gamma = 128.0;
   double eva_rho = 2.0;
   double lora_sb_step = 0.0; ///< 0: `first_lr`
-  double first_lr = 0.0; ///< no flag: the learning rate of the first step of warm-up
+  double first_lr = 0.0; ///< no flag: see `follow`
   int64_t pissa_iterations = 0;
   int64_t capture_batches = 8;
   int64_t capture_memory = 0; ///< MiB; 0: as many as the weights take
@@ -42,6 +42,9 @@ struct StartFlags {
 
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;
+
+  /// Makes `first_lr` that of a training's first step of warm-up.
+  void follow(double lr, int64_t warmup_steps);
 
   /// LoRA-SB's.
   double step() const;

@@ -109,7 +109,7 @@ SweepAxes SweepFlags::axes(const Flags& flags) {
   }
   require(
       "dora-dropout",
-      any([](const Method* method) { return method->name.starts_with("dora") || method->name == "edora"; }),
+      any([](const Method* method) { return method->options != nullptr && method->options({}).low_rank().dora(); }),
       "a method with DoRA");
   return axes;
 }

@@ -175,7 +175,7 @@ void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs:
   const AdapterOptions options = run.method->options(method_settings(context.flags, run));
   StartFlags flags = context.flags.start;
   flags.init = run.method->init;
-  flags.first_lr = run.lr / static_cast<double>(std::max<int64_t>(1, context.flags.training.warmup_steps));
+  flags.follow(run.lr, context.flags.training.warmup_steps);
   if (folder.empty()) { // its time is measured, and one batch shows what a start takes
     flags.gora_batches = flags.capture_batches = 1;
   }

@@ -36,12 +36,8 @@ void add_weights(MemoryEstimate& estimate, const CausalLM& model) {
   for (const auto& module : model->modules()) {
     if (const auto* projection = module->as<ProjectionImpl>()) {
       estimate.packed += projection->base().prepacked_bytes();
-    } else if (const auto* weight = module->as<ops::LinearWeight>()) {
-      for (const at::Tensor& buffer : weight->buffers()) {
-        estimate.weights += static_cast<int64_t>(buffer.nbytes());
-      }
-    } else if (const auto* adapter = module->as<Adapter>()) {
-      for (const at::Tensor& buffer : adapter->buffers()) {
+    } else if (module->as<ops::LinearWeight>() != nullptr || module->as<Adapter>() != nullptr) {
+      for (const at::Tensor& buffer : module->buffers()) {
         estimate.weights += static_cast<int64_t>(buffer.nbytes());
       }
     }

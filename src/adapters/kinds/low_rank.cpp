@@ -194,9 +194,11 @@ std::vector<AdapterTensor> LowRankKind::tensors(const std::string& module, const
   const int64_t in = projection.in_features();
   const int64_t out = projection.out_features();
   const int64_t rank = for_module(module).rank();
-  std::vector<AdapterTensor> tensors{{"lora_A", {rank, in}}, {"lora_B", {out, rank}}};
+  std::vector<AdapterTensor> tensors;
   if (low_rank_.core()) {
     tensors = {{"lora_R", {rank, rank}}};
+  } else {
+    tensors = {{"lora_A", {rank, in}}, {"lora_B", {out, rank}}};
   }
   if (low_rank_.dora()) {
     tensors.push_back({"lora_magnitude_vector", {out}});
