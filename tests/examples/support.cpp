@@ -78,6 +78,12 @@ void Process::signal(int number) const {
   ::kill(pid_, number);
 }
 
+bool Process::is_running() const {
+  siginfo_t ended{};
+  ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT); // wait() still finds it
+  return ended.si_pid == 0;
+}
+
 Outcome Process::wait() {
   int status = 0;
   ::waitpid(pid_, &status, 0);

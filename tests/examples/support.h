@@ -27,6 +27,7 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
   void signal(int number) const;
+  bool is_running() const;
   Outcome wait();
 
  private:

@@ -132,14 +132,30 @@ TEST(Sweep, ThePageStandsAloneAndSuitsPhonesAndTheDark) {
   }
 }
 
+/// The steps that all runs have on record.
+int64_t steps_of(const Workplace& place, const std::string& output) {
+  int64_t count = 0;
+  std::error_code error;
+  for (const auto& run : std::filesystem::directory_iterator(place.path(output) + "/runs", error)) {
+    std::ifstream metrics(run.path() / "metrics.jsonl");
+    count += std::count(std::istreambuf_iterator<char>(metrics), {}, '\n');
+  }
+  return count;
+}
+
 TEST(Sweep, KilledAtRandomAndResumedGivesTheSameReport) {
   const Workplace place;
   ASSERT_EQ(run_rora(sweep(place, "whole")).code, 0);
   std::mt19937 random(7);
   int kills = 0;
   for (int i = 0; i < 12; ++i) {
+    // By what is on record, since no time is one at which a fast and a slow machine are both in the middle.
+    const int64_t until = steps_of(place, "killed") + static_cast<int64_t>(random() % 6);
     Process process(sweep(place, "killed", {"--resume", "--save-every", "1"}));
-    std::this_thread::sleep_for(std::chrono::milliseconds(700 + random() % 900));
+    while (process.is_running() && steps_of(place, "killed") < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % (i % 2 == 0 ? 20 : 600)));
     process.signal(i % 4 == 3 ? SIGTERM : SIGKILL);
     const Outcome outcome = process.wait();
     if (outcome.code == 0) {
