@@ -3,6 +3,7 @@
 
 #include "dtype.h"
 #include "launch.h"
+#include "whole_vectors.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -230,12 +231,14 @@ at::Tensor attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence, const Window& asked) {
   const Window window = asked.size < k.size(2) - asked.prefix ? asked : Window(); // it hides keys
   const bool sees_all = (!sequence || !sequence->defined()) && window.size == 0;
+  // A GPU's kernels for attention end in "misaligned address" where they are given rows that lie otherwise.
+  const auto own = [](const at::Tensor& x) { return x.is_cuda() ? detail::in_whole_vectors(x) : x; };
   if (q.size(2) == 1) {
     // One query a head, in generation: the heads that share keys are rows of one product. In bfloat16 that is six times
     // as fast on a CPU as going through the heads one by one.
     const auto visible = sees_all ? Sequence() : Sequence(visible_keys(sequence, 1, k.size(2), q.device(), window));
     const at::Tensor grouped = q.reshape({q.size(0), k.size(1), -1, q.size(3)});
-    return at::scaled_dot_product_attention(grouped, k, v, visible).reshape(q.sizes());
+    return at::scaled_dot_product_attention(own(grouped), own(k), own(v), visible).reshape(q.sizes());
   }
   if (runs_on_kernel(q)) {
     return AttentionFunction::apply(q, k, v, sequence, window.size, window.prefix);
@@ -243,7 +246,8 @@ at::Tensor attention(
   const bool causal = sees_all && q.size(2) == k.size(2);
   const auto visible = causal ? Sequence() : Sequence(visible_keys(sequence, q.size(2), k.size(2), q.device(), window));
   return at::scaled_dot_product_attention(
-      q, k, v, visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt, /*enable_gqa=*/q.size(1) != k.size(1));
+      own(q), own(k), own(v), visible, /*dropout_p=*/0.0, causal, /*scale=*/std::nullopt,
+      /*enable_gqa=*/q.size(1) != k.size(1));
 }
 
 } // namespace rora::ops

@@ -1,12 +1,13 @@
 #include <rora/ops/attention.h>
 
+#include "whole_vectors.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <limits>
 #include <tuple>
 #include <unordered_set>
@@ -19,14 +20,11 @@ namespace {
 /// numbers change no score.
 at::Tensor readable_heads(const at::Tensor& x) {
   constexpr int64_t kWhole = 8;
-  constexpr uintptr_t kBytes = 16;
   const int64_t lacking = (kWhole - x.size(2) % kWhole) % kWhole;
   if (lacking > 0) {
     return at::constant_pad_nd(x, {0, lacking});
   }
-  const bool aligned = x.stride(2) == 1 && x.stride(0) % kWhole == 0 && x.stride(1) % kWhole == 0 &&
-      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kBytes == 0;
-  return aligned ? x : x.clone(at::MemoryFormat::Contiguous);
+  return detail::in_whole_vectors(x);
 }
 
 bool flash_takes(const at::Tensor& q) {

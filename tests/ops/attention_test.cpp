@@ -1,5 +1,7 @@
 #include "support/gradcheck.h"
 
+#include <ops/whole_vectors.h>
+
 #include <rora/ops/attention.h>
 
 #include <ATen/ATen.h>
@@ -218,6 +220,19 @@ TEST(VarlenAttention, ReadsHeadsOfAnyStrides) {
   EXPECT_TRUE(at::allclose(
       varlen_attention(q, k, v, boundaries, 4),
       varlen_attention(q.contiguous(), k.contiguous(), v.contiguous(), boundaries, 4), 1e-5, 1e-6));
+}
+
+TEST(WholeVectors, AreCopiedOnlyWhereARowBeginsWithinOne) {
+  const at::Tensor heads = at::randn({2, 3, 4, 16}).to(at::kBFloat16); // rows of 32 bytes
+  for (const at::Tensor& whole : {heads, heads.transpose(1, 2), heads.narrow(3, 8, 8)}) {
+    EXPECT_TRUE(detail::in_whole_vectors(whole).is_same(whole)) << whole.strides();
+  }
+  const at::Tensor odd_rows = at::randn({2, 3, 4, 17}).to(at::kBFloat16).narrow(3, 0, 16);
+  for (const at::Tensor& each : {heads.narrow(3, 1, 8), heads.narrow(3, 4, 8), odd_rows, heads.transpose(2, 3)}) {
+    const at::Tensor own = detail::in_whole_vectors(each);
+    EXPECT_TRUE(own.is_contiguous());
+    EXPECT_TRUE(at::equal(own, each));
+  }
 }
 
 TEST(AttentionWithin, GivesTheCpuTheSameBitsWithBoundariesOrWithout) {
