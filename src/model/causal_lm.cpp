@@ -7,6 +7,16 @@
 #include <ATen/ATen.h>
 
 namespace rora {
+namespace {
+
+/// Whether all positions are computed, though not all are labelled: a GPU takes longer to gather the states of nearly
+/// all and to scatter their gradients than to carry the others along.
+bool computes_all(int64_t labelled, int64_t positions, at::Device device) {
+  constexpr int64_t kPositionsForOneWithout = 128;
+  return device.is_cuda() && (positions - labelled) * kPositionsForOneWithout <= positions;
+}
+
+} // namespace
 
 at::Tensor CausalLMImpl::hidden_states(const ModelInput& input, KeyValueCache* cache) {
   return compute(prepare(input, cache != nullptr ? cache->size() : 0).on(device()), cache);
@@ -36,15 +46,20 @@ PreparedLoss CausalLMImpl::prepare_loss(const ModelInput& input, const at::Tenso
   const at::Tensor targets = at::constant_pad_nd(labels.cpu().slice(1, 1), {0, 1}, kIgnoreIndex).reshape({-1});
   PreparedLoss prepared;
   prepared.input = prepare(input);
-  prepared.input.chosen = (targets != kIgnoreIndex).nonzero().squeeze(1);
-  prepared.targets = targets.index_select(0, prepared.input.chosen);
-  prepared.tokens = prepared.targets.size(0);
+  const at::Tensor labelled = (targets != kIgnoreIndex).nonzero().squeeze(1);
+  prepared.tokens = labelled.size(0);
+  if (computes_all(prepared.tokens, targets.size(0), device())) {
+    prepared.targets = targets;
+  } else {
+    prepared.input.chosen = labelled;
+    prepared.targets = targets.index_select(0, labelled);
+  }
   ops::detail::check_targets(prepared.targets, options.vocab_size());
   return prepared;
 }
 
 at::Tensor CausalLMImpl::compute_loss(const PreparedLoss& prepared) {
-  return loss_of_states(compute(prepared.input).squeeze(0), prepared.targets);
+  return loss_of_states(compute(prepared.input).flatten(0, 1), prepared.targets);
 }
 
 } // namespace rora

@@ -42,9 +42,11 @@ int64_t padded_count(int64_t count, int64_t least) {
 }
 
 PreparedLoss padded_counts(PreparedLoss prepared) {
-  const int64_t chosen = padded_count(prepared.targets.size(0), kFewestChosen);
-  prepared.input.chosen = padded_behind(prepared.input.chosen, chosen, 0);
-  prepared.targets = padded_behind(prepared.targets, chosen, kIgnoreIndex);
+  if (prepared.input.chosen.defined()) {
+    const int64_t chosen = padded_count(prepared.targets.size(0), kFewestChosen);
+    prepared.input.chosen = padded_behind(prepared.input.chosen, chosen, 0);
+    prepared.targets = padded_behind(prepared.targets, chosen, kIgnoreIndex);
+  }
   ops::Sequences& sequences = prepared.input.sequences;
   if (sequences.boundaries.defined()) {
     const int64_t boundaries = padded_count(sequences.boundaries.size(0), kFewestBoundaries);

@@ -171,6 +171,20 @@ TEST_F(Llama, LossOfFewLabelsIsThatOfAllLogits) {
   }
 }
 
+// As a GPU does where nearly all positions are labelled.
+TEST_F(Llama, LossOfAllPositionsIsThatOfTheLabelledOnes) {
+  const ModelInput input{ids, {}, {}};
+  const at::Tensor labels = ids.clone();
+  labels.select(1, 3).fill_(kIgnoreIndex);
+  const PreparedLoss of_labelled = model->prepare_loss(input, labels);
+  ASSERT_TRUE(of_labelled.input.chosen.defined());
+  PreparedLoss of_all = of_labelled;
+  of_all.input.chosen = at::Tensor();
+  of_all.targets = at::constant_pad_nd(labels.slice(1, 1), {0, 1}, kIgnoreIndex).flatten();
+  const double expected = model->compute_loss(of_labelled).item<double>();
+  EXPECT_NEAR(model->compute_loss(of_all).item<double>() / expected, 1.0, 1e-6);
+}
+
 TEST_F(Llama, LossWithoutLabelsIsZero) {
   const LossSum loss = model->loss({ids, {}, {}}, at::full_like(ids, -100));
   EXPECT_EQ(loss.tokens, 0);

@@ -53,6 +53,15 @@ TEST(PaddedRows, ThatAreWholeStayAsTheyAre) {
   EXPECT_FALSE(padded.attention_mask.defined());
 }
 
+TEST(PaddedCounts, OfABatchWhoseTokensAreAllComputedStayAsTheyAre) {
+  PreparedLoss prepared;
+  prepared.input.input_ids = at::zeros({2, 6}, at::kLong);
+  prepared.targets = at::tensor({5, 6, 7, 8, 9, -100, 5, 6, 7, 8, 9, -100}, at::kLong);
+  const PreparedLoss padded = detail::padded_counts(prepared);
+  EXPECT_FALSE(padded.input.chosen.defined());
+  EXPECT_TRUE(at::equal(padded.targets, prepared.targets));
+}
+
 TEST(PaddedCounts, OfBoundariesLeaveAttentionAsItIs) {
   at::manual_seed(2);
   const at::Tensor mask = at::tensor({1, 1, 1, 2, 2, 0, 1, 2, 2, 2, 3, 3}, at::kLong).view({2, 6});

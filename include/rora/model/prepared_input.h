@@ -30,8 +30,9 @@ struct PreparedInput {
 
 /// What the loss of a batch reads beside the weights.
 struct PreparedLoss {
-  PreparedInput input; ///< its `chosen` are those tokens whose states predict a label
-  at::Tensor targets; ///< int64 `[chosen]`: the labels, or `kIgnoreIndex`
+  /// Its `chosen` are those tokens whose states predict a label; undefined where nearly all do and a GPU computes them.
+  PreparedInput input;
+  at::Tensor targets; ///< int64 `[chosen]`, or of all tokens: the labels, or `kIgnoreIndex`
   int64_t tokens = 0; ///< targets that count
 
   std::vector<at::Tensor*> tensors();
