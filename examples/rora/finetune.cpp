@@ -3,7 +3,7 @@
 #include "methods.h"
 #include "model_flags.h"
 #include "rank_report.h"
-#include "start_flags.h"
+#include "start.h"
 #include "training_run.h"
 
 #include "common/progress_bar.h"

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "start.h"
 #include "sweep_evaluation.h"
 #include "sweep_flags.h"
 
