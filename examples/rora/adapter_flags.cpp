@@ -144,29 +144,37 @@ std::shared_ptr<TrainingHook> AdapterFlags::hook() const {
 
 AdapterOptions AdapterFlags::resolve_method(const Flags& flags) {
   const Method& chosen = find_method("method", *method);
-  const auto refuse = [&](const char* flag, const std::string& why) {
-    if (flags.given(flag)) {
+  AdapterOptions options = chosen.options(settings());
+  // A run.json that --config reads gives every flag: what is as it would be without the flag says nothing else.
+  AdapterFlags without;
+  if (!options.kind()) {
+    const LowRankOptions& own = options.low_rank();
+    without.scaling = own.scaling();
+    without.dora = own.dora();
+    without.alpha = own.alpha();
+  }
+  const auto refuse = [&](const char* flag, bool says_nothing, const std::string& why) {
+    if (flags.given(flag) && !says_nothing) {
       throw UsageError(std::string("--") + flag + ": --method " + *method + " " + why);
     }
   };
-  for (const char* flag : {"scaling", "dora"}) {
-    refuse(flag, "says it already");
-  }
-  refuse("init-adapter", "is of a new adapter");
+  refuse("scaling", scaling == without.scaling, "says it already");
+  refuse("dora", dora == without.dora, "says it already");
+  refuse("init-adapter", false, "is of a new adapter");
   if (!chosen.has_alpha) {
-    refuse("alpha", "has none");
+    refuse("alpha", alpha == without.alpha, "has none");
   }
-  AdapterOptions options = chosen.options(settings());
-  if (options.target_modules().names.size() < target_modules.size() && flags.given("target-modules")) {
-    throw UsageError("--target-modules: --method " + *method + " stands at gate_proj, up_proj and down_proj alone");
+  if (options.target_modules().names.size() < target_modules.size()) {
+    refuse(
+        "target-modules", target_modules == without.target_modules, "stands at gate_proj, up_proj and down_proj alone");
   }
   if (options.kind()) {
-    for (const char* flag : {"dora-dropout", "modules-to-save", "trainable-token-indices"}) {
-      refuse(flag, "has no place for it");
-    }
+    refuse("dora-dropout", dora_dropout == without.dora_dropout, "has no place for it");
+    refuse("modules-to-save", modules_to_save.empty(), "has no place for it");
+    refuse("trainable-token-indices", trainable_token_indices.empty(), "has no place for it");
     if (std::dynamic_pointer_cast<const AttentionAdapterKind>(options.kind())) {
-      refuse("target-modules", "stands in every attention");
-      refuse("dropout", "has none");
+      refuse("target-modules", target_modules == without.target_modules, "stands in every attention");
+      refuse("dropout", dropout == without.dropout, "has none");
     }
     return options;
   }

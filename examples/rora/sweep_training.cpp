@@ -221,6 +221,7 @@ StepCost measure_step(const SweepContext& context, const SweepRun& run) {
   Trainer trainer(
       trainee.model(), context.data.train.examples,
       trainer_options(context.flags, run, "", trainee.model()).max_steps(kMeasuredSteps).eval_every(0));
+  context.flags.training.check_reach(trainer.parameters(), run.method->name);
   add_hook(trainer, context.flags, run);
   const StopSignals::Watch watch(trainer);
   StepCost cost;

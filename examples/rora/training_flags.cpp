@@ -4,6 +4,7 @@
 
 #include <rora/training/lora_fa.h>
 
+#include <algorithm>
 #include <charconv>
 
 namespace rora::cli {
@@ -101,6 +102,15 @@ void TrainingFlags::check() const {
   }
   if (eval_data.empty() && early_stopping_patience > 0) {
     throw UsageError("--early-stopping-patience needs --eval-data");
+  }
+}
+
+void TrainingFlags::check_reach(const ParameterTable& parameters, const std::string& method) const {
+  const std::vector<ParameterRange>& groups = parameters.groups();
+  const bool reaches =
+      std::any_of(groups.begin(), groups.end(), [](const ParameterRange& each) { return each.group.lr_factor != 1.0; });
+  if (lr_ratio_b != 1.0 && !reaches) {
+    throw UsageError("--lr-ratio-b: neither a B nor a magnitude is trained" + (method.empty() ? "" : " by " + method));
   }
 }
 

@@ -60,6 +60,9 @@ struct TrainingFlags {
   /// Throws `UsageError` for flags that would have no effect.
   void check() const;
 
+  /// The same for those that reach none of what is trained, by `method` where several are compared.
+  void check_reach(const ParameterTable& parameters, const std::string& method = {}) const;
+
   TrainerOptions trainer_options() const;
   DatasetOptions dataset_options(int64_t vocab_size, const Prompts& settled) const;
 

@@ -211,6 +211,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   const Json train_counts = data_json(data.train);
   const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
   Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
+  training->check_reach(trainer.parameters());
   print_plan(model, trainer, *training, hooks);
   if (!training->eval_data.empty()) {
     trainer.set_validation(std::move(data.eval.examples));

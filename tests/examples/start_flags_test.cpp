@@ -227,6 +227,11 @@ TEST(Methods, AdaLoraTakesRanksDownToTheOneThatIsAskedFor) {
   refused({"--lora-sb-step", "0.1"}, 2, "--lora-sb-step needs --method lora-sb");
   refused({"--capture-batches", "2"}, 2, "needs --init lora-ga or lora-one or eva or --method lora-sb");
   refused({"--dylora-train-all"}, 2, "--dylora-train-all needs --method dylora");
+  refused({"--method", "dora", "--scaling", "rank-stabilized"}, 2, "--scaling: --method dora says it already");
+  refused({"--method", "prefix", "--alpha", "8"}, 2, "--alpha: --method prefix has none");
+  for (const char* method : {"prefix", "lora-sb"}) {
+    refused({"--method", method, "--lr-ratio-b", "4"}, 2, "--lr-ratio-b: neither a B nor a magnitude is trained");
+  }
 }
 
 class OtherKinds : public ::testing::TestWithParam<const char*> {};
@@ -234,6 +239,19 @@ class OtherKinds : public ::testing::TestWithParam<const char*> {};
 TEST_P(OtherKinds, TrainAndGoOnAfterAStopBitForBit) {
   const Workplace place;
   expect_the_same_after_a_stop(place, {"--method", GetParam(), "--rank", "4"});
+}
+
+TEST_P(OtherKinds, AreTrainedAgainByTheRecordOfTheirRun) {
+  const Workplace place;
+  const auto trained = [&](const std::vector<std::string>& arguments) {
+    const Outcome outcome = run_rora(arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  };
+  trained(place.finetune("once", 1, {"--method", GetParam(), "--rank", "4"}));
+  place.write("config.json", place.json("once/run.json")["config"].dump());
+  trained({"finetune", "--config", place.path("config.json"), "--output", place.path("again")});
+  EXPECT_EQ(place.read("again/adapter_model.safetensors"), place.read("once/adapter_model.safetensors"));
+  EXPECT_EQ(place.read("again/adapter_config.json"), place.read("once/adapter_config.json"));
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -356,6 +356,9 @@ TEST(Sweep, RefusesWhatCannotBe) {
   refused({"--lr", "0.1"}, 2, "--lr");
   refused(
       {"--methods", "series", "--target-modules", "q_proj"}, 2, "series stands at gate_proj, up_proj and down_proj");
+  refused(
+      {"--methods", "lora,prefix", "--lr-ratio-b", "4"}, 2,
+      "--lr-ratio-b: neither a B nor a magnitude is trained by prefix");
   refused({"--output", place.path("model")}, 1, "already holds a model");
 }
 
