@@ -184,7 +184,7 @@ struct RMSNormShrinkParameters {
   int64_t rows = 0, rank = 0;
   double scale = 1.0;
   Rows a; ///< `[rank, norm.size]`: read
-  void* shrunk = nullptr; ///< dense: written
+  Rows shrunk; ///< written
 
   /// Whether all rows are whole accesses of 16 bytes.
   bool fits() const {

@@ -272,7 +272,7 @@ struct RMSNormShrink {
       const int64_t row = first + i / 4 % Groups * 8 + lane_index() % 4 * 2 + i % 2;
       const int64_t rank = i / 4 / Groups * 16 + i % 4 / 2 * 8 + lane_index() / 4;
       if (row < p.rows && rank < p.rank) {
-        static_cast<T*>(p.shrunk)[row * p.rank + rank] = rounded<T>(number * static_cast<float>(p.scale));
+        static_cast<T*>(p.shrunk.data)[row * p.shrunk.stride + rank] = rounded<T>(number * static_cast<float>(p.scale));
       }
     });
   }

@@ -3,6 +3,7 @@
 
 #include <rora/core/low_rank_adapter.h>
 #include <rora/model/decoder.h>
+#include <rora/model/weights_with_room.h>
 #include <rora/training/adamw.h>
 #include <rora/training/parameter_table.h>
 #include <rora/training/step_graphs.h>
@@ -101,6 +102,7 @@ struct Arguments {
         learning_rate(flags.number("lr", 1e-3)),
         frozen(flags.is_set("frozen")),
         checkpointing(flags.is_set("checkpointing")),
+        room(flags.is_set("room")),
         no_waits(flags.is_set("no-waits")),
         deterministic(flags.is_set("deterministic")) {
     model.hidden_size(flags.integer("hidden", 64))
@@ -119,6 +121,9 @@ struct Arguments {
         .dora(flags.is_set("dora"))
         .dropout(flags.number("dropout", 0.0));
     flags.finish();
+    if (frozen && room) {
+      C10_THROW_ERROR(ValueError, "--room is for adapters: --frozen has none");
+    }
     if (frozen && graph != "none") {
       C10_THROW_ERROR(ValueError, "--graph is for what is trained: --frozen trains nothing");
     }
@@ -130,7 +135,9 @@ struct Arguments {
   std::string graph; ///< `repeated` does what is captured again without a graph, on any device
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
-  bool frozen, checkpointing, no_waits, deterministic;
+  bool frozen, checkpointing;
+  bool room; ///< for B beside W
+  bool no_waits, deterministic;
   rora::DecoderOptions model;
   rora::LowRankOptions adapter;
 };
@@ -205,6 +212,9 @@ rora::CausalLM make_model(const Arguments& arguments) {
     }
   }
   model->to(arguments.device);
+  if (arguments.room) {
+    rora::leave_room_beside_weights(model, arguments.adapter.rank());
+  }
   model->activation_checkpointing = arguments.checkpointing;
   model->train();
   return model;

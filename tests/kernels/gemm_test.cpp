@@ -246,6 +246,72 @@ TEST(SumByGemms, ComesToTheDeepestProductLast) {
   EXPECT_EQ(betas, (std::vector<float>{1, 1, 1}));
 }
 
+/// Columns of one block of memory: that many each, from the first.
+std::vector<at::Tensor> side_by_side(int64_t rows, const std::vector<int64_t>& widths, at::ScalarType dtype) {
+  int64_t width = 3; // what nobody reads
+  for (const int64_t each : widths) {
+    width += each;
+  }
+  const at::Tensor block = at::randn({rows, width}).to(dtype);
+  std::vector<at::Tensor> columns;
+  int64_t begin = 0;
+  for (const int64_t each : widths) {
+    columns.push_back(block.narrow(1, begin, each));
+    begin += each;
+  }
+  return columns;
+}
+
+TEST(JoinPairs, MakesOneProductOfNeighbours) {
+  at::manual_seed(7);
+  const auto dtype = at::kBFloat16;
+  const auto left = side_by_side(5, {9, 2, 4}, dtype); // x | s | t
+  const auto right = side_by_side(6, {9, 2, 4}, dtype); // W | B | C, their transposes one above the other
+  const std::vector<at::Tensor> b{right[0].t(), right[1].t(), right[2].t()};
+  std::vector<int64_t> depths;
+  const auto gemm = [&](const GemmRequest& request) {
+    depths.push_back(request.depth);
+    return host_gemm(request);
+  };
+  at::Tensor y = at::empty({5, 6}, dtype), expected = at::zeros({5, 6}, at::kDouble);
+  for (size_t i = 0; i < left.size(); ++i) {
+    expected += in_double(left[i]).mm(in_double(b[i]));
+  }
+  const ops::detail::Pairs pairs = ops::detail::join_pairs(left, b);
+  ASSERT_EQ(pairs.a.size(), 1u);
+  ASSERT_TRUE(ops::detail::sum_by_gemms(y, pairs.a, pairs.b, 1.0, /*accumulate=*/false, /*tf32=*/false, gemm));
+  EXPECT_EQ(depths, std::vector<int64_t>{15});
+  EXPECT_LT(error(y, expected), tolerance(dtype));
+}
+
+TEST(JoinPairs, JoinsRowsOneAboveTheOtherAsBackwardHasThem) {
+  const at::Tensor stacked = at::randn({9 + 2, 7});
+  const std::vector<at::Tensor> w{stacked.narrow(0, 0, 9).narrow(1, 0, 5), stacked.narrow(0, 9, 2).narrow(1, 0, 5)};
+  const auto dy = side_by_side(4, {9, 2}, at::kFloat);
+  const ops::detail::Pairs pairs = ops::detail::join_pairs(dy, w);
+  ASSERT_EQ(pairs.a.size(), 1u);
+  EXPECT_TRUE(at::equal(pairs.a[0], at::cat(dy, 1)));
+  EXPECT_TRUE(at::equal(pairs.b[0], at::cat(w, 0)));
+}
+
+TEST(JoinPairs, LeavesApartWhatIsNoNeighbour) {
+  const auto left = side_by_side(5, {4, 4, 4}, at::kFloat), right = side_by_side(6, {4, 4, 4}, at::kFloat);
+  const auto count = [](const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+    const ops::detail::Pairs pairs = ops::detail::join_pairs(a, b);
+    EXPECT_EQ(pairs.a.size(), pairs.b.size());
+    return pairs.a.size();
+  };
+  const at::Tensor w = right[0].t(), next = right[1].t(), last = right[2].t();
+  EXPECT_EQ(count({left[0], left[1]}, {w, next}), 1u);
+  EXPECT_EQ(count({left[0], left[2]}, {w, last}), 2u) << "columns between them";
+  EXPECT_EQ(count({left[1], left[0]}, {next, w}), 2u) << "in the other order";
+  EXPECT_EQ(count({left[0], left[1]}, {w, next.clone()}), 2u) << "of other memory";
+  EXPECT_EQ(count({left[0], left[1].clone()}, {w, next}), 2u);
+  EXPECT_EQ(count({left[0], left[1]}, {w, next.to(at::kBFloat16)}), 2u) << "of another dtype";
+  EXPECT_EQ(count({left[0], left[1], left[2]}, {w, next.clone(), last}), 3u);
+  EXPECT_EQ(count({left[0], left[0], left[1]}, {w, w, next}), 2u);
+}
+
 TEST(SumByGemms, GivesLibTorchWhatTheDeviceCannot) {
   at::manual_seed(3);
   for (const auto& [dtype, result] :

@@ -61,7 +61,7 @@ struct Call {
     p.rank = shape.rank;
     p.scale = kScale;
     p.a = rows_of(a);
-    p.shrunk = shrunk.data_ptr();
+    p.shrunk = rows_of(shrunk);
   }
   static at::Tensor random(int64_t rows, const Shape& shape) {
     return at::randn({rows, shape.size + shape.beside}).to(at::kBFloat16).narrow(1, 0, shape.size);
@@ -230,6 +230,9 @@ TEST(RMSNormShrinkOnAGpu, IsTheReferenceByTheKernelWhereThatFits) {
       const auto [their_sum, their_y, their_rstd, their_shrunk] =
           ops::reference::rms_norm_shrink_forward(x, added, weight, 1e-5, a, kScale);
       EXPECT_EQ(launches, c.launches);
+      const bool side_by_side = shrunk.is_alias_of(y) && shrunk.stride(0) == y.stride(0) &&
+          shrunk.storage_offset() == y.storage_offset() + c.size;
+      EXPECT_EQ(side_by_side, c.launches == 1) << "products of both are one";
       ASSERT_EQ(sum.defined(), with_added);
       EXPECT_TRUE(!with_added || at::equal(sum, their_sum));
       EXPECT_TRUE(at::allclose(y, their_y, 1e-2, 1e-2));

@@ -42,6 +42,10 @@ class LinearWeight : public torch::nn::Module {
   virtual at::Tensor forward_matrix() const;
   virtual at::Tensor backward_matrix() const;
 
+  /// Memory `[out, columns]` of W's dtype behind each row of W, for a B that is to go into one product with it: W's row
+  /// and B's are then one. It holds what the last one to ask has put there. Undefined: there is none.
+  virtual at::Tensor beside(int64_t columns) const;
+
   /// x·Wᵀ: x `[tokens, in]` → `[tokens, out]`, in x's dtype.
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
 

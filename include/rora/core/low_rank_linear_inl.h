@@ -66,15 +66,26 @@ inline at::Tensor take_buffers_of_a(const std::vector<LowRankTerm>& terms, const
   return whole && are_vstacked(all) ? vstack(all, LowRankForm{}) : at::Tensor();
 }
 
+/// Where the B of the term number `place` is to be copied so that it stands beside W; undefined where that is nowhere,
+/// or another term of the same W has it.
+inline at::Tensor room_for_b(const std::vector<LowRankTerm>& terms, size_t place, const LowRankForm& form) {
+  const LowRankTerm& term = terms[place];
+  const auto has_the_weight = [&](const LowRankTerm& other) { return other.weight == term.weight; };
+  const bool first = std::none_of(terms.begin(), terms.begin() + static_cast<int64_t>(place), has_the_weight);
+  const bool copies = form.dtype && *form.dtype == term.weight->dtype();
+  return first && copies ? term.weight->beside(form.padded(term.b.size(1))) : at::Tensor();
+}
+
 /// The terms with B as products take it.
 inline std::vector<LowRankTerm> with_b_for_products(std::vector<LowRankTerm> terms, const LowRankForm& form) {
-  std::vector<at::Tensor> all;
-  for (const LowRankTerm& term : terms) {
-    if (term.low_rank()) {
-      all.push_back(term.b);
+  std::vector<at::Tensor> all, rooms;
+  for (size_t i = 0; i < terms.size(); ++i) {
+    if (terms[i].low_rank()) {
+      all.push_back(terms[i].b);
+      rooms.push_back(room_for_b(terms, i, form));
     }
   }
-  auto next = (all = padded_columns(std::move(all), form)).begin();
+  auto next = (all = padded_columns(std::move(all), form, rooms)).begin();
   for (LowRankTerm& term : terms) {
     if (term.low_rank()) {
       term.b = *next++;
@@ -162,6 +173,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
         saved.x = x;
       }
     }
+    let_go_of_x(x, saved);
     saved.save(ctx);
     ctx->saved_data["node"] = c10::IValue::make_capsule(c10::make_intrusive<LowRankNode>(terms, form, x.sizes().vec()));
     return outputs;
@@ -222,6 +234,15 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
   /// Whether a gradient of the term's parameters is made from x.
   static bool reads_x(const LowRankTerm& term) {
     return trains(term.a) || trains(term.magnitude) || term.trainable_weight.defined();
+  }
+
+  /// Ŝ by itself where it lies in one block of memory with an x that is not kept.
+  static void let_go_of_x(const at::Tensor& x, SavedNode& saved) {
+    for (SavedTerm& term : saved.terms) {
+      if (!saved.x.defined() && term.shrunk.defined() && term.shrunk.is_alias_of(x)) {
+        term.shrunk = term.shrunk.clone(at::MemoryFormat::Contiguous);
+      }
+    }
   }
 
   /// Leaves in `saved` what the term's backward reads, of what the forward has put there and the output y `[..., out]`.

@@ -76,17 +76,23 @@ inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankF
 }
 
 /// Each of the `matrices` `[out, rank]` in the form's dtype with columns of zeros up to the padded rank, `[out, padded
-/// rank]`. A matrix that has both already is returned as it is; all others are filled by one copy.
-inline std::vector<at::Tensor> padded_columns(std::vector<at::Tensor> matrices, const LowRankForm& form) {
+/// rank]`: in the room of the same number where that is defined, which has these sizes and that dtype. Without room, a
+/// matrix that has both already is returned as it is; all others are filled by one copy.
+inline std::vector<at::Tensor> padded_columns(
+    std::vector<at::Tensor> matrices, const LowRankForm& form, const std::vector<at::Tensor>& rooms = {}) {
   std::vector<at::Tensor> places, from;
-  for (at::Tensor& each : matrices) {
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    at::Tensor& each = matrices[i];
     const int64_t rank = each.size(1), padded = form.padded(rank);
-    const at::ScalarType dtype = form.dtype.value_or(each.scalar_type());
-    if (padded != rank || dtype != each.scalar_type()) {
+    const at::Tensor room = i < rooms.size() ? rooms[i] : at::Tensor();
+    const auto options = each.options().dtype(form.dtype.value_or(each.scalar_type()));
+    if (room.defined() || padded != rank || options.dtype() != each.dtype()) {
       from.push_back(each);
-      const auto options = each.options().dtype(dtype);
-      each = padded != rank ? at::zeros({each.size(0), padded}, options) : at::empty({each.size(0), rank}, options);
+      each = room.defined() ? room : at::empty({each.size(0), padded}, options);
       places.push_back(each.narrow(1, 0, rank));
+      if (padded > rank) {
+        each.narrow(1, rank, padded - rank).zero_();
+      }
     }
   }
   if (!places.empty()) {

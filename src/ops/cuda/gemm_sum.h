@@ -68,6 +68,39 @@ inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b,
   }
 }
 
+/// Whether `next` goes on in memory where `matrix` ends, by rows (dim 0) or by columns (dim 1).
+inline bool goes_on(const at::Tensor& matrix, const at::Tensor& next, int64_t dim) {
+  return matrix.has_storage() && next.is_alias_of(matrix) && next.dtype() == matrix.dtype() &&
+      next.strides() == matrix.strides() && next.size(1 - dim) == matrix.size(1 - dim) &&
+      next.storage_offset() == matrix.storage_offset() + matrix.size(dim) * matrix.stride(dim);
+}
+
+/// Pairs of matrices to be multiplied and added up.
+struct Pairs {
+  std::vector<at::Tensor> a, b;
+};
+
+/// The pairs, neighbours joined wherever their left sides lie side by side in memory and their right sides one above
+/// the other: x·Wᵀ + Ŝ·Bᵀ is one product of (x | Ŝ) and (W | B)ᵀ, a little deeper than the first, in fp32 to the end.
+inline Pairs join_pairs(at::TensorList a, at::TensorList b) {
+  const auto joined = [](const at::Tensor& matrix, const at::Tensor& next, int64_t dim) {
+    std::vector<int64_t> sizes = matrix.sizes().vec();
+    sizes[dim] += next.size(dim);
+    return matrix.as_strided(sizes, matrix.strides());
+  };
+  Pairs pairs;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (i > 0 && goes_on(pairs.a.back(), a[i], 1) && goes_on(pairs.b.back(), b[i], 0)) {
+      pairs.a.back() = joined(pairs.a.back(), a[i], 1);
+      pairs.b.back() = joined(pairs.b.back(), b[i], 0);
+    } else {
+      pairs.a.push_back(a[i]);
+      pairs.b.push_back(b[i]);
+    }
+  }
+  return pairs;
+}
+
 /// y = scale·Σᵢ aᵢ·bᵢ, or y + that, a GEMM for each pair: the thin products first and the deepest last, as what a
 /// product finds in a y of bfloat16 has been rounded. That of one pair, and any sum in a y of fp32, is fp32 to the end.
 ///

@@ -6,6 +6,9 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+#include <vector>
+
 #if defined(RORA_HAS_CUDA)
 #include <kernels/kernels.h>
 
@@ -15,6 +18,20 @@
 #endif
 
 namespace rora::ops::detail {
+namespace {
+
+/// y of x's sizes and Ŝ `[tokens, rank]`, each row of which follows its y: products of both are one then. All rows are
+/// whole accesses of 16 bytes where x's are.
+std::pair<at::Tensor, at::Tensor> empty_side_by_side(const at::Tensor& x, int64_t tokens, int64_t rank) {
+  constexpr int64_t kNumbers = 8;
+  const int64_t size = x.size(-1);
+  const at::Tensor rows = at::empty({tokens, (size + rank + kNumbers - 1) / kNumbers * kNumbers}, x.options());
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = rows.size(1);
+  return {rows.view(sizes).narrow(-1, 0, size), rows.narrow(1, size, rank)};
+}
+
+} // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forward(
     const RMSNormShrinkKernel& kernel, const at::Tensor& x, const std::optional<at::Tensor>& added,
@@ -36,9 +53,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forwa
   }
   const at::Tensor rows = as_rows(x), added_rows = added ? as_rows(*added) : at::Tensor();
   const at::Tensor scales = weight.contiguous(), rows_of_a = as_rows(a.to(x.scalar_type()));
-  at::Tensor sum = added ? at::empty(x.sizes(), x.options()) : at::Tensor(), y = at::empty(x.sizes(), x.options());
+  at::Tensor sum = added ? at::empty(x.sizes(), x.options()) : at::Tensor();
+  auto [y, shrunk] = empty_side_by_side(x, tokens, a.size(0));
   at::Tensor rstd = at::empty(x.sizes().slice(0, x.dim() - 1), x.options().dtype(at::kFloat));
-  at::Tensor shrunk = at::empty({tokens, a.size(0)}, x.options());
   kernels::RMSNormShrinkParameters p;
   p.norm.type = kernel_type(x);
   p.norm.size = x.size(-1);
@@ -49,13 +66,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> rms_norm_shrink_forwa
     p.norm.sum = {sum.data_ptr(), p.norm.size};
   }
   p.norm.weight = scales.data_ptr();
-  p.norm.y = {y.data_ptr(), p.norm.size};
+  p.norm.y = {y.data_ptr(), shrunk.stride(0)};
   p.norm.rstd = rstd.data_ptr();
   p.rows = tokens;
   p.rank = a.size(0);
   p.scale = scale;
   p.a = kernel_rows(rows_of_a);
-  p.shrunk = shrunk.data_ptr();
+  p.shrunk = kernel_rows(shrunk);
   if (!p.fits()) {
     return by_reference();
   }

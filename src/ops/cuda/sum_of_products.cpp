@@ -161,12 +161,13 @@ bool add_into(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, b
     return false;
   }
   const c10::DeviceGuard guard(y.device());
+  const detail::Pairs pairs = detail::join_pairs(a, b);
 #if defined(RORA_HAS_CUTLASS)
-  if (add_by_kappend(y, a, b, scale, accumulate)) {
+  if (add_by_kappend(y, pairs.a, pairs.b, scale, accumulate)) {
     return true;
   }
 #endif
-  return add_by_gemms(y, a, b, scale, accumulate);
+  return add_by_gemms(y, pairs.a, pairs.b, scale, accumulate);
 }
 
 at::Tensor& sum_of_products_cuda_(at::Tensor& y, at::TensorList a, at::TensorList b, double scale, bool accumulate) {
