@@ -35,6 +35,19 @@ TEST(FastestForms, TimeEachShapeOnce) {
   EXPECT_EQ(timed.size(), 6);
 }
 
+TEST(TunedForms, AreThoseOfTheTableOnAnyDevice) {
+  const std::vector<ops::detail::TunedSum> found{
+      {8192, 4096, 4096, 16, true, false, 2}, {8192, 4096, 4096, 16, false, false, 1}};
+  const ops::detail::TunedForms forms(found);
+  SumShape shape{8192, 4096, 4096, 16, true, false, /*device=*/3};
+  EXPECT_EQ(forms.of(shape), 2);
+  shape.transposed = false;
+  EXPECT_EQ(forms.of(shape), 1);
+  shape.accumulates = true;
+  EXPECT_EQ(forms.of(shape), 0) << "is not in the table";
+  EXPECT_EQ(ops::detail::TunedForms(std::vector<ops::detail::TunedSum>()).of(shape), 0);
+}
+
 TEST(FastestForms, TakeTheFirstWhereNoneWorks) {
   FastestForms forms;
   EXPECT_EQ(forms.choose({}, 3, true, [](int) { return std::numeric_limits<float>::infinity(); }), 0);

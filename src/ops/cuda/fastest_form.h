@@ -6,6 +6,7 @@
 #include <limits>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace rora::ops::detail {
 
@@ -29,6 +30,32 @@ struct SumShapeHash {
     }
     return hash;
   }
+};
+
+/// A shape, on whatever device, and the number of the form that was found the fastest.
+struct TunedSum {
+  int64_t rows, columns, depth, rank;
+  bool transposed, accumulates;
+  int form;
+};
+
+/// Forms that were found before, by shape.
+class TunedForms {
+ public:
+  explicit TunedForms(const std::vector<TunedSum>& found) {
+    for (const TunedSum& each : found) {
+      forms_[{each.rows, each.columns, each.depth, each.rank, each.transposed, each.accumulates, 0}] = each.form;
+    }
+  }
+  /// 0 for a shape that is not among them.
+  int of(SumShape shape) const {
+    shape.device = 0;
+    const auto found = forms_.find(shape);
+    return found != forms_.end() ? found->second : 0;
+  }
+
+ private:
+  std::unordered_map<SumShape, int, SumShapeHash> forms_;
 };
 
 inline int64_t power_of_two_from(int64_t size) {

@@ -14,6 +14,8 @@
 #include <cstdlib>
 #include <optional>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #if defined(RORA_HAS_CUTLASS)
 #include "kappend_sum.h"
@@ -86,18 +88,31 @@ std::optional<KAppendTile> tile_of(Form form) {
   }
 }
 
-/// RORA_CUDA_SUM in the environment: 128x128 or 128x256 has that form taken wherever it can be, and timed the fastest
-/// of one trial of each shape. Otherwise GEMMs are taken, as on every GPU.
-std::optional<Form> given_form() {
-  static const std::optional<Form> given = [] {
-    const char* value = std::getenv("RORA_CUDA_SUM");
-    const std::string_view name = value != nullptr ? value : "";
-    return name == "timed"  ? std::nullopt
-        : name == "128x128" ? std::optional(k128x128)
-        : name == "128x256" ? std::optional(k128x256)
-                            : std::optional(kGemms);
-  }();
-  return given;
+/// How a sum's form is chosen: by what tests/gpu/tune.py has found, one for all, or by one trial of each shape.
+enum class Choice { kTuned, kGiven, kTimed };
+
+/// RORA_CUDA_SUM in the environment: gemms, 128x128 or 128x256 has that form taken wherever it can be, and timed the
+/// fastest of one trial of each shape. Throws ValueError for another value.
+std::pair<Choice, Form> asked_for() {
+  const char* value = std::getenv("RORA_CUDA_SUM");
+  const std::string_view name = value != nullptr ? value : "";
+  const std::pair<const char*, Form> forms[] = {{"gemms", kGemms}, {"128x128", k128x128}, {"128x256", k128x256}};
+  for (const auto& [known, form] : forms) {
+    if (name == known) {
+      return {Choice::kGiven, form};
+    }
+  }
+  TORCH_CHECK_VALUE(
+      name.empty() || name == "timed", "RORA_CUDA_SUM is '", name, "', not gemms, 128x128, 128x256 or timed");
+  return {name.empty() ? Choice::kTuned : Choice::kTimed, kGemms};
+}
+
+const detail::TunedForms& tuned_forms() {
+  static const std::vector<detail::TunedSum> found{
+#include "tuned_sums.inc"
+  };
+  static const detail::TunedForms all(found);
+  return all;
 }
 
 /// Never destroyed: threads may outlive static objects.
@@ -119,8 +134,10 @@ bool kappend(const KAppendParameters& p, const at::Tensor& y) {
 
 /// The fastest form of a deep and a thin pair, or the one that is to be taken.
 Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList a, at::TensorList b) {
-  if (given_form()) {
-    return *given_form();
+  static const std::pair<Choice, Form> asked = asked_for();
+  if (asked.first != Choice::kTimed) {
+    return asked.first == Choice::kGiven ? asked.second
+                                         : static_cast<Form>(tuned_forms().of(detail::sum_shape(deep, y.get_device())));
   }
   if (at::globalContext().deterministicAlgorithms()) { // a trial may end another way in another run
     return kGemms;
