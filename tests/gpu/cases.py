@@ -109,7 +109,8 @@ class Maker:
                  tensors=dict(**both, dy=self.random("dy", m, k)), gradients=("x", "added", "w"))
         for what, formula in (("of x", of_x), ("of a sum", of_sum)):
             self.add("rms_norm_shrink_forward",
-                     lambda op, t, formula=formula: op(t.x, t.added if formula is of_sum else None, t.w, EPS, t.a, SCALE),
+                     lambda op, t, formula=formula: op(
+                         t.x, t.added if formula is of_sum else None, t.w, EPS, t.a, SCALE),
                      formula, f"r={r}, {what}", tensors=tensors, wide=("a",), outputs=("sum", "y", "rstd", "shrunk"))
 
     def rotary(self):
@@ -126,9 +127,9 @@ class Maker:
                  lambda t: turned(t.x.transpose(1, 2), t.cos, t.sin).transpose(1, 2),
                  tensors=dict(**tensors, dy=dy), gradients=("x",))
 
-    def attention(self):
+    def attention(self, size=32):
         tokens = min(max(self.tokens, 17), 513)  # scores are tokens² each; the gradients of one token are 0
-        batch, heads, kv_heads, size = 2, 4, 2, 32
+        batch, heads, kv_heads = 2, 4, 2
         packed = torch.stack([torch.arange(tokens) * 3 // tokens + 1, torch.arange(tokens) * 2 // tokens + 1])
         if tokens > 4:
             packed[1, -3:] = 0
@@ -259,6 +260,9 @@ class Maker:
                                            t.dy.t() @ t.s if mask[1] else None),
                      f"r={r}, {'dS' * mask[0]}{'dB' * mask[1]}", tensors=dict(dy=dy, s=shrunk, b=b), wide=("b",),
                      outputs=("dshrunk", "db"))
+        self.add("low_rank_gradient_b", lambda op, t: op(t.dy, None, t.b, SCALE, [True, False]),
+                 lambda t: (SCALE * (t.dy @ t.b.to(t.dy.dtype)), None), f"r={r}, dS, without S",
+                 tensors=dict(dy=dy, b=b), wide=("b",), outputs=("dshrunk", "db"))
         self.add("magnitude_gradient", lambda op, t: op(t.dy, t.z), lambda t: (t.dy * t.z).sum(0, dtype=wide_of(t.z)),
                  tensors=dict(dy=dy, z=self.random("z", m, n)))
         self.norm_rows(a, b)
@@ -266,6 +270,7 @@ class Maker:
         for dora in (False, True):
             for p in dropouts:
                 self.linear(dora, p, seed, x, dy, a, b)
+            self.linear(dora, 0.0, seed, x, dy, a, b, frozen=True)
         self.linear(False, 0.0, seed, x, dy, a, torch.zeros_like(b), what="zero B, as the base")
         self.linear(True, 0.0, seed, x, dy, a, torch.zeros_like(b), what="zero B, as the base")
         self.linear(True, 0.0, seed, x, dy, a, b, zeros=True)
@@ -298,7 +303,7 @@ class Maker:
                      lambda op, t: op(t.gradient, t.dy, t.x, t.w, t.s, t.b, t.magnitude, t.norm), formula,
                      f"r={self.rank}", tensors=tensors, wide=("gradient", "b", "magnitude", "norm"))
 
-    def linear(self, dora, p, seed, x, dy, a, b, what="", zeros=False):
+    def linear(self, dora, p, seed, x, dy, a, b, what="", zeros=False, frozen=False):
         n, k = self.n, self.k
         w = self.random("w", n, k, scale=k**-0.5)
         norm = (w.double() + SCALE * b.double() @ a.double()).norm(dim=1).float()
@@ -308,11 +313,12 @@ class Maker:
         tensors = dict(x=x, w=w, a=a, b=b, bias=None if dora else self.random("bias", n),
                        magnitude=norm * factor if dora else None, dy=dy)
         kind = "DoRA" if dora else "LoRA"
-        name = ", ".join(filter(None, [kind, f"r={self.rank}", f"p={p}", what, "zero magnitudes" * zeros]))
+        name = ", ".join(filter(None, [
+            kind, f"r={self.rank}", f"p={p}", what, "zero magnitudes" * zeros, "A and B frozen" * frozen]))
         formula = lambda t: low_rank_linear(t, p, seed)
         if what:  # what B = 0 has to give: the frozen layer, by a formula that has no adapter at all
             formula = lambda t: t.x @ t.w.t() + (0 if t.bias is None else t.bias) + 0 * low_rank_linear(t, p, seed)
-        gradients = ("x",) if what else ("x", "a", "b") + (("magnitude",) if dora else ("bias",))
+        gradients = ("x",) if what or frozen else ("x", "a", "b") + (("magnitude",) if dora else ("bias",))
         self.add("low_rank_linear", lambda op, t: op(t.x, t.w, t.bias, t.a, t.b, SCALE, p, seed, t.magnitude), formula,
                  name, tensors=tensors, gradients=gradients, wide=("a", "b", "magnitude"))
 
@@ -326,42 +332,3 @@ def schemas():
 def has_argument(op, name):
     schema = schemas().get(op)
     return schema is not None and any(each.name == name for each in schema.arguments)
-
-
-def cases_of(tokens, **sizes):
-    maker = Maker(tokens, **sizes)
-    maker.norms_and_elementwise()
-    maker.norms_of_sums()
-    maker.rotary()
-    if tokens > 0:
-        maker.attention()
-    maker.cross_entropy()
-    maker.products()
-    maker.low_rank()
-    return maker.cases
-
-
-def in_float16_too(cases):
-    """For float16 there is no kernel: LibTorch's operations compute it on every device."""
-    for case in cases:
-        if "bfloat16" in case.dtypes:
-            case.dtypes = (*case.dtypes, "float16")
-    return cases
-
-
-def all_cases(kind):
-    """"cpu": small; "gpu": all sizes; "small": for a sanitizer."""
-    if kind == "small":
-        return cases_of(37) + cases_of(130, k=77, n=131, rank=5, note=", odd")
-    if kind == "cpu":
-        return cases_of(0) + cases_of(1) + in_float16_too(cases_of(67, k=77, n=131, rank=5, note=", odd"))
-    cases = cases_of(0) + cases_of(1) + in_float16_too(cases_of(127)) + cases_of(127, k=77, n=131, rank=5, note=", odd")
-    cases += cases_of(4097, k=512, n=384, rank=16) + cases_of(127, k=256, n=256, rank=130, note=", high rank")
-    large = Maker(4097, k=4096, n=1024, rank=64, note=", a model's sizes")
-    large.norms_and_elementwise()
-    large.norms_of_sums()
-    large.products()
-    large.low_rank()
-    for case in large.cases:  # in float32 they would keep the CPU for minutes
-        case.dtypes = tuple(each for each in case.dtypes if each == "bfloat16") or case.dtypes
-    return cases + large.cases

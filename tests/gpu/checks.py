@@ -7,6 +7,7 @@ import torch
 
 import cases as all_of
 import formulas
+from case_list import all_cases, numbered
 from worker import Context
 
 REPEATS = 10
@@ -15,7 +16,7 @@ TOLERANCE_OF_LIBRARY = 1e-3  # on a GPU, LibTorch's own attention may multiply i
 RULE = 1.5  # a bfloat16 output's error, as a multiple of eager bfloat16's
 RULE_OF_FEW = 2.5  # the same for a few tokens, whose errors are too few for a narrower rule to tell
 RULE_OF_LARGEST = 3.0  # the largest element's error is a noisy measure: it finds single wrong elements
-LARGE = 2**22  # elements
+LARGE = 2**20  # elements
 LAYOUTS = {"dense": None, "strided": (8, 8), "odd": (1, 2)}  # elements before and after each row
 
 
@@ -139,11 +140,11 @@ class Comparison:
 
 
 def parity(context: Context):
-    """Every operator against the CPU in float32, against eager bfloat16's error in bfloat16 (and, of one size, the same in
-    float16), in each layout."""
-    chosen = all_of.all_cases("cpu" if context.cpu else "gpu")
-    if context.start == 0:
-        for op in sorted(set(all_of.schemas()) - {case.op for case in chosen}):
+    """Every operator against the CPU in float32, against eager bfloat16's error in bfloat16 (and, of one size, the same
+    in float16), in each layout. With `operators`, theirs in bfloat16 alone."""
+    only = context.settings.get("operators")  # those alone
+    if context.start == 0 and not only:
+        for op in sorted(set(all_of.schemas()) - {case.op for case in all_cases("cpu")}):
             context.write(case=op, wrong=["no case calls this operator"])
         has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
         context.write(registered_for_cuda=[op for op in sorted(all_of.schemas()) if has_kernel(f"rora::{op}", "CUDA")])
@@ -157,12 +158,14 @@ def parity(context: Context):
             wrong, figures = comparison.of_layout(layout)
             context.write(case=f"{case.name}, {dtype}, {layout}", wrong=wrong, figures=figures)
 
-    context.each(((c, d) for c in chosen for d in c.dtypes), check)
+    def wanted(case):
+        return [(case, dtype) for dtype in case.dtypes if not only or case.op in only and dtype == "bfloat16"]
+
+    context.each(numbered("cpu" if context.cpu else "gpu", context.start, wanted), check)
 
 
 def determinism(context: Context):
     """The same bits over ten runs, with other memory in between."""
-    chosen = all_of.all_cases("cpu" if context.cpu else "gpu")
 
     def check(case, dtype):
         # What LibTorch computes itself is deterministic where that is asked for.
@@ -180,8 +183,10 @@ def determinism(context: Context):
             held.append(torch.full((4099 * (run + 1),), math.nan, device=context.device))
         context.write(case=f"{case.name}, {dtype}", wrong=wrong)
 
-    own = ((c, d) for c in chosen for d in c.dtypes if d != "float16")  # which LibTorch's kernels compute
-    context.each(own, check)
+    def wanted(case):  # float16 is what LibTorch's kernels compute
+        return [(case, dtype) for dtype in case.dtypes if dtype != "float16"]
+
+    context.each(numbered("cpu" if context.cpu else "gpu", context.start, wanted), check)
 
 
 def bits(y):
@@ -206,13 +211,15 @@ def dropout(context: Context):
             wrong.append("bfloat16 has another mask than float32")
         context.write(case=f"dropout of {size}, p={p}, seed={seed}", wrong=wrong)
 
-    context.each(((p, s, n) for p in (0.05, 0.5, 0.999, 1.0) for s in (0, 7, 2**40 + 7, -1) for n in sizes), check)
+    items = ((p, s, n) for p in (0.05, 0.5, 0.999, 1.0) for s in (0, 7, 2**40 + 7, -1) for n in sizes)
+    context.each(enumerate(items), check)
 
 
 def masks(context: Context):
     """The operators that apply dropout inside keep the same elements as `rora::dropout` does."""
     shapes = ((1, 64), (64, 64), (37, 77), (130, 264))
-    context.each(((context, *s, d) for s in shapes for d in (torch.float32, torch.bfloat16)), consumers)
+    items = ((*s, d) for s in shapes for d in (torch.float32, torch.bfloat16))
+    context.each(enumerate(items), lambda *item: consumers(context, *item))
 
 
 def consumers(context, rows, columns, dtype):
@@ -235,11 +242,16 @@ def consumers(context, rows, columns, dtype):
 
 
 def sanitize(context: Context):
-    """Only calls the operators: a sanitizer watches."""
+    """Only calls the operators, but those that are to be left out: a sanitizer watches."""
+    left_out = context.settings.get("left_out", [])
 
     def check(case, dtype, layout):
         run_operator(case, prepared(case, getattr(torch, dtype), context.device, layout)[0])
         context.write(case=f"{case.name}, {dtype}, {layout}", wrong=[])
 
-    own = [case for case in all_of.all_cases("small") if not case.library]
-    context.each(((c, d, l) for c in own for d in c.dtypes for l in ("dense", "odd")), check)
+    def wanted(case):
+        if case.library or case.op in left_out:
+            return []
+        return [(case, dtype, layout) for dtype in case.dtypes for layout in ("dense", "odd")]
+
+    context.each(numbered("small", context.start, wanted), check)

@@ -6,12 +6,16 @@ work: what is measured is the GPU's time. The frozen products (y = x·Wᵀ and d
 frozen median drifts by more than 2% between its halves is run again.
 """
 
+import json
 import math
 import statistics
+import sys
 import time
 
 import torch
 import torch.nn.functional as functional
+
+from worker import LOST, context_is_whole
 
 SCALE = 2.0
 DRIFT = 0.02
@@ -210,10 +214,13 @@ def block(context, tokens, shapes, rank, dropout, compiled=False, dora=False):
     """One block of the benchmark, with the figures of each row."""
     torch.manual_seed(0)
     device, clock = context.device, Clock(context.device)
-    warmups, samples = (1, 4) if context.cpu else (20, 100)
+    warmups, samples = (1, 4) if context.cpu else (20, 100) if context.full else (10, 40)
     groups = [Group(tokens, k, outs, rank, dropout, device) for k, outs in shapes]
     runs, failed, memory = {}, {}, {}
+    wanted = context.settings.get("rows")
     for name, make in rows_of(groups, dropout, compiled, dora).items():
+        if wanted and name not in wanted:
+            continue
         try:
             run = make()
             run()
@@ -222,9 +229,10 @@ def block(context, tokens, shapes, rank, dropout, compiled=False, dora=False):
         except Exception as error:  # another row may still be measured
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
     for attempt in range(1 if context.cpu else 3):
+        begin = time.monotonic()
         times = sample(runs, clock, warmups, samples)
         drifted = drift(times["frozen"])
-        if drifted <= DRIFT:
+        if drifted <= DRIFT or context.left() < time.monotonic() - begin:
             break
     products = sum(k * n for k, outs in shapes for n in outs)
     low_rank = sum(k + n for k, outs in shapes for n in outs)
@@ -246,10 +254,8 @@ def layer_blocks(context):
     """(tokens, shapes, rank, dropout, compiled, DoRA) of the layer's blocks, the most wanted first."""
     if context.cpu:
         return [(48, [(32, [32, 16]), (48, [32])], 4, 0.0, False, True), (48, [(32, [32, 16])], 4, 0.05, False, False)]
-    blocks = [(8192, LAYER, 16, 0.0, True, True), (8192, LAYER, 64, 0.0, False, True),
-              (8192, LAYER, 16, 0.05, False, False), (8192, LAYER, 8, 0.0, False, False),
-              (8192, LAYER, 256, 0.0, False, False), (8192, LAYER, 32, 0.0, False, False),
-              (8192, LAYER, 128, 0.0, False, False)]
+    blocks = [(8192, LAYER, rank, 0.0, rank == 16, rank in (16, 64)) for rank in (16, 64, 8, 128, 256, 32)]
+    blocks.append((8192, LAYER, 16, 0.05, False, False))
     if context.full:
         blocks += [(m, LAYER, r, p, False, p == 0) for m in (4096, 8192, 16384) for r in (8, 16, 32, 64, 128, 256)
                    for p in (0.0, 0.05) if (m, LAYER, r, p) not in [each[:4] for each in blocks]]
@@ -268,19 +274,30 @@ def linear_blocks(context):
 
 
 def measure(context, blocks):
-    """The blocks in turn while there is time; those without are named."""
-    end = time.monotonic() + context.seconds
+    """The blocks that are not known yet, in turn while there is time; those without are named."""
+    known = [json.dumps(key) for key in context.settings.get("known", [])]
     longest = 0.0
-    for number, each in enumerate(blocks):
-        begin = time.monotonic()
-        if begin + longest > end:
-            for left in blocks[number:]:
-                context.write(left_out=[left[0], left[1], left[2], left[3]])
-            return
-        context.write(block=block(context, *each[:4], compiled=each[4], dora=each[5]))
+    for number, (*key, compiled, dora) in enumerate(blocks):
+        if number < context.start or json.dumps(key) in known:
+            continue
+        if context.left() < longest:
+            if context.through:
+                context.write(stopped=number, case=f"block {key}")
+            context.through = False
+            context.write(left_out=key)
+            continue
+        begin, first = time.monotonic(), longest == 0.0
+        context.write(begin=number, case=f"block {key}")
+        try:
+            context.write(block=block(context, *key, compiled=compiled, dora=dora))
+        except Exception as error:
+            context.write(case=f"block {key}", wrong=[f"{type(error).__name__}: {str(error)[:500]}"])
+            if context.device == "cuda" and not context_is_whole():
+                sys.exit(LOST)
         if context.device == "cuda":
             torch.cuda.empty_cache()
-        longest = max(longest, time.monotonic() - begin) if number else 0.5 * (time.monotonic() - begin)
+        taken = time.monotonic() - begin
+        longest = max(longest, 0.5 * taken if first else taken)  # the first has libraries to load
 
 
 def layer(context):

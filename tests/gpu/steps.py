@@ -1,19 +1,21 @@
-"""run.py's sections that run whole training steps: gpu_step on both devices, and beside PEFT's."""
+"""run.py's section of training steps: gpu_step on both devices, with the same losses and bits."""
 
 import concurrent.futures
 import json
-import statistics
+import pathlib
 import sys
 import time
+
+from children import child, tail
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # between the losses of two devices, relative
 SMALL = {"hidden": 256, "intermediate": 688, "heads": 8, "kv-heads": 2, "vocab": 512, "batch": 4, "seq": 96, "rank": 12,
          "steps": 20, "lr": 0.003}
 TINY = {**SMALL, "hidden": 64, "intermediate": 160, "heads": 4, "vocab": 96, "batch": 2, "seq": 40}
-# LLaMA-3-8B but for its 32 layers.
-LARGE = {"hidden": 4096, "intermediate": 14336, "heads": 32, "kv-heads": 8, "vocab": 128256, "batch": 4, "seq": 2048,
-         "rank": 16, "dtype": "bfloat16", "warmup": 3, "steps": 8}
-LAYERS, FEWER, WHOLE = 4, 2, 32
+
+
+class RanOut(RuntimeError):
+    """A program that had no time to end."""
 
 
 def flags(values):
@@ -23,14 +25,24 @@ def flags(values):
     return words
 
 
-def gpu_step(command, limit, device, **values):
-    from run import child, tail
-
-    code, out, err = child([command.build_folder / "gpu" / "gpu_step", *flags({"device": device, **values})], limit)
+def stepped(what, program, limit, values):
+    """The JSON that a program of steps prints at its end."""
+    code, out, err = child([*program, *flags(values)], limit)
+    if code is None:
+        raise RanOut(f"{what} ran out of time")
     if code != 0:
-        how = "ran out of time" if code is None else f"ended with {code}"
-        raise RuntimeError(f"gpu_step on {device} {how}: {tail(err)}")
-    return json.loads(out)
+        raise RuntimeError(f"{what} ended with {code}: {tail(err)}")
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def gpu_step(command, limit, device, **values):
+    program = [command.build_folder / "gpu" / "gpu_step"]
+    return stepped(f"gpu_step on {device}", program, limit, {"device": device, **values})
+
+
+def peft_step(command, limit, device, **values):
+    program = [sys.executable, pathlib.Path(__file__).with_name("peft_step.py")]
+    return stepped("peft_step", program, limit, {"device": device, **values})
 
 
 def training(command, limit):
@@ -38,7 +50,8 @@ def training(command, limit):
     end = time.monotonic() + limit
     sizes = TINY if command.cpu else SMALL
     other = "cpu" if command.cpu else "cuda"
-    comparisons, failed = {}, []
+    before = command.report.of("training")
+    comparisons, failed, left_out = dict(before.get("comparisons", {})), list(before.get("failed", [])), []
 
     def call(device, **values):
         return gpu_step(command, end - time.monotonic(), device, **{**sizes, **values})
@@ -49,8 +62,15 @@ def training(command, limit):
         attempts[name] = check
 
     def carry_out(name, check):
+        if name in comparisons:
+            return
         try:
+            if end - time.monotonic() < 1:
+                raise RanOut
             wrong, figures = check()
+        except RanOut:
+            left_out.append(name)
+            return
         except Exception as error:
             wrong, figures = [str(error)], {}
         comparisons[name] = figures
@@ -132,114 +152,5 @@ def training(command, limit):
     attempt("zero B gives the base's loss", zero_b)
     with concurrent.futures.ThreadPoolExecutor(1 if command.cpu else 4) as pool:
         list(pool.map(carry_out, attempts, attempts.values()))
-    return {"ok": not failed, "cases": len(comparisons), "failures": len(failed), "failed": failed,
-            "comparisons": comparisons}
-
-
-def peft_step(command, limit, device, **values):
-    import pathlib
-
-    from run import child, tail
-
-    script = pathlib.Path(__file__).with_name("peft_step.py")
-    code, out, err = child([sys.executable, script, *flags({"device": device, **values})], limit)
-    if code != 0:
-        raise RuntimeError(f"peft_step {'ran out of time' if code is None else f'ended with {code}'}: {tail(err)}")
-    return json.loads(out.strip().splitlines()[-1])
-
-
-def product_flops(sizes, layers):
-    """FLOPs of a step's frozen products, forward and for the gradients of their inputs: what no adapter can avoid.
-    Nothing asks for the gradient of the embeddings."""
-    tokens, hidden = sizes["batch"] * sizes["seq"], sizes["hidden"]
-    kv = hidden * sizes["kv-heads"] // sizes["heads"]
-    first = hidden * (hidden + 2 * kv)
-    layer = first + hidden * hidden + 3 * hidden * sizes["intermediate"]
-    return 2 * tokens * (2 * layers * layer - first + 2 * hidden * sizes["vocab"])
-
-
-def compile_ahead(command, limit):
-    """Fills the compiler's cache with PEFT's compiled step."""
-    peft_step(command, limit, "cuda", **{**LARGE, "layers": LAYERS, "compile": True, "warmup": 1, "steps": 1})
-    return {"ok": True}
-
-
-def step(command, limit):
-    """A whole step beside PEFT's, in turn; ratios are formed within a round. The last programs run once, while there is
-    time."""
-    end = time.monotonic() + limit
-    device = "cpu" if command.cpu else "cuda"
-    sizes = {**TINY, "steps": 3, "warmup": 1} if command.cpu else dict(LARGE)
-    own = {} if command.cpu else {"init": "device"}
-    programs = {
-        "rora": (gpu_step, {"layers": LAYERS, **own}), "PEFT": (peft_step, {"layers": LAYERS}),
-        "rora, fewer layers": (gpu_step, {"layers": FEWER, **own}),
-        "PEFT, fewer layers": (peft_step, {"layers": FEWER}),
-        "PEFT, bf16 adapters": (peft_step, {"layers": LAYERS, "short-adapters": True}),
-        "hand-written addmm": (peft_step, {"layers": LAYERS, "hand-written": True}),
-        "rora, frozen": (gpu_step, {"layers": LAYERS, "frozen": True, **own}),
-        "rora, DoRA": (gpu_step, {"layers": LAYERS, "dora": True, **own}),
-        "rora, packed rows": (gpu_step, {"layers": LAYERS, "rows": "packed", **own}),
-        "rora, CUDA graph": (gpu_step, {"layers": LAYERS, "graph": "captured", **own}),
-        "rora, packed rows, CUDA graph": (gpu_step, {"layers": LAYERS, "rows": "packed", "graph": "captured", **own}),
-    }
-    last = {"PEFT, compiled": (peft_step, {"layers": LAYERS, "compile": True})}
-    for name, values in (("dropout 0.05", {"dropout": 0.05}), ("rank 64", {"rank": 64}), ("rank 256", {"rank": 256}),
-                         ("rank 8", {"rank": 8})):
-        last[f"rora, {name}"] = (gpu_step, {"layers": LAYERS, **values, **own})
-        last[f"PEFT, {name}"] = (peft_step, {"layers": LAYERS, **values})
-    if command.cpu:
-        programs, last = {name: programs[name] for name in ("rora", "PEFT", "hand-written addmm")}, {}
-    runs, failed, left_out, rounds, longest = {name: [] for name in [*programs, *last]}, [], [], 0, 0.0
-
-    def run(name, program, values):
-        try:
-            runs[name].append(program(command, end - time.monotonic(), device, **{**sizes, **values}))
-        except Exception as error:
-            failed.append({"case": name, "wrong": [str(error)]})
-
-    while rounds < (1 if command.cpu else 3) and time.monotonic() + longest < end:
-        begin = time.monotonic()
-        for name, call in programs.items():
-            if rounds == 0 or name in ("rora", "PEFT"):
-                run(name, *call)
-        rounds += 1
-        pair = ("rora", "PEFT") if rounds == 1 else programs
-        longest = (time.monotonic() - begin) * (1.2 * len(pair) / len(programs) if rounds == 1 else 1.2)
-    for name, call in last.items():
-        begin = time.monotonic()
-        if begin + longest > end:
-            left_out.append(name)
-        else:
-            run(name, *call)
-    found = {"sizes": sizes, "layers": LAYERS, "fewer_layers": FEWER, "rounds": rounds, "failed": failed,
-             "left_out": left_out, "programs": {}}
-    for name, each in runs.items():
-        if each:
-            layers = {**programs, **last}[name][1]["layers"]
-            seconds = statistics.median(run["step_s"] for run in each)
-            found["programs"][name] = {"step_s": seconds, "of_rounds": [run["step_s"] for run in each],
-                                       "product_tflops": product_flops(sizes, layers) / seconds / 1e12,
-                                       "peak_bytes": each[0]["peak_bytes"]}
-    pairs = list(zip(runs["PEFT"], runs["rora"]))
-    if pairs:
-        found["times_pefts_speed"] = statistics.median(peft["step_s"] / rora["step_s"] for peft, rora in pairs)
-        if pairs[0][1]["peak_bytes"]:
-            found["of_pefts_memory"] = pairs[0][1]["peak_bytes"] / pairs[0][0]["peak_bytes"]
-    found["whole_model"] = extrapolated(found["programs"], sizes)
-    return found
-
-
-def extrapolated(programs, sizes):
-    """A step of all 32 layers, from the difference that layers make: not measured."""
-    seconds = {}
-    for name in ("rora", "PEFT"):
-        if name in programs and f"{name}, fewer layers" in programs:
-            few = programs[f"{name}, fewer layers"]["step_s"]
-            layer = (programs[name]["step_s"] - few) / (LAYERS - FEWER)
-            seconds[name] = few + (WHOLE - FEWER) * layer
-    if len(seconds) < 2:
-        return None
-    return {"note": f"{WHOLE} layers, extrapolated from {FEWER} and {LAYERS}", "step_s": seconds,
-            "product_tflops": {name: product_flops(sizes, WHOLE) / each / 1e12 for name, each in seconds.items()},
-            "times_pefts_speed": seconds["PEFT"] / seconds["rora"]}
+    return {"ok": not failed and not left_out, "complete": not left_out, "cases": len(comparisons),
+            "failures": len(failed), "failed": failed, "left_out": left_out, "comparisons": comparisons}
