@@ -32,6 +32,8 @@ def child(command, limit, environment=None, meanwhile=None):
                 if meanwhile:
                     meanwhile()
     finally:
+        if process.poll() is None:
+            ended(process)
         running.discard(process.pid)
 
 

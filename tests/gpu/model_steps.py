@@ -56,11 +56,12 @@ class Steps:
     """Programs that time a step each, one after the other while there is time. What is known of them is kept."""
 
     def __init__(self, command, section, limit, programs, layers):
-        self.command, self.section, self.programs, self.layers = command, section, programs, layers
+        self.command, self.section, self.programs = command, section, programs
+        self.layers = 2 if command.cpu else layers
         self.end = time.monotonic() + limit
         self.sizes = {**TINY, "steps": 3, "warmup": 1} if command.cpu else dict(LARGE)
         before = command.report.of(section)
-        self.found = {"sizes": self.sizes, "layers": layers, "programs": dict(before.get("programs", {})),
+        self.found = {"sizes": self.sizes, "layers": self.layers, "programs": dict(before.get("programs", {})),
                       "failed": list(before.get("failed", [])), "left_out": []}
 
     def known(self, name):
@@ -87,7 +88,7 @@ class Steps:
         if self.end - begin < self.needs(name):
             self.found["left_out"].append(name)
             return False
-        own = {**self.sizes, "layers": 2 if self.command.cpu else self.layers, **values}
+        own = {**self.sizes, "layers": self.layers, **values}
         if call is gpu_step and not self.command.cpu:
             own["init"] = "device"
         try:

@@ -1,6 +1,7 @@
 """The report of run.py as it grows: what each section has found, on disk as a whole file at any moment, so that a later
 call can go on from it."""
 
+import copy
 import datetime
 import hashlib
 import json
@@ -31,6 +32,13 @@ def library_of(build_folder):
     named = build_folder / "gpu" / "library"
     path = pathlib.Path(named.read_text().strip()) if named.exists() else None
     return {"sha256": digest(path) if path and path.exists() else None}
+
+
+def write_whole(path, text):
+    """To a file beside, which then takes the name: whoever is killed leaves the old one or the new one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
 class Report:
@@ -72,14 +80,11 @@ class Report:
 
     def keep(self, name, result):
         with self.lock:
-            self.found["sections"][name] = result
+            self.found["sections"][name] = copy.deepcopy(result)  # whose maker goes on with it
             self.write()
 
     def write(self):
-        """To a file beside, which then takes the report's name."""
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.found, indent=1) + "\n")
-        os.replace(beside, self.path)
+        write_whole(self.path, json.dumps(self.found, indent=1) + "\n")
 
 
 def finished(lines, start):

@@ -159,7 +159,8 @@ def step_table(section):
              f"{sizes['vocab']}, {sizes['batch']} × {sizes['seq']} tokens and rank {sizes['rank']} where nothing else "
              "stands.", "", "| program | step | tokens/s | frozen products | memory |", "|---|---|---|---|---|"]
     for name, each in section["programs"].items():
-        lines.append(f"| {name} | {1e3 * each['step_s']:.1f} ms | {each['tokens_per_s']:.0f} | "
+        rate = f"{each['tokens_per_s']:.0f}" if "tokens_per_s" in each else ""  # which older reports lack
+        lines.append(f"| {name} | {1e3 * each['step_s']:.1f} ms | {rate} | "
                      f"{each['product_tflops']:.0f} TFLOP/s | {gib(each['peak_bytes'])} |")
     return lines
 

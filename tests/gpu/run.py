@@ -187,6 +187,9 @@ def run(arguments):
             print(line)
     command.report = own
     call = Call(command, own)
+    unknown = set(arguments.only or ()) - {name for names in PARTS.values() for name in names}
+    if unknown:
+        print(f"there is no section {', '.join(sorted(unknown))}")
     own.keep("build", built)
     print(report.line("build", built), flush=True)
     for part in arguments.part:

@@ -20,7 +20,8 @@ BY_CUBLASLT = ("sum_of_products", "sum_of_products_", "low_rank_linear")
 
 
 def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    """Those that are written to their ends."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 class Command:
