@@ -197,8 +197,8 @@ def choice(forms, is_own):
     """
     if None in forms:
         return None
-    best = min(range(len(forms)), key=lambda number: forms[number])
-    return best if is_own[best] and forms[best] < FASTER * forms[0] else 0
+    best = min((number for number in range(len(forms)) if is_own[number]), key=lambda number: forms[number])
+    return best if forms[best] < FASTER * forms[0] else 0
 
 
 def name_of(shape):
