@@ -75,7 +75,8 @@ def line(name, result):
         return f"{name}: unavailable: {result['unavailable'][-200:]}"
     parts = [f"{name}:"]
     if "ok" in result:
-        parts.append("ok" if result["ok"] else "FAILED")
+        failed = result.get("failed") or result.get("report") or result.get("complete", True) or "error" in result
+        parts.append("ok" if result["ok"] else "FAILED" if failed else "not through yet,")
     if "cases" in result:
         parts.append(f"{result['cases']} cases, {result.get('failures', len(result['failed']))} failed")
     if "blocks" in result:
