@@ -18,6 +18,7 @@ PROGRAMS = {
     RORA: (gpu_step, {}),
     PEFT_ONE: (peft_step, ONE),
     RORA_ONE: (gpu_step, ONE),
+    "rora with room for B, 4 x 2048": (gpu_step, {"room": True}),
     "rora frozen, 4 x 2048": (gpu_step, {"frozen": True}),
     "rora DoRA, 4 x 2048": (gpu_step, {"dora": True}),
     "rora CUDA graph, 4 x 2048": (gpu_step, {"graph": "captured"}),
