@@ -7,6 +7,7 @@
 #include <rora/checkpoint/safetensors.h>
 #include <rora/model/pretrained.h>
 #include <rora/model/prepacked_weights.h>
+#include <rora/ops/cross_entropy.h>
 #include <rora/ops/prepacked_weight.h>
 
 #include <ATen/ATen.h>

@@ -106,7 +106,10 @@ TEST(LeaveRoomBesideWeights, ChangesNothingThatAModelComputesOrSaves) {
   projection.merge();
   projection.unmerge();
   EXPECT_TRUE(at::equal(model->forward(input), logits));
-  EXPECT_TRUE(at::equal(model->clone()->as<DecoderForCausalLMImpl>()->forward(input), logits));
+  const auto copy = std::dynamic_pointer_cast<ProjectionImpl>(projection.clone());
+  const at::Tensor x = at::randn({3, 16});
+  EXPECT_TRUE(at::equal(copy->forward(x), projection.forward(x)));
+  EXPECT_FALSE(copy->base().beside(8).defined());
 
   projection.weight.set_requires_grad(true);
   EXPECT_ANY_THROW(leave_room_beside_weights(model, 4));
