@@ -45,7 +45,7 @@ sweep() { # MODEL FLAGS
 
 case $name in
   scales)
-    sweep "$model" "${arithmetic[@]}" --methods lora,rora,dora --ranks 8,32,128 --lrs 1e-3,3e-3,1e-2 \
+    sweep "$model" "${arithmetic[@]}" --methods lora,rora,dora --ranks 8,32,128 --lrs 3e-4,1e-3,3e-3,1e-2 \
       --seeds 2 --max-steps 30
     ;;
   family)
