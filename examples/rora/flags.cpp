@@ -163,18 +163,16 @@ Flag Flags::add(const std::string& name, bool& value, const std::string& descrip
 }
 
 Flag Flags::add_choice(
-    const std::string& name, const std::vector<std::string>& names, const std::string& chosen,
-    std::function<void(size_t)> choose, const std::string& description) {
-  auto text = std::make_shared<std::string>(chosen);
-  values_.emplace_back(name, [text] { return Json(*text); });
+    const std::string& name, const std::vector<std::string>& names, const std::function<size_t()>& chosen,
+    const std::function<void(size_t)>& choose, const std::string& description) {
+  values_.emplace_back(name, [names, chosen] { return Json(names[chosen()]); });
   std::string list;
   for (const std::string& each : names) {
     list += (list.empty() ? "" : "|") + each;
   }
   CLI::Option* option = app_.add_option_function<std::string>(
       "--" + name,
-      [text, names, choose](const std::string& given) {
-        *text = given;
+      [names, choose](const std::string& given) {
         choose(static_cast<size_t>(std::find(names.begin(), names.end(), given) - names.begin()));
       },
       description);
@@ -184,7 +182,7 @@ Flag Flags::add_choice(
                                                                            : std::string();
       },
       ""));
-  return Flag(option->take_last()->default_str(chosen)->type_name(list));
+  return Flag(option->take_last()->default_str(names[chosen()])->type_name(list));
 }
 
 Flag Flags::choice(

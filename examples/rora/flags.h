@@ -86,13 +86,18 @@ class Flags {
       const std::string& name, T& value, const std::vector<std::pair<std::string, T>>& choices,
       const std::string& description) {
     std::vector<std::string> names;
-    size_t chosen = 0;
-    for (size_t i = 0; i < choices.size(); ++i) {
-      names.push_back(choices[i].first);
-      chosen = choices[i].second == value ? i : chosen;
+    for (const auto& choice : choices) {
+      names.push_back(choice.first);
     }
+    const auto chosen = [&value, choices] { // asked for when it is written down: the value may be settled after parsing
+      size_t found = 0;
+      for (size_t i = 0; i < choices.size(); ++i) {
+        found = choices[i].second == value ? i : found;
+      }
+      return found;
+    };
     return add_choice(
-        name, names, names[chosen], [&value, choices](size_t i) { value = choices[i].second; }, description);
+        name, names, chosen, [&value, choices](size_t i) { value = choices[i].second; }, description);
   }
 
   /// One of several names, or `help`, which prints each with its line and ends the program.
@@ -120,8 +125,8 @@ class Flags {
   template <typename T>
   Flag add_optional(const std::string& name, std::optional<T>& value, const std::string& description, const char* type);
   Flag add_choice(
-      const std::string& name, const std::vector<std::string>& names, const std::string& chosen,
-      std::function<void(size_t)> choose, const std::string& description);
+      const std::string& name, const std::vector<std::string>& names, const std::function<size_t()>& chosen,
+      const std::function<void(size_t)>& choose, const std::string& description);
 
   CLI::App& app_;
   std::vector<std::pair<std::string, std::function<Json()>>> values_;
