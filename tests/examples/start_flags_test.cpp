@@ -238,7 +238,9 @@ TEST(Methods, RefuseWhatContradictsThemOrReachesNothing) {
   refused({"--method", "dora", "--scaling", "rank-stabilized"}, "--scaling: --method dora says it already");
   refused({"--method", "prefix", "--alpha", "8"}, "--alpha: --method prefix has none");
   for (const char* method : {"prefix", "lora-sb"}) {
-    refused({"--method", method, "--lr-ratio-b", "4"}, "--lr-ratio-b: neither a B nor a magnitude is trained");
+    refused(
+        {"--method", method, "--rank", "4", "--lr-ratio-b", "4"},
+        "--lr-ratio-b: neither a B nor a magnitude is trained");
   }
 }
 
