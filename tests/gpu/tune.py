@@ -32,7 +32,7 @@ from progress import HERE, library_of, write_whole
 
 ROOT = HERE.parents[1]
 TABLE = ROOT / "src" / "ops" / "cuda" / "tuned_sums.inc"
-# By number in the table: the name, and RORA_CUDA_SUM. What is no form's name there asks for GEMMs.
+# By number in the table: the name, and RORA_CUDA_SUM. Unset, that would take the table itself.
 FORMS = (("a GEMM each", "gemms"), ("128x128", "128x128"), ("128x256", "128x256"))
 RANKS = (16, 64, 8, 32, 128, 256)
 PROJECTIONS = ((4096, 14336), (14336, 4096), (4096, 4096), (4096, 1024), (4096, 6144), (4096, 28672))  # in, out
