@@ -8,6 +8,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/checkpoint/file.h>
+#include <rora/training/memory_bound.h>
 #include <rora/training/memory_estimate.h>
 
 #include <algorithm>
@@ -71,15 +72,15 @@ Json data_json(const Dataset& data) {
       {"skipped", data.skipped}};
 }
 
-/// The parameters that are trained and the memory that it will need, in MiB.
-void print_plan(
+/// Prints the parameters that are trained and the memory that it will need, in MiB.
+MemoryEstimate print_plan(
     const CausalLM& model, const Trainer& trainer, const TrainingFlags& flags,
     const std::vector<std::shared_ptr<TrainingHook>>& hooks) {
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(trainer.examples(), flags.trainer_options().batches());
   std::cout << "trained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
             << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
-            << " tokens\nmemory of tensors (MiB); LibTorch itself and pages that the allocator keeps come on top:\n";
+            << " tokens\nmemory of tensors (MiB), and of the whole process but for its data:\n";
   int64_t state = trainer.optimizer().state_bytes();
   for (const auto& hook : hooks) {
     state += hook->state_bytes(trainer.parameters());
@@ -99,6 +100,7 @@ void print_plan(
   row("activations", estimate.activations);
   row("temporaries", estimate.temporaries);
   row("total", estimate.total());
+  row("with LibTorch itself", estimate.process());
   std::cout << "kept for backward (bytes a token):\n";
   for (const KeptForBackward& each : estimate.kept) {
     if (each.bytes > 0) {
@@ -108,6 +110,7 @@ void print_plan(
     }
   }
   std::cout << std::flush;
+  return estimate;
 }
 
 /// Its shape and its first row's ids and labels, and text where there is a tokenizer.
@@ -212,7 +215,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   const Json eval_counts = training->eval_data.empty() ? Json(nullptr) : data_json(data.eval);
   Trainer trainer(model, std::move(data.train.examples), training->trainer_options());
   training->check_reach(trainer.parameters());
-  print_plan(model, trainer, *training, hooks);
+  const MemoryEstimate memory = print_plan(model, trainer, *training, hooks);
   if (!training->eval_data.empty()) {
     trainer.set_validation(std::move(data.eval.examples));
   }
@@ -244,7 +247,11 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   }
   TrainingProgress progress(trainer.total_steps(), restored);
   Totals totals;
+  MemoryBound bound(memory.process(), memory.activations + memory.temporaries);
   trainer.set_callback([&](const StepMetrics& metrics) {
+    if (model->device().is_cpu()) {
+      bound.keep();
+    }
     if (metrics.tokens == 0) { // a validation that an earlier process left off
       patience.insist([&] { folder.add_validation(*metrics.eval_loss); });
       return;

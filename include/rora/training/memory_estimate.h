@@ -25,8 +25,8 @@ struct KeptForBackward {
   int64_t bytes = 0; ///< a token that has a label, of all layers; of others, the last layer's MLP keeps nothing
 };
 
-/// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, some
-/// 370 MiB, and pages that the C library's allocator does not give back, most where batches have many lengths.
+/// Bytes of the tensors that training a model will need, by what they hold. A process takes more: LibTorch itself, and
+/// pages that the C library's allocator does not give back, most where batches have many lengths (`MemoryBound`).
 struct MemoryEstimate {
   int64_t weights = 0; ///< frozen, mapped from the file or not
   int64_t packed = 0; ///< frozen weights once more, as the CPU's products read them
@@ -39,8 +39,15 @@ struct MemoryEstimate {
   /// What stands beside them for a while: logits of a chunk of labelled tokens or, if more, a layer's gradients.
   int64_t temporaries = 0;
 
+  /// LibTorch and its libraries, as measured with LibTorch 2.11 on the CPU.
+  static constexpr int64_t kProgram = int64_t{370} << 20;
+
   int64_t total() const {
     return weights + packed + trained + gradients + optimizer + best + activations + temporaries;
+  }
+  /// What the whole process needs, but for its data.
+  int64_t process() const {
+    return total() + kProgram;
   }
 };
 
