@@ -2,6 +2,7 @@
 
 #include <rora/adapters/peft_folder.h>
 #include <rora/model/prepacked_weights.h>
+#include <rora/ops/busy_machine_guard.h>
 #include <rora/ops/prepacked_weight.h>
 
 #include <ATen/Context.h>
@@ -78,6 +79,7 @@ void ModelFlags::use_threads() const {
   if (threads > 0) {
     at::set_num_threads(static_cast<int>(threads));
   }
+  static const ops::BusyMachineGuard guard;
 }
 
 at::Device ModelFlags::open_device() const {

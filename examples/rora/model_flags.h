@@ -39,7 +39,7 @@ struct ModelFlags {
   /// How the folder's weights are taken in: --no-mmap and --infer-widths.
   void add_loading(Flags& flags);
 
-  /// Sets the number of threads, if one was asked for.
+  /// Sets the number of threads, if one was asked for; from then on they wait as it suits the machine's load.
   void use_threads() const;
   /// Throws `UsageError` for CUDA where there is none.
   at::Device open_device() const;
