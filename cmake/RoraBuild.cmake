@@ -22,10 +22,12 @@ if(PROJECT_IS_TOP_LEVEL)
 
   # The sloppiness lets ccache store what a precompiled header went into.
   find_program(CCACHE_PROGRAM ccache)
-  if(CCACHE_PROGRAM AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
-    set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
-        CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime "${CCACHE_PROGRAM}")
-  endif()
+  foreach(language CXX CUDA)
+    if(CCACHE_PROGRAM AND NOT DEFINED CMAKE_${language}_COMPILER_LAUNCHER)
+      set(CMAKE_${language}_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
+          CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime "${CCACHE_PROGRAM}")
+    endif()
+  endforeach()
 endif()
 
 # rora_set_compile_options(TARGET): warnings, and -fPIC spelled out for libraries and executables alike, so that one
