@@ -4,6 +4,8 @@
 #include <cstring>
 #if defined(RORA_X86_KERNELS)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace rora::kernels {
@@ -18,9 +20,30 @@ extern const Kernels table;
 namespace avx512 {
 extern const Kernels table;
 }
+namespace amx {
+extern const Kernels table;
+}
+namespace amx_emulated {
+extern const Kernels table;
+}
 #endif
 
 namespace {
+
+#if defined(RORA_X86_KERNELS)
+/// Whether the processor multiplies bfloat16 on a matrix unit.
+bool has_matrix_unit() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAmxTiles = 1u << 24, kAmxBFloat16 = 1u << 22;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxTiles) != 0 && (d & kAmxBFloat16) != 0;
+}
+
+/// Asks Linux for the tiles, which threads do not have by themselves.
+bool may_use_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 struct Available {
   Available() {
@@ -34,8 +57,17 @@ struct Available {
     }
 #endif
     tables[count++] = &baseline::table;
+#if defined(RORA_X86_KERNELS)
+    // Only for who asks for them: no such processor has run them yet, and whether they beat oneDNN is not known.
+    if (tables[0] == &avx512::table) {
+      if (has_matrix_unit() && may_use_tiles()) {
+        tables[count++] = &amx::table;
+      }
+      tables[count++] = &amx_emulated::table;
+    }
+#endif
   }
-  const Kernels* tables[3] = {};
+  const Kernels* tables[5] = {};
   int64_t count = 0;
 };
 
@@ -62,16 +94,13 @@ const Kernels& kernels() {
 }
 
 bool leads_products(Type type) {
-  static const bool has_matrix_units = [] {
 #if defined(RORA_X86_KERNELS)
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    constexpr unsigned kAmxBFloat16 = 1u << 22;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBFloat16) != 0;
+  const bool has_own = &kernels() == &amx::table || &kernels() == &amx_emulated::table;
+  static const bool gives_away = has_matrix_unit() && !has_own;
 #else
-    return false;
+  static const bool gives_away = false;
 #endif
-  }();
-  return kernels().product != nullptr && !(type == Type::kBFloat16 && has_matrix_units);
+  return kernels().product != nullptr && !(type == Type::kBFloat16 && gives_away);
 }
 
 const Kernels* const* all_kernels(int64_t& count) {

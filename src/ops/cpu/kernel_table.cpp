@@ -38,7 +38,14 @@ RORA_BY_TYPE(product, ProductParameters)
 RORA_BY_TYPE(pack_panels, PackParameters)
 
 int64_t panel_columns_by_type(Type type, int64_t columns) {
-  return type == Type::kDouble ? panel_columns<double>(columns) : panel_columns<float>(columns);
+  switch (type) {
+    case Type::kDouble:
+      return panel_columns<double>(columns);
+    case Type::kBFloat16:
+      return panel_columns<BFloat16>(columns);
+    default:
+      return panel_columns<float>(columns);
+  }
 }
 #endif
 
@@ -57,7 +64,7 @@ const Kernels table {
   .cross_entropy = cross_entropy_by_type, .dropout = dropout_by_type, .column_sum = column_sum_by_type,
 #if defined(__AVX512BF16__)
   .product = product_by_type, .pack_panels = pack_panels_by_type, .panel_columns = panel_columns_by_type,
-  .tile_rows = kProductRows<1>,
+  .tile_rows = kHasMatrixUnit ? 2 * kUnitSide * 3 : kProductRows<1>,
 #endif
 };
 

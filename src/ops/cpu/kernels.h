@@ -90,14 +90,15 @@ struct Kernels {
 };
 
 /// Those of the best instruction set that both the build and this processor have.
-/// RORA_CPU_CAPABILITY=baseline|avx2|avx512 in the environment asks for a lesser one.
+/// RORA_CPU_CAPABILITY=baseline|avx2|avx512 in the environment asks for a lesser one, and amx for products of bfloat16
+/// on tiles of the matrix unit; amx_emulated has that unit's instructions as loops, for tests.
 const Kernels& kernels();
 
 /// Whether `product` is there and the better one for `type`: a processor with matrix units (AMX) gives bfloat16 to
-/// oneDNN.
+/// oneDNN, unless RORA_CPU_CAPABILITY=amx asks for tiles of our own.
 bool leads_products(Type type);
 
-/// All that can run here, the best first: for tests.
+/// All that can run here, for tests: the best first, and last what is only for who asks for it.
 const Kernels* const* all_kernels(int64_t& count);
 
 } // namespace rora::kernels

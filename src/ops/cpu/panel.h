@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "matrix_unit.h"
 #include "tile.h"
 
 #include <type_traits>
@@ -15,12 +16,19 @@ using Factor = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
 template <class T>
 constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
 
-/// Columns of a panel of a result that has `columns`: three registers, or four where there are few columns and four
-/// alone divide them into an even count of panels. Few panels that two threads cannot share by columns would cost most:
-/// each packs all of them for its half of the rows.
+/// Whether products of T run on the matrix unit.
+template <class T>
+constexpr bool kOnMatrixUnit = kHasMatrixUnit&& std::is_same_v<T, BFloat16>;
+
+/// Columns of a panel of a result that has `columns`. For the matrix unit four registers, two tiles twice. Else three
+/// registers, or four where there are few columns and four alone divide them into an even count of panels: few panels
+/// that two threads cannot share by columns would cost most, as each packs all of them for its half of the rows.
 template <class T>
 int64_t panel_columns(int64_t columns) {
   constexpr int64_t kRegister = kLanes<wide_t<T>>, kFew = 32 * kRegister;
+  if (kOnMatrixUnit<T>) {
+    return 4 * kRegister;
+  }
   const bool four = columns <= kFew && columns % (2 * 3 * kRegister) != 0 && columns % (2 * 4 * kRegister) == 0;
   return (four ? 4 : 3) * kRegister;
 }
@@ -122,6 +130,26 @@ void pack_columns(const X* x, int64_t ldx, int64_t depth, const Panel<T>& panel,
     transpose(
         static_cast<const W*>(square), stride, reinterpret_cast<W*>(panel.packed) + n * kLanes<W>, panel.stride(),
         kLanes<W>, factors);
+  }
+}
+
+/// The panel's columns one after another: its transpose `[stride, factors]`.
+template <class T>
+void to_rows(const Panel<T>& panel, int64_t factors, Factor<T>* rows) {
+  // Twos are moved as the floats whose bits they are.
+  using W = wide_t<T>;
+  const W* from = reinterpret_cast<const W*>(panel.packed);
+  W* to = reinterpret_cast<W*>(rows);
+  const int64_t whole = factors - factors % kLanes<W>;
+  for (int64_t column = 0; column < panel.stride(); column += kLanes<W>) {
+    for (int64_t k = 0; k < whole; k += kLanes<W>) {
+      transpose_square(from + k * panel.stride() + column, panel.stride(), to + column * factors + k, factors);
+    }
+    for (int64_t k = whole; k < factors; ++k) {
+      for (int64_t i = column; i < column + kLanes<W>; ++i) {
+        to[i * factors + k] = from[k * panel.stride() + i];
+      }
+    }
   }
 }
 
