@@ -79,8 +79,7 @@ MemoryEstimate print_plan(
   const auto counts = count_parameters(*model);
   const BatchShape batch = largest_batch(trainer.examples(), flags.trainer_options().batches());
   std::cout << "trained parameters: " << counts.trainable << " of " << counts.total << " (" << fixed(counts.share(), 4)
-            << "%)\nlargest batch: " << batch.rows << " x " << batch.seq
-            << " tokens\nmemory of tensors (MiB), and of the whole process but for its data:\n";
+            << "%)\nlargest batch: " << batch.rows << " x " << batch.seq << " tokens\nmemory of tensors (MiB):\n";
   int64_t state = trainer.optimizer().state_bytes();
   for (const auto& hook : hooks) {
     state += hook->state_bytes(trainer.parameters());
@@ -100,7 +99,9 @@ MemoryEstimate print_plan(
   row("activations", estimate.activations);
   row("temporaries", estimate.temporaries);
   row("total", estimate.total());
-  row("with LibTorch itself", estimate.process());
+  if (model->device().is_cpu()) {
+    row("of the process, without data", estimate.process());
+  }
   std::cout << "kept for backward (bytes a token):\n";
   for (const KeptForBackward& each : estimate.kept) {
     if (each.bytes > 0) {
@@ -250,7 +251,7 @@ int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
   MemoryBound bound(memory.process(), memory.activations + memory.temporaries);
   trainer.set_callback([&](const StepMetrics& metrics) {
     if (model->device().is_cpu()) {
-      bound.keep();
+      bound.enforce();
     }
     if (metrics.tokens == 0) { // a validation that an earlier process left off
       patience.insist([&] { folder.add_validation(*metrics.eval_loss); });

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <utility>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -27,12 +28,14 @@ int64_t resident_bytes() {
 
 MemoryBound::MemoryBound(int64_t process, int64_t step) : bound_(with_margin(process)), step_(step) {}
 
-bool MemoryBound::keep() {
+bool MemoryBound::enforce() {
 #if defined(__GLIBC__)
-  if (resident_bytes() <= bound_) {
+  const bool has_asked = std::exchange(has_asked_, resident_bytes() > bound_);
+  if (!has_asked_) {
     return false;
   }
   malloc_trim(0);
+  step_ = has_asked ? 2 * step_ : step_;
   bound_ = std::max(bound_, with_margin(resident_bytes() + step_));
   return true;
 #else
