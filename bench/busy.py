@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compare what other processes do to a training step of rora and to PEFT's, on a machine where nothing else runs.
 
-In each of `--rounds` rounds, with none, one and two processes beside that do nothing but run, each command once. How many
-times as long as in the same round with none beside is the slowdown; the fair one is (threads + processes) / processors,
-where the threads have had their share of the processors and nothing was lost. Medians over the rounds.
+In each of `--rounds` rounds every command runs once with none, with one and with two processes beside it that do nothing
+but run. The slowdown is how many times as long a step takes as in the same round with none beside. The fair one, where the
+threads have had their share of the processors and nothing was lost, is (threads + processes) / processors, or 1. Medians
+over the rounds.
 
     bench/busy.py --rora build/default/bin/rora --model SmolLM2-135M-Instruct --output bench/results/NAME.json
 
@@ -23,13 +24,21 @@ import time
 import step
 
 RANK_16 = ["--dtype", "bfloat16", "--rank", "16"]
-BUSY = "import time\nwhile True: pass"
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6):
+        pass
+"""
 
 
 @contextlib.contextmanager
 def busy_processes(count):
-    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    processes = []
     try:
+        for _ in range(count):
+            processes.append(subprocess.Popen([sys.executable, "-c", BUSY]))
         time.sleep(1)
         yield
     finally:
