@@ -79,7 +79,11 @@ void ModelFlags::use_threads() const {
   if (threads > 0) {
     at::set_num_threads(static_cast<int>(threads));
   }
-  static const ops::BusyMachineGuard guard;
+  if (at::get_num_threads() > 1) {
+    // Never deleted: libgomp ends the process on the guard's own thread where the system gives it no threads.
+    static const auto* const guard = new ops::BusyMachineGuard();
+    static_cast<void>(guard);
+  }
 }
 
 at::Device ModelFlags::open_device() const {

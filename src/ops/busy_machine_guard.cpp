@@ -3,14 +3,12 @@
 #include "cpu/processor_time.h"
 #include "cpu/spare_threads.h"
 
-#include <ATen/Parallel.h>
-
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <optional>
-#include <system_error>
 #include <thread>
 
 namespace rora::ops {
@@ -33,24 +31,33 @@ class BusyMachineGuard::Watch {
  private:
   void run() {
     constexpr std::chrono::milliseconds kWindow(200);
-    constexpr int64_t kNanoseconds = std::chrono::nanoseconds(kWindow).count();
+    using Clock = std::chrono::steady_clock;
     detail::BusyJudge judge;
     std::optional<detail::SpareThreads> spare;
-    std::unique_lock lock(mutex_);
-    while (const auto time = detail::read_processor_time()) {
-      is_busy = judge.look(*time, kNanoseconds);
-      if (!is_busy) {
-        spare.reset();
-      } else if (!spare) {
-        try {
-          spare.emplace(at::get_num_threads());
-        } catch (const std::system_error&) { // no more threads: they spin on, and the next window tries again
+    auto last = Clock::now();
+    do {
+      try {
+        const detail::ProcessorTimes times = detail::read_processor_times();
+        if (times.empty()) {
+          continue;
         }
+        const auto now = Clock::now();
+        is_busy = judge.look(times, std::chrono::nanoseconds(now - last).count());
+        last = now;
+        if (!is_busy) {
+          spare.reset();
+        } else if (!spare) {
+          spare.emplace();
+        }
+      } catch (const std::exception&) { // no memory or no more threads: they spin on, and the next window tries again
       }
-      if (done_.wait_for(lock, kWindow, [this] { return is_done_; })) {
-        return;
-      }
-    }
+    } while (!is_over(kWindow));
+  }
+
+  /// Waits for the end, but no longer than for `window`.
+  bool is_over(std::chrono::milliseconds window) {
+    std::unique_lock lock(mutex_);
+    return done_.wait_for(lock, window, [this] { return is_done_; });
   }
 
   std::mutex mutex_;

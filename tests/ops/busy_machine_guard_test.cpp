@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +20,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <optional>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -27,7 +28,7 @@ namespace rora::ops {
 namespace {
 
 using detail::BusyJudge;
-using detail::ProcessorTime;
+using detail::ProcessorTimes;
 using detail::SpareThreads;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -35,53 +36,57 @@ using std::chrono::steady_clock;
 
 constexpr int64_t kWindow = 200'000'000;
 
-/// Looks at `windows` windows in which threads ran and waited for so many of every 100 nanoseconds.
-bool look(BusyJudge& judge, ProcessorTime& time, int64_t ran, int64_t waited, int windows) {
+/// Looks at `windows` windows in which a thread ran and waited for so many of every 100 nanoseconds, beside one that
+/// ran all the time.
+bool look(BusyJudge& judge, ProcessorTimes& times, int64_t ran, int64_t waited, int windows) {
   bool is_busy = false;
   for (int i = 0; i < windows; ++i) {
-    time.ran += ran * kWindow / 100;
-    time.waited += waited * kWindow / 100;
-    is_busy = judge.look(time, kWindow);
+    times["1"].ran += kWindow;
+    times["2"].ran += ran * kWindow / 100;
+    times["2"].waited += waited * kWindow / 100;
+    is_busy = judge.look(times, kWindow);
   }
   return is_busy;
 }
 
-TEST(BusyJudge, IsBusyFromATenthOfTheTimeAndCalmAfterFiveSecondsBelowATwentieth) {
+TEST(BusyJudge, GoesByTheThreadThatWaitedLongest) {
   BusyJudge judge;
-  ProcessorTime time;
-  EXPECT_FALSE(look(judge, time, 190, 10, 50));
-  EXPECT_FALSE(look(judge, time, 184, 16, 50)); // neither
-  EXPECT_TRUE(look(judge, time, 180, 21, 1));
-  EXPECT_TRUE(look(judge, time, 184, 16, 50)); // stays as it was
-  EXPECT_TRUE(look(judge, time, 196, 4, 24));
-  EXPECT_TRUE(look(judge, time, 184, 16, 1)); // counts anew
-  EXPECT_TRUE(look(judge, time, 196, 4, 24));
-  EXPECT_FALSE(look(judge, time, 196, 4, 1));
+  ProcessorTimes times;
+  EXPECT_FALSE(look(judge, times, 95, 5, 50));
+  EXPECT_FALSE(look(judge, times, 90, 10, 50)); // neither
+  EXPECT_TRUE(look(judge, times, 80, 20, 1));
+  EXPECT_TRUE(look(judge, times, 90, 10, 50)); // stays as it was
+  EXPECT_TRUE(look(judge, times, 95, 5, 24));
+  EXPECT_TRUE(look(judge, times, 90, 10, 1)); // counts anew
+  EXPECT_TRUE(look(judge, times, 95, 5, 24));
+  EXPECT_FALSE(look(judge, times, 95, 5, 1));
 }
 
-TEST(BusyJudge, LearnsNothingFromAProcessThatSleepsNorFromAThreadThatEnded) {
+TEST(BusyJudge, LearnsNothingFromWhatWasBeforeNorFromThreadsThatSleepOrEnd) {
   BusyJudge judge;
-  ProcessorTime time;
-  EXPECT_FALSE(look(judge, time, 1, 5, 50));
-  EXPECT_TRUE(look(judge, time, 50, 50, 1));
-  EXPECT_TRUE(look(judge, time, 1, 0, 50));
-  EXPECT_TRUE(look(judge, time, -50, -50, 1));
+  ProcessorTimes times{{"1", {kWindow, 50 * kWindow}}};
+  EXPECT_FALSE(judge.look(times, kWindow));
+  EXPECT_FALSE(look(judge, times, 1, 5, 50));
+  EXPECT_TRUE(look(judge, times, 50, 50, 1));
+  EXPECT_TRUE(judge.look({}, kWindow));
+  EXPECT_TRUE(judge.look({{"3", {0, kWindow}}}, kWindow));
 }
 
-TEST(ProcessorTime, IsTheSumOverTheThreadsAndNothingWhereTheSystemDoesNotTell) {
+TEST(ProcessorTimes, AreThoseOfThreadsThatRanAndNoneWhereTheSystemDoesNotTell) {
   const std::filesystem::path tasks = std::filesystem::path(::testing::TempDir()) / "tasks_of_processor_time";
   std::filesystem::remove_all(tasks);
-  EXPECT_FALSE(detail::read_processor_time(tasks));
-  for (const char* const thread : {"1", "2", "3"}) {
+  EXPECT_TRUE(detail::read_processor_times(tasks).empty());
+  for (const char* const thread : {"1", "2", "3", "4"}) {
     std::filesystem::create_directories(tasks / thread);
   }
-  EXPECT_FALSE(detail::read_processor_time(tasks));
+  std::ofstream(tasks / "2" / "schedstat") << "0 0 0\n";
+  EXPECT_TRUE(detail::read_processor_times(tasks).empty());
   std::ofstream(tasks / "1" / "schedstat") << "10 20 3\n";
   std::ofstream(tasks / "3" / "schedstat") << "100 200 3\n";
-  const std::optional<ProcessorTime> time = detail::read_processor_time(tasks);
-  ASSERT_TRUE(time);
-  EXPECT_EQ(time->ran, 110);
-  EXPECT_EQ(time->waited, 220);
+  const ProcessorTimes times = detail::read_processor_times(tasks);
+  ASSERT_EQ(times.size(), 2u);
+  EXPECT_EQ(times.at("1").ran, 10);
+  EXPECT_EQ(times.at("3").waited, 200);
   std::filesystem::remove_all(tasks);
 }
 
@@ -103,15 +108,14 @@ void sleep_after_a_parallel_region() {
 }
 
 TEST(SpareThreads, LetTheOthersSleepAtOnce) {
-  const int used = at::get_num_threads();
-  if (used < 2 || std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr ||
-      std::getenv("OMP_NUM_THREADS") != nullptr) {
+  if (at::get_num_threads() < 2 || std::getenv("GOMP_SPINCOUNT") != nullptr ||
+      std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("OMP_NUM_THREADS") != nullptr) {
     GTEST_SKIP() << "one thread, or the environment says how threads wait";
   }
   int64_t spun = 0, slept = seconds(1) / std::chrono::nanoseconds(1);
   for (int i = 0; i < 20; ++i) {
     spun = std::max(spun, processor_time_of(sleep_after_a_parallel_region));
-    const SpareThreads spare(used);
+    const SpareThreads spare;
     sleep_after_a_parallel_region(); // begins to spin before the spare threads are counted
     slept = std::min(slept, processor_time_of(sleep_after_a_parallel_region));
   }
@@ -132,8 +136,12 @@ class BusyProcesses {
   BusyProcesses() {
     for (unsigned i = 0; i < 2 * std::thread::hardware_concurrency(); ++i) {
       const pid_t child = fork();
+      if (child < 0) {
+        ADD_FAILURE() << "no process can be had";
+        return;
+      }
       if (child == 0) {
-        alarm(120); // should the test be killed
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         run_forever();
       }
       children_.push_back(child);
@@ -150,14 +158,23 @@ class BusyProcesses {
   std::vector<pid_t> children_;
 };
 
-TEST(BusyMachineGuard, IsBusyWhereOtherProcessesWantTheProcessors) {
-  if (!detail::read_processor_time()) {
+int64_t threads_of_this_process() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+TEST(BusyMachineGuard, HoldsSpareThreadsWhereOtherProcessesWantTheProcessors) {
+  if (detail::read_processor_times().empty()) {
     GTEST_SKIP() << "this system does not tell how long threads wait";
   }
   const BusyProcesses others;
+  detail::parallel_for(1000, 1, [](int64_t, int64_t) {}); // the threads that compute
+  const int64_t before = threads_of_this_process();
   const BusyMachineGuard guard;
   const auto end = steady_clock::now() + seconds(60);
-  while (!guard.is_busy() && steady_clock::now() < end) {
+  // Beside the guard's own.
+  const auto has_spare_threads = [&] { return threads_of_this_process() > before + 1; };
+  while (!(guard.is_busy() && has_spare_threads()) && steady_clock::now() < end) {
     detail::parallel_for(1000, 1, [](int64_t begin, int64_t stop) {
       std::atomic<int64_t> n = 0;
       while (n.fetch_add(1, std::memory_order_relaxed) < (stop - begin) * 100) {
@@ -165,6 +182,7 @@ TEST(BusyMachineGuard, IsBusyWhereOtherProcessesWantTheProcessors) {
     });
   }
   EXPECT_TRUE(guard.is_busy());
+  EXPECT_TRUE(has_spare_threads());
 }
 
 TEST(BusyMachineGuard, EndsAtOnce) {

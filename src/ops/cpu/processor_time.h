@@ -2,31 +2,36 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
+#include <map>
+#include <string>
 
 namespace rora::ops::detail {
 
-/// What the threads of a process have had of the processors, in nanoseconds.
+/// What a thread has had of the processors, in nanoseconds.
 struct ProcessorTime {
   int64_t ran = 0;
   int64_t waited = 0; ///< Ready to run, while another had the processor.
 };
 
-/// The sum over all threads that there are now, or nothing where the system does not tell. `tasks` is Linux's folder of
-/// a process's threads, each with a file `schedstat`.
-std::optional<ProcessorTime> read_processor_time(const std::filesystem::path& tasks = "/proc/self/task");
+/// By a thread's number.
+using ProcessorTimes = std::map<std::string, ProcessorTime>;
 
-/// Tells from one look after another whether the machine is busy.
+/// Of all threads that have run; none where the system does not tell. `tasks` is Linux's folder of a process's threads,
+/// each with a file `schedstat`.
+ProcessorTimes read_processor_times(const std::filesystem::path& tasks = "/proc/self/task");
+
+/// Tells from one look after another whether the machine is busy: by the thread that waited longest, as the others wait
+/// for it in turn.
 class BusyJudge {
  public:
-  /// Takes the sum as of now and `window`, the nanoseconds since the last call. Returns whether the machine is busy.
-  bool look(const ProcessorTime& now, int64_t window);
+  /// Takes the times as of now and `window`, the nanoseconds since the last call. Returns whether the machine is busy.
+  bool look(const ProcessorTimes& now, int64_t window);
 
  private:
-  static constexpr double kBusyShare = 0.10, kCalmShare = 0.05;
+  static constexpr double kBusyShare = 0.15, kCalmShare = 0.08;
   static constexpr int64_t kCalmNanoseconds = 5'000'000'000;
 
-  ProcessorTime last_;
+  ProcessorTimes last_;
   int64_t calm_for_ = 0;
   bool is_busy_ = false;
 };

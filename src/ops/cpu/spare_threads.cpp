@@ -1,14 +1,51 @@
 // Compiled with OpenMP.
 #include "spare_threads.h"
 
-#include <algorithm>
+#include <vector>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
 namespace rora::ops::detail {
+namespace {
 
-SpareThreads::SpareThreads(int used) : first_(&SpareThreads::hold, this, used) {
+/// One more than there are processors: libgomp counts a team but for its first thread, and the program's first thread.
+int team_size() {
+#if defined(_OPENMP)
+  return omp_get_num_procs() + 1;
+#else
+  return 1;
+#endif
+}
+
+/// Throws where so many threads cannot be had: libgomp would end the process.
+void try_threads(int count) {
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  const auto join = [&] {
+    lock.unlock();
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+  };
+  try {
+    for (int i = 0; i < count; ++i) {
+      threads.emplace_back([&mutex] { const std::lock_guard wait(mutex); }); // all there at once
+    }
+  } catch (...) {
+    join();
+    throw;
+  }
+  join();
+}
+
+} // namespace
+
+SpareThreads::SpareThreads() {
+  const int count = team_size();
+  try_threads(count);
+  first_ = std::thread(&SpareThreads::hold, this, count);
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return are_there_; });
 }
@@ -22,11 +59,9 @@ SpareThreads::~SpareThreads() {
   first_.join();
 }
 
-void SpareThreads::hold([[maybe_unused]] int used) {
+void SpareThreads::hold([[maybe_unused]] int count) {
 #if defined(_OPENMP)
-  // libgomp counts a team but for its first thread, and the program's first thread once.
-  const int team = std::max(2, omp_get_num_procs() - used + 2);
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(count)
   {
     [[maybe_unused]] const int thread = omp_get_thread_num(); // a region without a statement may be left out
   }

@@ -6,18 +6,18 @@
 
 namespace rora::ops::detail {
 
-/// As many OpenMP threads, all asleep, as make more of them than there are processors. As long as there are, GNU's
-/// libgomp lets every thread spin a hundred times in place of 300,000 before it sleeps (its manual, GOMP_SPINCOUNT).
+/// More OpenMP threads than there are processors, all asleep. As long as there are, GNU's libgomp lets every thread
+/// spin a hundred times in place of 300,000 before it sleeps (its manual, GOMP_SPINCOUNT).
 class SpareThreads {
  public:
-  /// Beside `used` threads that compute. Throws `std::system_error` where the system gives no more.
-  explicit SpareThreads(int used);
+  /// Throws `std::system_error` where the system does not give so many.
+  SpareThreads();
   ~SpareThreads();
   SpareThreads(const SpareThreads&) = delete;
   SpareThreads& operator=(const SpareThreads&) = delete;
 
  private:
-  void hold(int used);
+  void hold(int count);
 
   std::mutex mutex_;
   std::condition_variable changed_;
