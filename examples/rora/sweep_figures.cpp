@@ -64,16 +64,28 @@ std::string with_alpha(const SweepReport& report, const AlphaRule& alpha) {
   return report.axes.alphas.size() > 1 ? ", α = " + alpha.text() : "";
 }
 
+/// Whether figures of a metric have the methods side by side, as there is no line over several ranks.
+bool are_side_by_side(const SweepReport& report) {
+  return report.axes.ranks.size() == 1 && report.axes.methods.size() > 1;
+}
+
 /// A metric against the rank for each method, at the rate `lr` or, without one, at each one's best.
 std::string by_rank(
     const SweepReport& report, const AlphaRule& alpha, const Metric& metric, const std::optional<double>& lr) {
   const std::string where = lr ? "at the rate " + rate_text(*lr) : "at each one's best rate";
-  Figure figure = small_figure(metric.name + " against the rank " + where, "rank", metric.name);
-  figure.x.logarithmic = true;
+  const bool by_method = are_side_by_side(report);
+  const std::string against = by_method ? "the method" : "the rank";
+  Figure figure = small_figure(
+      metric.name + " against " + against + " " + where, by_method ? "method, as the legend counts them" : "rank",
+      metric.name);
+  figure.x.logarithmic = !by_method;
   figure.y.percent = metric.is_share;
   figure.legend = method_legend(report);
-  for (const int64_t rank : report.axes.ranks) {
+  for (const int64_t rank : by_method ? std::vector<int64_t>{} : report.axes.ranks) {
     figure.x.ticks.push_back(static_cast<double>(rank));
+  }
+  for (size_t i = 0; by_method && i < report.axes.methods.size(); ++i) {
+    figure.x.ticks.push_back(static_cast<double>(i + 1));
   }
   Panel panel{where + with_alpha(report, alpha), {}};
   for (size_t i = 0; i < report.axes.methods.size(); ++i) {
@@ -87,7 +99,12 @@ std::string by_rank(
         mean = curve.points[i].mean(metric);
       }
     }
-    Series& series = panel.series[place_of(report, curve.method)];
+    const size_t place = place_of(report, curve.method);
+    Series& series = panel.series[place];
+    if (by_method) {
+      series.points.push_back({static_cast<double>(place + 1), mean.value, mean.standard_error});
+      continue;
+    }
     for (const int64_t rank : curve.rank == 0 ? report.axes.ranks : std::vector<int64_t>{curve.rank}) {
       series.points.push_back({static_cast<double>(rank), mean.value, mean.standard_error});
     }
@@ -290,14 +307,15 @@ std::string sweep_figures(const SweepReport& report) {
       }
     });
   }
+  const std::string against = are_side_by_side(report) ? "By method" : "Against the rank";
   return section(
-             "Against the rank, each at its best rate",
+             against + ", each at its best rate",
              "Means over the seeds; bars are one standard error. The best rate of a method and rank has the lowest "
              "mean "
              "validation loss of the rates tried.",
              at_best) +
       section(
-             "Against the rank, at one rate for all",
+             against + ", at one rate for all",
              "As a comparison without a search for rates shows it; where a run diverged there is no mark.", at_one) +
       section("Against the learning rate", "Means over the seeds; bars are one standard error.", rates) +
       section(
