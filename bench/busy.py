@@ -11,7 +11,6 @@ over the rounds.
 With `--beside OLD`, another build's binary, that one takes part too. Needs a Python with torch, transformers and PEFT.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,9 +20,8 @@ import subprocess
 import sys
 import time
 
-import step
+from step import RANK_16, make_parser, processor, run, vector_flags
 
-RANK_16 = ["--dtype", "bfloat16", "--rank", "16"]
 BUSY = """
 import os
 parent = os.getppid()
@@ -63,16 +61,9 @@ def table(report):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rora", required=True, help="the binary")
-    parser.add_argument("--model", required=True, help="a LLaMA folder")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a run")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=int, default=4, help="rows a step")
-    parser.add_argument("--seq", type=int, default=256, help="tokens a row")
+    parser = make_parser(__doc__, steps=3)
+    parser.set_defaults(threads=len(os.sched_getaffinity(0)))
     parser.add_argument("--beside", metavar="OLD", help="another build's binary")
-    parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
 
     commands = {
@@ -80,7 +71,7 @@ def main():
     if arguments.beside:
         commands["the other build's step"] = ("beside", RANK_16)
     report = {
-        "processor": step.processor(), "vectors": step.vector_flags(), "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(), "vectors": vector_flags(), "date": time.strftime("%Y-%m-%d"),
         "processors": len(os.sched_getaffinity(0)), "threads": arguments.threads, "rounds": arguments.rounds,
         "steps": arguments.steps, "batch": arguments.batch, "seq": arguments.seq, "beside": [0, 1, 2],
         "commands": {name: {"0": [], "1": [], "2": []} for name in commands},
@@ -89,7 +80,7 @@ def main():
         for beside in report["beside"]:
             for name, (who, flags) in commands.items():
                 with busy_processes(beside):
-                    seconds = step.run(who, flags, arguments)["step_s"]
+                    seconds = run(who, flags, arguments)["step_s"]
                 report["commands"][name][str(beside)].append(seconds)
                 print(f"round {round_number + 1}, {beside} beside: {name}: {seconds:.3f} s", file=sys.stderr)
     print(table(report))

@@ -7,13 +7,12 @@ all. Ratios are formed within a round; their median counts. Needs a quiet machin
     bench/methods.py --rora build/default/bin/rora --model SmolLM2-135M-Instruct --output bench/results/NAME.json
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 import sys
 
-from step import processor, run, vector_flags
+from step import make_parser, processor, run, vector_flags
 
 METHODS = {
     "LoRA": ["--scaling", "standard"], "RoRA": [], "DoRA": ["--scaling", "standard", "--dora"],
@@ -37,16 +36,8 @@ def settings(dtype):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rora", required=True, help="the binary")
-    parser.add_argument("--model", required=True, help="a model's folder")
+    parser = make_parser(__doc__, steps=3, batch=2, seq=128)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a run")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=2, help="rows a step")
-    parser.add_argument("--seq", type=int, default=128, help="tokens a row")
-    parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
     arguments.beside = None
 

@@ -71,18 +71,24 @@ def vector_flags():
     return [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description, steps, batch=4, seq=256):
+    """The flags that every script has which calls `run`; the numbers are defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rora", required=True, help="the binary")
     parser.add_argument("--model", required=True, help="a LLaMA folder")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps a run")
+    parser.add_argument("--steps", type=int, default=steps, help="timed steps a run")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=4, help="rows a step")
-    parser.add_argument("--seq", type=int, default=256, help="tokens a row")
+    parser.add_argument("--batch", type=int, default=batch, help="rows a step")
+    parser.add_argument("--seq", type=int, default=seq, help="tokens a row")
+    parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
+    return parser
+
+
+def main():
+    parser = make_parser(__doc__, steps=4)
     parser.add_argument("--beside", metavar="OLD", help="another build's binary")
     parser.add_argument("--only", action="append", metavar="NAME", help="one row of the table; may be repeated")
-    parser.add_argument("--output", help="where the JSON goes, beside the table on stdout")
     arguments = parser.parse_args()
 
     comparisons = beside_another_build() if arguments.beside else COMPARISONS
