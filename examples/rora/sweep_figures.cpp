@@ -81,16 +81,14 @@ std::string by_rank(
   figure.x.logarithmic = !by_method;
   figure.y.percent = metric.is_share;
   figure.legend = method_legend(report);
-  for (const int64_t rank : by_method ? std::vector<int64_t>{} : report.axes.ranks) {
-    figure.x.ticks.push_back(static_cast<double>(rank));
-  }
-  for (size_t i = 0; by_method && i < report.axes.methods.size(); ++i) {
-    figure.x.ticks.push_back(static_cast<double>(i + 1));
-  }
   Panel panel{where + with_alpha(report, alpha), {}};
+  std::vector<double> methods;
   for (size_t i = 0; i < report.axes.methods.size(); ++i) {
     panel.series.push_back({{}, i, /*markers=*/true});
+    methods.push_back(static_cast<double>(i + 1));
   }
+  const std::vector<double> ranks(report.axes.ranks.begin(), report.axes.ranks.end());
+  figure.x.ticks = by_method ? methods : ranks;
   for (const RateCurve& curve : curves_at(report, alpha)) {
     const auto best = best_rate(losses_of(curve));
     Mean mean = mean_of({});
@@ -100,13 +98,11 @@ std::string by_rank(
       }
     }
     const size_t place = place_of(report, curve.method);
-    Series& series = panel.series[place];
-    if (by_method) {
-      series.points.push_back({static_cast<double>(place + 1), mean.value, mean.standard_error});
-      continue;
-    }
-    for (const int64_t rank : curve.rank == 0 ? report.axes.ranks : std::vector<int64_t>{curve.rank}) {
-      series.points.push_back({static_cast<double>(rank), mean.value, mean.standard_error});
+    const std::vector<double> at = by_method ? std::vector<double>{methods[place]}
+        : curve.rank == 0                    ? ranks
+                                             : std::vector<double>{static_cast<double>(curve.rank)};
+    for (const double x : at) {
+      panel.series[place].points.push_back({x, mean.value, mean.standard_error});
     }
   }
   figure.panels.push_back(panel);
