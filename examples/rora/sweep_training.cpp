@@ -159,7 +159,7 @@ Trainee::Trainee(const SweepContext& context, const SweepRun& run, const fs::pat
   } else {
     model_ = load_whole(context.flags);
   }
-  model_->activation_checkpointing = context.flags.training.activation_checkpointing;
+  model_->checkpointing = context.flags.training.settled_checkpointing();
   const auto why = !context.flags.training.cuda_graph ? std::nullopt
       : run.method->hook != nullptr ? std::make_optional<std::string>("it does more at a step than graphs hold")
                                     : why_not_captured(model_);

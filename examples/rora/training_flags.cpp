@@ -61,7 +61,12 @@ void TrainingFlags::add_without_lr(Flags& flags) {
   flags.choice<bool>(
       "shuffle", shuffle, {{"on", true}, {"off", false}},
       "A new order each epoch, of batches of like length; off: the file's order");
-  flags.add("activation-checkpointing", activation_checkpointing, "Recompute activations in backward (default: off)");
+  Flag kept = flags.choice<Checkpointing>(
+      "checkpointing", checkpointing,
+      {{"none", Checkpointing::kNone}, {"selective", Checkpointing::kSelective}, {"full", Checkpointing::kFull}},
+      "What backward computes again instead of keeping: norms and the MLP's product of gate and up, or whole layers");
+  flags.add("activation-checkpointing", activation_checkpointing, "The same as --checkpointing full (default: off)")
+      .excludes(kept);
   flags.add(
       "cuda-graph", cuda_graph,
       "Forward and backward by CUDA graphs where batches are of like shape; needs --device cuda (default: off)");

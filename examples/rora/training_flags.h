@@ -39,7 +39,8 @@ struct TrainingFlags {
   bool packing = false;
   bool train_on_inputs = false;
   bool shuffle = true;
-  bool activation_checkpointing = false;
+  Checkpointing checkpointing = Checkpointing::kNone;
+  bool activation_checkpointing = false; ///< the older name of its `full`
   bool cuda_graph = false;
   bool dry_run = false;
   PromptFlags prompts;
@@ -62,6 +63,11 @@ struct TrainingFlags {
 
   /// The same for those that reach none of what is trained, by `method` where several are compared.
   void check_reach(const ParameterTable& parameters, const std::string& method = {}) const;
+
+  /// What the two flags of checkpointing say together.
+  Checkpointing settled_checkpointing() const {
+    return activation_checkpointing ? Checkpointing::kFull : checkpointing;
+  }
 
   TrainerOptions trainer_options() const;
   DatasetOptions dataset_options(int64_t vocab_size, const Prompts& settled) const;

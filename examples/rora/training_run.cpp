@@ -200,7 +200,7 @@ void write_chat_template(const Prompts& prompts, bool has_chats, const std::file
 }
 
 int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
-  model->activation_checkpointing = training->activation_checkpointing;
+  model->checkpointing = training->settled_checkpointing();
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }

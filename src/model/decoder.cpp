@@ -118,7 +118,8 @@ PreparedInput DecoderImpl::prepare(const ModelInput& input, int64_t cached) cons
   return prepared;
 }
 
-at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, bool recompute) {
+at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache, Checkpointing checkpointing) {
+  checkpointing = is_training() ? checkpointing : Checkpointing::kNone;
   at::Tensor hidden = input.inputs_embeds.defined() ? input.inputs_embeds : embed_tokens->forward(input.input_ids);
   if (options.embedding_multiplier() != 1.0) {
     hidden = hidden * embedding_multiplier(options, hidden.scalar_type());
@@ -133,6 +134,7 @@ at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache
   context.rotary = rotary(input.frequencies);
   context.sliding_rotary = input.sliding_frequencies.defined() ? rotary(input.sliding_frequencies) : context.rotary;
   context.cache = cache;
+  context.forms_again = checkpointing == Checkpointing::kSelective;
 
   ResidualStream stream{hidden};
   for (const auto& module : *layers) {
@@ -140,7 +142,7 @@ at::Tensor DecoderImpl::compute(const PreparedInput& input, KeyValueCache* cache
     if (module == *(layers->end() - 1)) {
       context.chosen = input.chosen;
     }
-    if (recompute && is_training()) {
+    if (checkpointing == Checkpointing::kFull) {
       const auto run = [layer, context](const at::Tensor& x) { return layer->forward(x, context); };
       stream = {detail::recomputed(run, stream.sum())};
     } else {
@@ -169,7 +171,7 @@ PreparedInput DecoderForCausalLMImpl::prepare(const ModelInput& input, int64_t c
 }
 
 at::Tensor DecoderForCausalLMImpl::compute(const PreparedInput& input, KeyValueCache* cache) {
-  return model->compute(input, cache, activation_checkpointing);
+  return model->compute(input, cache, checkpointing);
 }
 
 at::Tensor DecoderForCausalLMImpl::logits(const at::Tensor& hidden) {
@@ -229,7 +231,7 @@ void DecoderForCausalLMImpl::set_tied(bool tied) {
 std::vector<LayerMemory> DecoderForCausalLMImpl::layer_memory() const {
   std::vector<LayerMemory> layers;
   for (const auto& module : *model->layers) {
-    layers.push_back(module->as<DecoderLayerImpl>()->memory());
+    layers.push_back(module->as<DecoderLayerImpl>()->memory(checkpointing == Checkpointing::kSelective));
   }
   return layers;
 }

@@ -1,5 +1,7 @@
 #include <rora/model/decoder_layer.h>
 
+#include "recomputation.h"
+
 #include <rora/model/projection_group.h>
 #include <rora/ops/attention.h>
 #include <rora/ops/rotary_embedding.h>
@@ -26,12 +28,16 @@ ops::Sequences behind_prefix(const ops::Sequences& sequences, int64_t prefix) {
 
 /// What the projections give of the stream, whose sum becomes its states.
 std::vector<at::Tensor> project_stream(
-    RMSNormImpl* norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
+    RMSNormImpl* norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections, bool forms_again) {
   if (norm != nullptr) {
-    return project_norm(*norm, stream, projections);
+    return project_norm(*norm, stream, projections, forms_again);
   }
   stream = {stream.sum()};
   return project_together(stream.states, projections);
+}
+
+at::Tensor gated(Activation activation, const at::Tensor& gate, const at::Tensor& up) {
+  return activation == Activation::kSiLU ? ops::swiglu(gate, up) : at::gelu(gate, "tanh") * up;
 }
 
 } // namespace
@@ -111,7 +117,7 @@ int64_t AttentionImpl::put_prefix(at::Tensor& k, at::Tensor& v, const LayerConte
 at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context) {
   const int64_t batch = stream.states.size(0);
   const int64_t seq = stream.states.size(1);
-  const auto projected = project_stream(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()});
+  const auto projected = project_stream(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()}, context.forms_again);
   at::Tensor q = turned(projected[0], q_norm, context);
   at::Tensor k = turned(projected[1], k_norm, context);
   at::Tensor v = projected[2].view({batch, seq, -1, head_dim_}).transpose(1, 2);
@@ -137,11 +143,7 @@ MLPImpl::MLPImpl(const DecoderOptions& options, int64_t layer) : activation_(opt
   down_proj = register_module("down_proj", Projection(inner, hidden, bias.down));
 }
 
-at::Tensor MLPImpl::gated(const at::Tensor& gate, const at::Tensor& up) const {
-  return activation_ == Activation::kSiLU ? ops::swiglu(gate, up) : at::gelu(gate, "tanh") * up;
-}
-
-at::Tensor MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream) {
+at::Tensor MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again) {
   if (MLPAdapter* adapter = active_adapter()) {
     if (norm != nullptr) {
       return adapter->forward(*this, norm->forward(stream));
@@ -149,13 +151,21 @@ at::Tensor MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream) {
     stream = {stream.sum()};
     return adapter->forward(*this, stream.states);
   }
-  const auto projected = project_stream(norm, stream, {gate_proj.get(), up_proj.get()});
-  return down_proj->forward(gated(projected[0], projected[1]));
+  const auto projected = project_stream(norm, stream, {gate_proj.get(), up_proj.get()}, forms_again);
+  at::Tensor product = gated(activation_, projected[0], projected[1]);
+  at::Tensor y = down_proj->forward(product);
+  if (forms_again) {
+    const auto form = [activation = activation_, gate = projected[0].detach(), up = projected[1].detach()] {
+      return gated(activation, gate, up);
+    };
+    detail::form_again(std::move(product), form, {y});
+  }
+  return y;
 }
 
 at::Tensor MLPImpl::forward(const at::Tensor& x) {
   const auto projected = project_together(x, {gate_proj.get(), up_proj.get()});
-  return down_proj->forward(gated(projected[0], projected[1]));
+  return down_proj->forward(gated(activation_, projected[0], projected[1]));
 }
 
 DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer)
@@ -208,7 +218,8 @@ ResidualStream DecoderLayerImpl::forward(ResidualStream stream, const LayerConte
     stream = {context.of_chosen(stream.sum())};
   }
   if (!mlp.is_empty()) {
-    stream.change = weighted(mlp->forward(pointer(norm_before_mlp()), stream), post_feedforward_layernorm);
+    stream.change =
+        weighted(mlp->forward(pointer(norm_before_mlp()), stream, context.forms_again), post_feedforward_layernorm);
   }
   return stream;
 }

@@ -1,12 +1,16 @@
 #include <rora/model/projection_group.h>
 
+#include "recomputation.h"
+
 #include <rora/core/low_rank_linear.h>
 #include <rora/core/low_rank_matrices.h>
+#include <rora/ops/rms_norm.h>
 #include <rora/ops/rms_norm_shrink.h>
 
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <utility>
 
 namespace rora {
 namespace detail {
@@ -24,15 +28,23 @@ std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_lis
 }
 
 std::vector<at::Tensor> project_norm_with_shrunk(
-    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms) {
+    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms, bool forms_again) {
   const at::Tensor a = [&] {
     at::NoGradGuard no_grad; // A's gradient comes from the terms
     return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(stream.states));
   }();
-  auto [sum, y, shrunk] =
-      ops::add_rms_norm_shrink(stream.states, stream.change, norm.weight, norm.eps, a, terms[0].scale);
+  const double scale = terms[0].scale;
+  auto [sum, y, shrunk] = ops::add_rms_norm_shrink(stream.states, stream.change, norm.weight, norm.eps, a, scale);
   stream = {std::move(sum)};
-  return ops::low_rank_linear(y, std::move(terms), shrunk);
+  std::vector<at::Tensor> outputs = ops::low_rank_linear(y, std::move(terms), shrunk);
+  if (forms_again) {
+    shrunk.reset();
+    const auto form = [states = stream.states.detach(), weight = norm.weight.detach(), eps = norm.eps, a, scale] {
+      return ops::add_rms_norm_shrink(states, {}, weight, eps, a, scale).y;
+    };
+    form_again(std::move(y), form, outputs);
+  }
+  return outputs;
 }
 
 } // namespace detail
@@ -49,17 +61,21 @@ std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_l
 }
 
 std::vector<at::Tensor> project_norm(
-    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections) {
-  if (stream.states.is_cuda()) {
-    auto terms = detail::terms_together(projections);
-    if (terms && ops::detail::takes_shrunk(*terms) && !norm.adds_one) {
-      return detail::project_norm_with_shrunk(norm, stream, std::move(*terms));
-    }
-    if (terms) {
-      return ops::low_rank_linear(norm.forward(stream), std::move(*terms));
-    }
+    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections, bool forms_again) {
+  auto terms = stream.states.is_cuda() ? detail::terms_together(projections) : std::nullopt;
+  if (terms && ops::detail::takes_shrunk(*terms) && !norm.adds_one) {
+    return detail::project_norm_with_shrunk(norm, stream, std::move(*terms), forms_again);
   }
-  return project_together(norm.forward(stream), projections);
+  at::Tensor y = norm.forward(stream);
+  std::vector<at::Tensor> outputs =
+      terms ? ops::low_rank_linear(y, std::move(*terms)) : project_together(y, projections);
+  if (forms_again) {
+    const auto form = [states = stream.states.detach(), factor = norm.factor().detach(), eps = norm.eps] {
+      return ops::rms_norm(states, factor, eps);
+    };
+    detail::form_again(std::move(y), form, outputs);
+  }
+  return outputs;
 }
 
 } // namespace rora

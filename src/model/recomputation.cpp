@@ -8,8 +8,11 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 namespace rora::detail {
 namespace {
@@ -76,6 +79,27 @@ struct RecomputedFunction : torch::autograd::Function<RecomputedFunction> {
   }
 };
 
+/// A tensor without memory, and how it gets its values.
+struct Emptied {
+  at::Tensor tensor;
+  std::function<at::Tensor()> form;
+
+  void fill() {
+    if (!form) {
+      return; // another output's gradient came first
+    }
+    at::NoGradGuard no_grad;
+    const at::Tensor fresh = std::exchange(form, nullptr)();
+    const c10::Storage& memory = fresh.storage();
+    TORCH_INTERNAL_ASSERT(
+        fresh.sizes() == tensor.sizes() && fresh.strides() == tensor.strides() &&
+        fresh.storage_offset() == tensor.storage_offset() && memory.nbytes() == tensor.storage().nbytes());
+    at::DataPtr values = memory.set_data_ptr(at::DataPtr(nullptr, fresh.device()));
+    tensor.storage().set_data_ptr_noswap(std::move(values));
+    tensor.reset(); // the nodes let go of theirs in their backward
+  }
+};
+
 } // namespace
 
 at::Tensor recomputed(const Run& run, const at::Tensor& x) {
@@ -83,6 +107,22 @@ at::Tensor recomputed(const Run& run, const at::Tensor& x) {
     return run(x);
   }
   return RecomputedFunction::apply(x, at::zeros({}).set_requires_grad(true), run);
+}
+
+void form_again(at::Tensor y, std::function<at::Tensor()> form, const std::vector<at::Tensor>& outputs) {
+  const bool kept = y.use_count() > 1 || y.storage().use_count() > 1;
+  const bool has_backward =
+      std::any_of(outputs.begin(), outputs.end(), [](const at::Tensor& each) { return each.requires_grad(); });
+  if (!kept || !has_backward) {
+    return;
+  }
+  y.storage().set_data_ptr_noswap(at::DataPtr(nullptr, y.device()));
+  const auto emptied = std::make_shared<Emptied>(Emptied{y.detach(), std::move(form)});
+  for (const at::Tensor& each : outputs) {
+    if (each.requires_grad()) {
+      each.register_hook([emptied](const at::TensorBase&) { emptied->fill(); });
+    }
+  }
 }
 
 } // namespace rora::detail

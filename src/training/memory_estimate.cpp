@@ -56,6 +56,23 @@ int64_t formed_bytes(const CausalLM& model) {
   return bytes;
 }
 
+/// The most bytes that a layer's backward forms, beyond what is done with by then: of the parts behind it, and of the
+/// layers behind it unless these `run_again`. The last layer's part behind attention is of labelled tokens alone.
+int64_t formed_in_backward(
+    const std::vector<LayerMemory>& layers, const BatchShape& batch, int64_t element, bool run_again) {
+  const int64_t tokens = batch.rows * batch.seq;
+  int64_t most = 0, done_with = 0;
+  int64_t tokens_behind = run_again ? tokens : batch.labelled_tokens;
+  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer, tokens_behind = tokens) {
+    const int64_t behind = kept_bytes(layer->behind_attention, element);
+    most = std::max(
+        {most, tokens_behind * layer->behind_attention.backward * element - done_with,
+         tokens * layer->all.backward * element - tokens_behind * behind - done_with});
+    done_with += run_again ? 0 : tokens * kept_bytes(layer->all, element) - (tokens - tokens_behind) * behind;
+  }
+  return most;
+}
+
 } // namespace
 
 BatchShape largest_batch(const std::vector<Example>& examples, const BatchOptions& options) {
@@ -108,11 +125,10 @@ MemoryEstimate estimate_memory(
   // kept.
   const int64_t behind_attention = layers.empty() ? 0 : kept_bytes(layers.back().behind_attention, element);
   const int64_t chosen_from_attention = layers.empty() ? 0 : layers.back().chosen_from_attention * element;
-  int64_t most_backward = all.backward * element;
-  if (model->activation_checkpointing) {
+  const bool runs_again = model->checkpointing == Checkpointing::kFull;
+  if (runs_again) {
     // One layer at a time is run again.
     estimate.kept = {{"layers' inputs", options.num_hidden_layers() * hidden * element}};
-    most_backward += most_kept - hidden * element; // its input is there already
   } else {
     estimate.kept = {
         {"norms' inputs", all.norm_inputs * element},
@@ -130,7 +146,7 @@ MemoryEstimate estimate_memory(
   // Of labelled tokens alone: the last norm's input, and the gradients of the states, which are formed with the loss.
   const int64_t kept_behind_layers = 2 * batch.labelled_tokens * hidden * element;
   estimate.activations = tokens * kept + kept_behind_layers;
-  if (!model->activation_checkpointing) {
+  if (!runs_again) {
     estimate.activations += batch.rows * rows * element + formed_bytes(model);
     estimate.activations -= (tokens - batch.labelled_tokens) * behind_attention;
     estimate.activations += batch.labelled_tokens * chosen_from_attention;
@@ -141,8 +157,12 @@ MemoryEstimate estimate_memory(
   const at::Device device = model->device();
   const int64_t chunk = std::min(batch.labelled_tokens, ops::cross_entropy_chunk(vocab, element, device));
   int64_t loss = (chunk * vocab + (tokens + batch.labelled_tokens) * hidden) * element;
-  int64_t backward = tokens * most_backward - kept_behind_layers; // done with when the layers' turn comes
-  backward += model->activation_checkpointing ? batch.rows * most_rows * element : 0;
+  int64_t backward = formed_in_backward(layers, batch, element, runs_again);
+  backward -= kept_behind_layers; // done with when the layers' turn comes
+  if (runs_again) {
+    backward += tokens * (most_kept - hidden * element); // its input is there already
+    backward += batch.rows * most_rows * element;
+  }
   const at::Tensor head_weight = model->head_weight();
   if (!head_weight.is_leaf()) {
     loss += vocab * hidden * element; // formed from its trained rows

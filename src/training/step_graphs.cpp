@@ -75,7 +75,7 @@ std::optional<std::string> why_adapters_differ(const CausalLM& model) {
 } // namespace
 
 std::optional<std::string> why_not_captured(const CausalLM& model) {
-  if (model->activation_checkpointing) {
+  if (model->checkpointing != Checkpointing::kNone) {
     return "activation checkpointing decides in backward, on the host, what to compute again";
   }
   if (auto why = why_adapters_differ(model)) {

@@ -183,6 +183,14 @@ TEST(FinetuneFlags, ActivationCheckpointingChangesNothing) {
   metrics(place, "recomputed", {"--dropout", "0.2", "--activation-checkpointing"});
   EXPECT_EQ(place.read("recomputed/adapter_model.safetensors"), place.read("kept/adapter_model.safetensors"));
   EXPECT_EQ(place.json("recomputed/run.json")["config"]["activation-checkpointing"], true);
+  for (const std::string each : {"selective", "full"}) {
+    metrics(place, each, {"--dropout", "0.2", "--checkpointing", each});
+    EXPECT_EQ(place.read(each + "/adapter_model.safetensors"), place.read("kept/adapter_model.safetensors")) << each;
+    EXPECT_EQ(place.json(each + "/run.json")["config"]["checkpointing"], each);
+  }
+  const Outcome both = run_rora(place.finetune("both", 1, {"--checkpointing", "none", "--activation-checkpointing"}));
+  EXPECT_EQ(both.code, 2);
+  EXPECT_NE(both.err.find("--activation-checkpointing"), std::string::npos) << both.err;
 }
 
 TEST(FinetuneFlags, PortableWritesTheSameScaleAsAlphaOverRank) {

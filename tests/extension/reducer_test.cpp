@@ -87,7 +87,7 @@ std::vector<Result> train(int64_t workers, TrainerOptions options, int64_t stop_
     Result& result = results[static_cast<size_t>(rank)];
     at::manual_seed(3);
     attach_adapters(*result.model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.2)));
-    result.model->activation_checkpointing = true; // draws a layer's masks once more, in backward
+    result.model->checkpointing = Checkpointing::kFull; // draws a layer's masks once more, in backward
     if (workers > 1) {
       options.reducer(std::make_shared<ThreadReducer>(meeting, rank));
     }

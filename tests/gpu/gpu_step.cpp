@@ -85,6 +85,12 @@ class Flags {
   std::map<std::string, std::string> values_;
 };
 
+rora::Checkpointing checkpointing_of(const std::string& name) {
+  return name == "full"     ? rora::Checkpointing::kFull
+      : name == "selective" ? rora::Checkpointing::kSelective
+                            : rora::Checkpointing::kNone;
+}
+
 struct Arguments {
   explicit Arguments(Flags flags)
       : device(flags.text("device", "cpu")),
@@ -101,7 +107,7 @@ struct Arguments {
         threads(flags.integer("threads", 0)),
         learning_rate(flags.number("lr", 1e-3)),
         frozen(flags.is_set("frozen")),
-        checkpointing(flags.is_set("checkpointing")),
+        checkpointing(checkpointing_of(flags.choice("checkpointing", {"none", "selective", "full"}))),
         room(flags.is_set("room")),
         no_waits(flags.is_set("no-waits")),
         deterministic(flags.is_set("deterministic")) {
@@ -135,7 +141,8 @@ struct Arguments {
   std::string graph; ///< `repeated` does what is captured again without a graph, on any device
   int64_t batch, seq, steps, warmup, repeat, seed, threads;
   double learning_rate;
-  bool frozen, checkpointing;
+  bool frozen;
+  rora::Checkpointing checkpointing;
   bool room; ///< for B beside W
   bool no_waits, deterministic;
   rora::DecoderOptions model;
@@ -215,7 +222,7 @@ rora::CausalLM make_model(const Arguments& arguments) {
   if (arguments.room) {
     rora::leave_room_beside_weights(model, arguments.adapter.rank());
   }
-  model->activation_checkpointing = arguments.checkpointing;
+  model->checkpointing = arguments.checkpointing;
   model->train();
   return model;
 }

@@ -234,8 +234,8 @@ TEST_F(ModuleAdapters, HaveTheGradientsOfTheirFormulaKeptOrRecomputed) {
   const at::Tensor logits = plain.logits(model->embed(ids), left).slice(1, 0, -1).flatten(0, 1);
   const auto expected =
       gradients(at::cross_entropy_loss(logits, labels.slice(1, 1).flatten(), {}, at::Reduction::Sum, kIgnoreIndex));
-  for (const bool recompute : {false, true}) {
-    model->activation_checkpointing = recompute;
+  for (const auto checkpointing : {Checkpointing::kNone, Checkpointing::kSelective, Checkpointing::kFull}) {
+    model->checkpointing = checkpointing;
     const auto found = gradients(model->loss({ids, left, {}}, labels).sum);
     for (size_t i = 0; i < parameters.size(); ++i) {
       EXPECT_GT(expected[i].abs().max().item<double>(), 0.0) << i;

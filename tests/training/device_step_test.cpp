@@ -81,7 +81,7 @@ struct Form {
   std::vector<std::vector<int64_t>> rows{{0}, {1}, {2}};
   at::ScalarType dtype = at::kFloat;
   bool head = false;
-  bool activation_checkpointing = false;
+  Checkpointing checkpointing = Checkpointing::kNone;
   bool pretraining = false;
 };
 
@@ -114,8 +114,13 @@ std::vector<Form> forms() {
   add("dora_with_low_rank_dropout",
       [](Form& form) { form.adapter.dora(true).dropout(0.1).dora_dropout(ops::DoraDropout::kLowRank); });
   add("activation_checkpointing", [](Form& form) {
-    form.activation_checkpointing = true;
+    form.checkpointing = Checkpointing::kFull;
     form.adapter.dropout(0.1);
+  });
+  add("selective_checkpointing", [](Form& form) {
+    form.checkpointing = Checkpointing::kSelective;
+    form.dtype = at::kBFloat16;
+    form.adapter.dora(true);
   });
   add("adapted_head", [](Form& form) { form.head = true; });
   add("dynamic_positions", [](Form& form) {
@@ -186,7 +191,7 @@ DecoderForCausalLM make(const Form& form, at::Device device) {
     }
     attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
   }
-  model->activation_checkpointing = form.activation_checkpointing;
+  model->checkpointing = form.checkpointing;
   model->train();
   return model;
 }

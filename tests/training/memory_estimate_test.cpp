@@ -38,7 +38,7 @@ struct Case {
   at::ScalarType dtype = at::kFloat;
   bool dora = false;
   double dropout = 0.0;
-  bool checkpointing = false;
+  Checkpointing checkpointing = Checkpointing::kNone;
   bool pretraining = false;
   int64_t unlabelled = 0; ///< tokens of each row
   bool other_form = false; ///< than LLaMA's
@@ -57,9 +57,14 @@ Case with_core(Case made) {
   return made;
 }
 
+Case selective(Case made) {
+  made.checkpointing = Checkpointing::kSelective;
+  return made;
+}
+
 Case of_kind(
     const char* name, std::shared_ptr<const AdapterKind> kind, at::ScalarType dtype = at::kFloat,
-    bool checkpointing = false) {
+    Checkpointing checkpointing = Checkpointing::kNone) {
   Case made{name, dtype};
   made.kind = std::move(kind);
   made.checkpointing = checkpointing;
@@ -114,7 +119,7 @@ DecoderForCausalLM make_model(const Case& each) {
       freeze_a(*model);
     }
   }
-  model->activation_checkpointing = each.checkpointing;
+  model->checkpointing = each.checkpointing;
   model->train();
   return model;
 }
@@ -169,18 +174,26 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Case{"lora"}, Case{"lora_bfloat16", at::kBFloat16}, Case{"lora_dropout", at::kFloat, false, 0.1},
         Case{"dora", at::kFloat, true}, Case{"dora_dropout", at::kFloat, true, 0.1},
-        Case{"checkpointing", at::kFloat, false, 0.0, true}, Case{"pretraining", at::kFloat, false, 0.0, false, true},
-        Case{"more_norms_and_gelu", at::kFloat, false, 0.0, false, false, 0, true},
-        Case{"few_labelled", at::kFloat, false, 0.0, false, false, 108},
-        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, false, false, 108}, with_frozen_a({"frozen_a"}),
-        with_frozen_a({"frozen_a_dora", at::kFloat, true}), with_frozen_a({"frozen_a_dropout", at::kFloat, false, 0.1}),
-        with_core({"core"}), with_core({"core_dora", at::kFloat, true}), with_core({"core_bfloat16", at::kBFloat16}),
+        Case{"checkpointing", at::kFloat, false, 0.0, Checkpointing::kFull}, selective({"selective"}),
+        selective({"selective_bfloat16", at::kBFloat16}), selective({"selective_dropout", at::kFloat, false, 0.1}),
+        selective({"selective_dora", at::kFloat, true}), selective(with_frozen_a({"selective_frozen_a"})),
+        selective({"selective_more_norms_and_gelu", at::kFloat, false, 0.0, Checkpointing::kNone, false, 0, true}),
+        selective({"selective_few_labelled", at::kFloat, false, 0.0, Checkpointing::kNone, false, 108}),
+        selective(of_kind("selective_parallel", bottlenecks(BottleneckForm::kParallel))),
+        Case{"pretraining", at::kFloat, false, 0.0, Checkpointing::kNone, true},
+        Case{"more_norms_and_gelu", at::kFloat, false, 0.0, Checkpointing::kNone, false, 0, true},
+        Case{"few_labelled", at::kFloat, false, 0.0, Checkpointing::kNone, false, 108},
+        Case{"few_labelled_dora", at::kBFloat16, true, 0.0, Checkpointing::kNone, false, 108},
+        with_frozen_a({"frozen_a"}), with_frozen_a({"frozen_a_dora", at::kFloat, true}),
+        with_frozen_a({"frozen_a_dropout", at::kFloat, false, 0.1}), with_core({"core"}),
+        with_core({"core_dora", at::kFloat, true}), with_core({"core_bfloat16", at::kBFloat16}),
         of_kind("series", bottlenecks(BottleneckForm::kSeries)),
         of_kind("series_bfloat16", bottlenecks(BottleneckForm::kSeries), at::kBFloat16),
         of_kind("series_dropout", bottlenecks(BottleneckForm::kSeries, 0.1)),
         of_kind("parallel", bottlenecks(BottleneckForm::kParallel)),
         of_kind("parallel_bfloat16", bottlenecks(BottleneckForm::kParallel), at::kBFloat16),
-        of_kind("prefix", long_prefix()), of_kind("prefix_checkpointing", long_prefix(), at::kFloat, true)),
+        of_kind("prefix", long_prefix()),
+        of_kind("prefix_checkpointing", long_prefix(), at::kFloat, Checkpointing::kFull)),
     [](const auto& info) { return std::string(info.param.name); });
 
 /// A frozen weight in another form than a dense tensor.
@@ -212,6 +225,13 @@ class Halves : public ops::LinearWeight {
  private:
   at::Tensor half_;
 };
+
+TEST(MemoryEstimate, OfSelectiveCheckpointingLacksNormsResultsAndTheProductOfGateAndUp) {
+  const BatchShape shape{4, 128, 4 * 128}; // the last layer's are there of all tokens
+  const MemoryEstimate kept = estimate_memory(make_model({"lora"}), shape);
+  const MemoryEstimate again = estimate_memory(make_model(selective({"selective"})), shape);
+  EXPECT_EQ(kept.activations - again.activations, 4 * 128 * 6 * (2 * 192 + 512) * 4);
+}
 
 TEST(MemoryEstimate, CountsAWeightOfAnotherStorageByItsBuffers) {
   DecoderForCausalLM model = make_model({"lora"});

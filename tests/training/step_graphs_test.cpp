@@ -181,8 +181,10 @@ TEST(WhyNotCaptured, NamesWhatTheHostDecides) {
   Form form;
   EXPECT_THAT(why_not_captured(make(form)).value_or(""), HasSubstr("not on a GPU"));
   DecoderForCausalLM model = make(form);
-  model->activation_checkpointing = true;
-  EXPECT_THAT(why_not_captured(model).value_or(""), HasSubstr("checkpointing"));
+  for (const auto checkpointing : {Checkpointing::kSelective, Checkpointing::kFull}) {
+    model->checkpointing = checkpointing;
+    EXPECT_THAT(why_not_captured(model).value_or(""), HasSubstr("checkpointing"));
+  }
   form.adapter.dropout(0.1);
   EXPECT_THAT(why_not_captured(make(form)).value_or(""), HasSubstr("dropout"));
 }

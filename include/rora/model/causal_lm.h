@@ -35,6 +35,13 @@ struct LossSum {
   int64_t tokens = 0;
 };
 
+/// What the layers keep of a forward pass for its backward. Neither values nor gradients depend on it, to the bit.
+enum class Checkpointing {
+  kNone, ///< everything
+  kSelective, ///< all but what is cheap to form again: norms' results, and the MLP's product of gate and up
+  kFull, ///< their inputs alone: each layer runs once more
+};
+
 /// A causal language model: what training, evaluation and generation ask of one, whatever its family. Parameters have
 /// LLaMA's names in transformers (`model.layers.0.self_attn.q_proj.weight`); a family's folders may call them
 /// otherwise.
@@ -105,8 +112,8 @@ class CausalLMImpl : public torch::nn::Module {
   at::Tensor compute_loss(const PreparedLoss& prepared);
 
   DecoderOptions options; ///< `tie_word_embeddings` becomes false with `untie_head`
-  /// Layers recompute their activations in backward instead of keeping them.
-  bool activation_checkpointing = false;
+  /// What training keeps for backward; `eval` mode keeps everything that a gradient needs.
+  Checkpointing checkpointing = Checkpointing::kNone;
   /// Whether the head was tied until `untie_head`.
   bool head_was_tied = false;
 };

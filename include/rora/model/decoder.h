@@ -21,8 +21,9 @@ class DecoderImpl : public torch::nn::Module {
   /// whole rows.
   PreparedInput prepare(const ModelInput& input, int64_t cached = 0) const;
 
-  /// `CausalLMImpl::compute`; where `recompute` and in training, layers compute their activations again in backward.
-  at::Tensor compute(const PreparedInput& input, KeyValueCache* cache = nullptr, bool recompute = false);
+  /// `CausalLMImpl::compute`; in training, the layers keep for backward what `checkpointing` says.
+  at::Tensor compute(
+      const PreparedInput& input, KeyValueCache* cache = nullptr, Checkpointing checkpointing = Checkpointing::kNone);
 
   DecoderOptions options;
   Embedding embed_tokens{nullptr};

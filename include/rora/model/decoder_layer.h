@@ -26,6 +26,8 @@ struct LayerContext {
   KeyValueCache* cache = nullptr;
   /// int64 `[chosen]`, of batch·seq: the only tokens whose states are wanted behind attention. Undefined: all.
   at::Tensor chosen;
+  /// Whether norms' results, and the MLP's product of gate and up, are formed again in backward and not kept.
+  bool forms_again = false;
 
   /// x `[batch, seq, size]`, or its chosen tokens `[1, chosen, size]`.
   at::Tensor of_chosen(const at::Tensor& x) const {
@@ -47,8 +49,9 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
   /// becomes its states: of the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context);
 
-  /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
-  KeptNumbers memory(int64_t hidden) const;
+  /// What it keeps with the norm in front of it, whose result is formed again where `norm_forms_again`. `hidden` numbers
+  /// are a token's states.
+  KeptNumbers memory(int64_t hidden, bool norm_forms_again = false) const;
 
   int64_t head_dim() const {
     return head_dim_;
@@ -80,22 +83,20 @@ class MLPImpl : public AdaptedModule<MLPAdapter> {
   MLPImpl(const DecoderOptions& options, int64_t layer);
 
   /// Of a stream `[batch, seq, hidden]`, which `norm` norms where there is one and whose sum becomes its states; the
-  /// result has that shape.
-  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream);
+  /// result has that shape. `forms_again`: of `LayerContext`; an adapter in the MLP's slot keeps everything.
+  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again = false);
 
   /// The MLP itself, whatever adapter stands in its slot: x `[..., hidden]` → the same shape.
   at::Tensor forward(const at::Tensor& x);
 
   /// What it keeps with the norm in front of it. `hidden` numbers are a token's states.
-  KeptNumbers memory(int64_t hidden) const;
+  KeptNumbers memory(int64_t hidden, bool forms_again = false, bool norm_forms_again = false) const;
 
   Projection gate_proj{nullptr};
   Projection up_proj{nullptr};
   Projection down_proj{nullptr};
 
  private:
-  at::Tensor gated(const at::Tensor& gate, const at::Tensor& up) const;
-
   Activation activation_;
 };
 TORCH_MODULE(MLP);
@@ -116,8 +117,8 @@ class DecoderLayerImpl : public torch::nn::Module {
   /// x `[batch, seq, hidden]` → the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(const at::Tensor& x, const LayerContext& context);
 
-  /// What the layer keeps for its backward.
-  LayerMemory memory() const;
+  /// What the layer keeps for its backward. `forms_again`: of `LayerContext`.
+  LayerMemory memory(bool forms_again = false) const;
 
   RMSNorm input_layernorm{nullptr};
   Attention self_attn{nullptr}; ///< null where the layer has none

@@ -17,9 +17,10 @@ std::vector<at::Tensor> project_together(const at::Tensor& x, std::initializer_l
 
 /// `project_together` of the norm of the stream's sum, which becomes its states. On a GPU, the norm forms what the
 /// low-rank branches share as it writes its result, where they share it; not on the CPU, where that would save
-/// nothing.
+/// nothing. `forms_again`: what the projections keep of the norm's result is formed again in their backward.
 std::vector<at::Tensor> project_norm(
-    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections);
+    RMSNormImpl& norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections,
+    bool forms_again = false);
 
 namespace detail {
 
@@ -28,7 +29,7 @@ std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_lis
 
 /// `project_norm` of terms that take one Ŝ: the norm forms it.
 std::vector<at::Tensor> project_norm_with_shrunk(
-    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms);
+    RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms, bool forms_again = false);
 
 } // namespace detail
 } // namespace rora
