@@ -1,6 +1,7 @@
 #include "adapter_flags.h"
 #include "command.h"
 #include "model_flags.h"
+#include "training_flags.h"
 
 #include <rora/adapters/attach.h>
 #include <rora/data/dataset.h>
@@ -36,6 +37,7 @@ struct Arguments {
   bool inference = false;
   bool merge = false;
   bool cuda_graph = false;
+  Checkpointing checkpointing = Checkpointing::kNone;
   int64_t batch = 4;
   int64_t seq = 256;
   int64_t steps = 5;
@@ -47,7 +49,10 @@ std::string mode(const Arguments& arguments) {
   const std::string trained = arguments.frozen ? "frozen"
       : arguments.adapter.dora                 ? (rank_stabilized ? "dora_rslora" : "dora")
                                                : (rank_stabilized ? "rslora" : "lora");
-  return trained + (arguments.merge ? "_merged" : "") + (arguments.inference ? "_inference" : "");
+  const std::string kept = arguments.checkpointing == Checkpointing::kSelective ? "_selective_checkpointing"
+      : arguments.checkpointing == Checkpointing::kFull                         ? "_full_checkpointing"
+                                                                                : "";
+  return trained + (arguments.merge ? "_merged" : "") + (arguments.inference ? "_inference" : "") + kept;
 }
 
 double rounded(double value, int digits) {
@@ -207,6 +212,9 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (arguments.inference && arguments.cuda_graph) {
     throw UsageError("--cuda-graph is for steps that train: --inference has none");
   }
+  if (arguments.inference && arguments.checkpointing != Checkpointing::kNone) {
+    throw UsageError("--checkpointing is for steps with a backward: --inference has none");
+  }
   AdapterFlags& adapter = arguments.adapter;
   CausalLM model = arguments.model.load();
   torch::manual_seed(0);
@@ -218,6 +226,7 @@ int bench(Arguments& arguments, const Flags& flags) {
     merge_adapters(*model);
   }
   model->train(!arguments.inference);
+  model->checkpointing = arguments.checkpointing;
   if (const auto why = arguments.cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }
@@ -277,6 +286,7 @@ Run add_bench(Flags& flags) {
   flags.add("merge", arguments->merge, "Merge the adapter first; needs --inference (default: off)");
   flags.add(
       "cuda-graph", arguments->cuda_graph, "Forward and backward by a CUDA graph; needs --device cuda (default: off)");
+  add_checkpointing(flags, arguments->checkpointing);
   flags.add("batch", arguments->batch, "Rows a step").between(1, kMaxCount);
   flags.add("seq", arguments->seq, "Tokens a row").between(2, kMaxCount);
   arguments->model.add_dtype(flags);

@@ -9,6 +9,13 @@
 
 namespace rora::cli {
 
+Flag add_checkpointing(Flags& flags, Checkpointing& value) {
+  return flags.choice<Checkpointing>(
+      "checkpointing", value,
+      {{"none", Checkpointing::kNone}, {"selective", Checkpointing::kSelective}, {"full", Checkpointing::kFull}},
+      "What backward computes again instead of keeping: norms and the MLP's product of gate and up, or whole layers");
+}
+
 void TrainingFlags::add_data(Flags& flags, bool eval_is_required) {
   flags
       .add(
@@ -61,10 +68,7 @@ void TrainingFlags::add_without_lr(Flags& flags) {
   flags.choice<bool>(
       "shuffle", shuffle, {{"on", true}, {"off", false}},
       "A new order each epoch, of batches of like length; off: the file's order");
-  Flag kept = flags.choice<Checkpointing>(
-      "checkpointing", checkpointing,
-      {{"none", Checkpointing::kNone}, {"selective", Checkpointing::kSelective}, {"full", Checkpointing::kFull}},
-      "What backward computes again instead of keeping: norms and the MLP's product of gate and up, or whole layers");
+  const Flag kept = add_checkpointing(flags, checkpointing);
   flags.add("activation-checkpointing", activation_checkpointing, "The same as --checkpointing full (default: off)")
       .excludes(kept);
   flags.add(

@@ -13,6 +13,9 @@
 
 namespace rora::cli {
 
+/// --checkpointing.
+Flag add_checkpointing(Flags& flags, Checkpointing& value);
+
 /// The flags of whatever trains: data, output, optimiser, schedule.
 struct TrainingFlags {
   std::vector<std::string> data;

@@ -44,6 +44,20 @@ TEST(Bench, FrozenTrainsNothingAndStillGoesBackward) {
   EXPECT_EQ(line["dtype"], "bfloat16");
 }
 
+TEST(Bench, CheckpointingIsOfABackwardAndChangesNoLoss) {
+  const Workplace place;
+  const Json kept = bench(place, {"--rank", "4"});
+  for (const std::string each : {"selective", "full"}) {
+    const Json again = bench(place, {"--rank", "4", "--checkpointing", each});
+    EXPECT_EQ(again["mode"], "rslora_" + each + "_checkpointing");
+    EXPECT_EQ(again["loss"], kept["loss"]);
+  }
+  const Outcome outcome =
+      run_rora({"bench", "--model", place.path("model"), "--checkpointing", "selective", "--inference"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("--checkpointing"), std::string::npos) << outcome.err;
+}
+
 TEST(Bench, TimesAForwardOfTheMergedModelWhichGivesTheAdaptersLoss) {
   const Workplace place;
   const Json apart = bench(place, {"--rank", "4", "--inference"});
