@@ -3,6 +3,7 @@
 #include "attention_mask.h"
 #include "attention_operands.h"
 #include "kernels.h"
+#include "matrix_unit.h"
 #include "tile.h"
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
@@ -342,6 +343,7 @@ class AttentionHead {
 
 template <class T>
 void attention(const AttentionParameters& p, int64_t begin, int64_t end) {
+  [[maybe_unused]] const TilesOf<T> tiles{};
   for (int64_t item = begin; item < end; ++item) {
     AttentionHead<T>(p, item / p.kv_heads, item % p.kv_heads, /*backward=*/false).forward();
   }
@@ -349,6 +351,7 @@ void attention(const AttentionParameters& p, int64_t begin, int64_t end) {
 
 template <class T>
 void attention_backward(const AttentionParameters& p, int64_t begin, int64_t end) {
+  [[maybe_unused]] const TilesOf<T> tiles{};
   for (int64_t item = begin; item < end; ++item) {
     AttentionHead<T>(p, item / p.kv_heads, item % p.kv_heads, /*backward=*/true).backward();
   }

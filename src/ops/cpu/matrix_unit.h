@@ -2,6 +2,7 @@
 
 #include "tile.h"
 
+#include <cstddef>
 #include <cstring>
 #include <type_traits>
 
@@ -10,10 +11,15 @@ namespace rora::kernels::RORA_CPU_CAPABILITY {
 /// Whether products of bfloat16 run on a matrix unit, x86's AMX: eight tiles of 16 rows of 16 words. Compiled with
 /// RORA_EMULATED_TILES its instructions are loops, which any processor runs and the tests take.
 #if defined(__AMX_BF16__) || defined(RORA_EMULATED_TILES)
-constexpr bool kHasMatrixUnit = true;
+#define RORA_HAS_MATRIX_UNIT 1
 #else
-constexpr bool kHasMatrixUnit = false;
+#define RORA_HAS_MATRIX_UNIT 0
 #endif
+constexpr bool kHasMatrixUnit = RORA_HAS_MATRIX_UNIT != 0;
+
+/// Whether products of T run on it.
+template <class T>
+constexpr bool kOnMatrixUnit = kHasMatrixUnit&& std::is_same_v<T, BFloat16>;
 
 /// Rows, and words of a row, of a tile of the matrix unit.
 constexpr int kUnitSide = 16;
@@ -100,7 +106,11 @@ class UnitTiles {
 };
 #endif
 
-#if defined(__AMX_BF16__) || defined(RORA_EMULATED_TILES)
+#if RORA_HAS_MATRIX_UNIT
+/// The tiles of this thread while products of T run on them; nothing for another T.
+template <class T>
+using TilesOf = std::conditional_t<kOnMatrixUnit<T>, UnitTiles, std::nullptr_t>;
+
 /// Sums of `RowTiles` by `ColumnTiles` tiles, 1 or 2 each: in tiles 0 to 3, with A's in 4 and 5 and B's in 6 and 7.
 template <int RowTiles, int ColumnTiles>
 struct UnitSums {
@@ -111,11 +121,27 @@ struct UnitSums {
     RORA_UNIT_ZERO(3);
   }
 
+  /// Takes sums up that lie as `store` puts them.
+  static RORA_INLINE void load(const float* sums, int64_t stride) {
+    const int64_t bytes = stride * static_cast<int64_t>(sizeof(float));
+    stores_have_ended();
+    RORA_UNIT_LOAD(0, sums, bytes);
+    if constexpr (ColumnTiles == 2) {
+      RORA_UNIT_LOAD(1, sums + kUnitSide, bytes);
+    }
+    if constexpr (RowTiles == 2) {
+      RORA_UNIT_LOAD(2, sums + kUnitSide * stride, bytes);
+      if constexpr (ColumnTiles == 2) {
+        RORA_UNIT_LOAD(3, sums + kUnitSide * stride + kUnitSide, bytes);
+      }
+    }
+  }
+
   /// Adds A `[16·RowTiles, depth]`·B `[depth, 16·ColumnTiles]`; depth counts pairs and is a multiple of 16, A's rows
   /// lie `lda` and B's `ldb` pairs apart.
   static RORA_INLINE void add(const BFloat16Pair* a, int64_t lda, const BFloat16Pair* b, int64_t ldb, int64_t depth) {
     constexpr int64_t kPair = static_cast<int64_t>(sizeof(BFloat16Pair));
-    __asm__ volatile("" ::: "memory"); // what is loaded has been stored: the compiler does not know what tiles read
+    stores_have_ended();
     for (int64_t k = 0; k < depth; k += kUnitSide) {
       RORA_UNIT_LOAD(6, b + k * ldb, ldb * kPair);
       RORA_UNIT_LOAD(4, a + k, lda * kPair);
@@ -134,21 +160,82 @@ struct UnitSums {
     }
   }
 
-  /// Writes them as rows of 16·ColumnTiles numbers.
-  static RORA_INLINE void store(float* sums) {
-    constexpr int64_t kStride = ColumnTiles * kUnitSide, kBytes = kStride * static_cast<int64_t>(sizeof(float));
-    RORA_UNIT_STORE(0, sums, kBytes);
+  /// Writes them as rows of 16·ColumnTiles numbers, `stride` apart.
+  static RORA_INLINE void store(float* sums, int64_t stride) {
+    const int64_t bytes = stride * static_cast<int64_t>(sizeof(float));
+    RORA_UNIT_STORE(0, sums, bytes);
     if constexpr (ColumnTiles == 2) {
-      RORA_UNIT_STORE(1, sums + kUnitSide, kBytes);
+      RORA_UNIT_STORE(1, sums + kUnitSide, bytes);
     }
     if constexpr (RowTiles == 2) {
-      RORA_UNIT_STORE(2, sums + kUnitSide * kStride, kBytes);
+      RORA_UNIT_STORE(2, sums + kUnitSide * stride, bytes);
       if constexpr (ColumnTiles == 2) {
-        RORA_UNIT_STORE(3, sums + kUnitSide * kStride + kUnitSide, kBytes);
+        RORA_UNIT_STORE(3, sums + kUnitSide * stride + kUnitSide, bytes);
       }
     }
   }
+
+ private:
+  /// What tiles load has been stored: the compiler does not know what they read.
+  static RORA_INLINE void stores_have_ended() {
+    __asm__ volatile("" ::: "memory");
+  }
 };
+
+/// C `[16·RowTiles, 16·ColumnTiles]` of `small_product`, by the unit as far as the depth fills tiles.
+template <bool Accumulate, int RowTiles, int ColumnTiles>
+void small_product_on_unit(
+    const BFloat16Pair* a, int64_t lda, const BFloat16Pair* b, int64_t ldb, float* c, int64_t ldc, int64_t depth) {
+  using Sums = UnitSums<RowTiles, ColumnTiles>;
+  const int64_t whole = depth - depth % kUnitSide;
+  if constexpr (Accumulate) {
+    Sums::load(c, ldc);
+  } else {
+    Sums::clear();
+  }
+  Sums::add(a, lda, b, ldb, whole);
+  Sums::store(c, ldc);
+  if (whole < depth) {
+    small_product<true, float, BFloat16Pair, BFloat16Pair>(
+        a + whole, lda, b + whole * ldb, ldb, c, ldc, RowTiles * kUnitSide, ColumnTiles * kUnitSide, depth - whole);
+  }
+}
+
+/// The same of all columns, a multiple of 16.
+template <bool Accumulate, int RowTiles>
+void small_rows_on_unit(
+    const BFloat16Pair* a, int64_t lda, const BFloat16Pair* b, int64_t ldb, float* c, int64_t ldc, int64_t columns,
+    int64_t depth) {
+  int64_t j = 0;
+  for (; j + 2 * kUnitSide <= columns; j += 2 * kUnitSide) {
+    small_product_on_unit<Accumulate, RowTiles, 2>(a, lda, b + j, ldb, c + j, ldc, depth);
+  }
+  if (j < columns) {
+    small_product_on_unit<Accumulate, RowTiles, 1>(a, lda, b + j, ldb, c + j, ldc, depth);
+  }
+}
+
+/// `small_product` of pairs, whose rows run on the unit as far as they fill tiles; the caller has `TilesOf<BFloat16>`.
+template <bool Accumulate>
+void small_product(
+    const BFloat16Pair* a, int64_t lda, const BFloat16Pair* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+    int64_t columns, int64_t depth) {
+  int64_t row = 0;
+  for (; row + 2 * kUnitSide <= rows; row += 2 * kUnitSide) {
+    small_rows_on_unit<Accumulate, 2>(a + row * lda, lda, b, ldb, c + row * ldc, ldc, columns, depth);
+  }
+  if (row + kUnitSide <= rows) {
+    small_rows_on_unit<Accumulate, 1>(a + row * lda, lda, b, ldb, c + row * ldc, ldc, columns, depth);
+    row += kUnitSide;
+  }
+  if (row < rows) {
+    small_product<Accumulate, float, BFloat16Pair, BFloat16Pair>(
+        a + row * lda, lda, b, ldb, c + row * ldc, ldc, rows - row, columns, depth);
+  }
+}
+#else
+template <class T>
+using TilesOf = std::nullptr_t;
 #endif
 
 } // namespace rora::kernels::RORA_CPU_CAPABILITY

@@ -16,10 +16,6 @@ using Factor = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16Pair, T>;
 template <class T>
 constexpr int64_t kElementsOfFactor = static_cast<int64_t>(sizeof(Factor<T>) / sizeof(T));
 
-/// Whether products of T run on the matrix unit.
-template <class T>
-constexpr bool kOnMatrixUnit = kHasMatrixUnit&& std::is_same_v<T, BFloat16>;
-
 /// Columns of a panel of a result that has `columns`. For the matrix unit four registers, two tiles twice. Else three
 /// registers, or four where there are few columns and four alone divide them into an even count of panels: few panels
 /// that two threads cannot share by columns would cost most, as each packs all of them for its half of the rows.

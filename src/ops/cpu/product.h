@@ -142,9 +142,7 @@ class ProductItem {
 template <class T>
 void product(const ProductParameters& p, int64_t begin, int64_t end) {
   static thread_local Workspace workspace;
-#if defined(__AMX_BF16__) || defined(RORA_EMULATED_TILES)
-  [[maybe_unused]] const std::conditional_t<kOnMatrixUnit<T>, UnitTiles, int> tiles{};
-#endif
+  [[maybe_unused]] const TilesOf<T> tiles{};
   const ProductPlan<T> plan(p, workspace);
   const int64_t columns = panel_columns<T>(p.columns);
   const int64_t panels = (p.columns + columns - 1) / columns;

@@ -5,7 +5,7 @@
 
 namespace rora::kernels::RORA_CPU_CAPABILITY {
 
-#if defined(__AMX_BF16__) || defined(RORA_EMULATED_TILES)
+#if RORA_HAS_MATRIX_UNIT
 /// 16·RowTiles rows of the block from `row` on and N of the panel's registers from `first` on, by the matrix unit.
 template <int RowTiles, int N>
 void product_on_unit(
@@ -22,7 +22,7 @@ void product_on_unit(
     const int64_t whole = piece.depth - piece.depth % kUnitSide;
     Sums::add(piece.a + row * piece.row_stride, piece.row_stride, piece.b + first * kUnitSide, ldb, whole);
   }
-  Sums::store(sums);
+  Sums::store(sums, kColumns);
   for (int64_t i = 0; i < pieces.count; ++i) { // the depth that fills no tile
     const DepthPiece<BFloat16>& piece = pieces.piece[i];
     for (int64_t k = piece.depth - piece.depth % kUnitSide; k < piece.depth; ++k) {
