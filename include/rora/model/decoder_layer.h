@@ -49,8 +49,8 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
   /// becomes its states: of the same shape, or `[1, chosen, hidden]`.
   at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context);
 
-  /// What it keeps with the norm in front of it, whose result is formed again where `norm_forms_again`. `hidden` numbers
-  /// are a token's states.
+  /// What it keeps with the norm in front, whose result is formed again where `norm_forms_again`. A token's states
+  /// are `hidden` numbers.
   KeptNumbers memory(int64_t hidden, bool norm_forms_again = false) const;
 
   int64_t head_dim() const {
