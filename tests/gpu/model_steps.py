@@ -12,8 +12,8 @@ WHOLE, FEW = 32, 4  # layers
 ROUNDS = 3
 ONE, TWO = {"batch": 1}, {"batch": 2}
 RORA, RORA_ONE = "rora, 4 x 2048", "rora, 1 x 2048"
-PEFT_ONE, RECOMPUTED = "PEFT, 1 x 2048", "rora recomputed, 4 x 2048"
-# The most wanted first. Recomputed: every layer's activations, in its backward.
+PEFT_ONE, SELECTIVE = "PEFT, 1 x 2048", "rora, selective checkpointing, 4 x 2048"
+# The most wanted first.
 PROGRAMS = {
     RORA: (gpu_step, {}),
     PEFT_ONE: (peft_step, ONE),
@@ -23,8 +23,9 @@ PROGRAMS = {
     "rora DoRA, 4 x 2048": (gpu_step, {"dora": True}),
     "rora CUDA graph, 4 x 2048": (gpu_step, {"graph": "captured"}),
     "rora rank 64, 4 x 2048": (gpu_step, {"rank": 64}),
-    "rora, selective recomputation, 4 x 2048": (gpu_step, {"checkpointing": "selective"}),
-    RECOMPUTED: (gpu_step, {"checkpointing": "full"}),
+    SELECTIVE: (gpu_step, {"checkpointing": "selective"}),
+    "rora, selective checkpointing, 2 x 2048": (gpu_step, {**TWO, "checkpointing": "selective"}),
+    "rora, full checkpointing, 4 x 2048": (gpu_step, {"checkpointing": "full"}),
     "PEFT bf16 adapters, 1 x 2048": (peft_step, {**ONE, "short-adapters": True}),
     "PEFT, 2 x 2048": (peft_step, TWO),
     "PEFT compiled, 1 x 2048": (peft_step, {**ONE, "compile": True}),
