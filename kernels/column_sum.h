@@ -25,9 +25,9 @@ RORA_DEVICE void sum_warps(float (&sums)[N], float* memory) {
   }
 }
 
-/// Σ over the rows of a part of a⊙b, by column: the parts are `kRowsOfPart` rows each, and their sums go to
-/// `part_sums`, or to `sums` where there is one part. A block takes a part of 32 packets of columns; a warp takes every
-/// eighth of its rows. Reads a and b once.
+/// Σ over the rows of a part of a⊙b, by column, and a⊙scale, whichever is asked for: the parts are `kRowsOfPart` rows
+/// each, and their sums go to `part_sums`, or to `sums` where there is one part. A block takes a part of 32 packets of
+/// columns; a warp takes every eighth of its rows. Reads a and b once.
 template <class T>
 struct ColumnSum {
   static constexpr int kThreads = 256;
@@ -38,7 +38,7 @@ struct ColumnSum {
   bool packets;
 
   explicit ColumnSum(const ColumnSumParameters& p)
-      : p(p), parts(ColumnSumParameters::parts(p.rows)), packets(whole_packets<T>(p.columns, p.a, p.b)) {}
+      : p(p), parts(ColumnSumParameters::parts(p.rows)), packets(whole_packets<T>(p.columns, p.a, p.b, p.scaled)) {}
 
   Geometry geometry() const {
     const int64_t count = packets ? Packet<T>::kCount : 1;
@@ -60,26 +60,39 @@ struct ColumnSum {
     const int64_t column = (block_y() * kWarp + lane_index()) * N;
     const int64_t begin = block_x() * kRows;
     const int64_t end = begin + kRows < p.rows ? begin + kRows : p.rows;
+    const bool has_sums = p.b.data != nullptr;
     float sums[N] = {};
     if (column < p.columns) {
       const T* a = static_cast<const T*>(p.a.data) + column;
-      const T* b = static_cast<const T*>(p.b.data) + column;
+      const T* b = has_sums ? static_cast<const T*>(p.b.data) + column : a; // has been read then
+      const int64_t b_stride = has_sums ? p.b.stride : p.a.stride;
+      float scale[N];
+      RORA_UNROLL
+      for (int j = 0; j < N; ++j) {
+        scale[j] = p.scale != nullptr ? p.scale[column + j] : 0.0f;
+      }
       int64_t row = begin + warp_index();
       for (; row + (kAtOnce - 1) * kWarps < end; row += kAtOnce * kWarps) {
         Stretch<T, N> of_a[kAtOnce], of_b[kAtOnce];
         RORA_UNROLL
         for (int k = 0; k < kAtOnce; ++k) {
           of_a[k] = fetch<N>(a + (row + k * kWarps) * p.a.stride);
-          of_b[k] = fetch<N>(b + (row + k * kWarps) * p.b.stride);
+          of_b[k] = fetch<N>(b + (row + k * kWarps) * b_stride);
         }
         RORA_UNROLL
         for (int k = 0; k < kAtOnce; ++k) {
           add(of_a[k], of_b[k], sums);
+          put_scaled(of_a[k], scale, row + k * kWarps, column);
         }
       }
       for (; row < end; row += kWarps) {
-        add(fetch<N>(a + row * p.a.stride), fetch<N>(b + row * p.b.stride), sums);
+        const Stretch<T, N> of_a = fetch<N>(a + row * p.a.stride);
+        add(of_a, fetch<N>(b + row * b_stride), sums);
+        put_scaled(of_a, scale, row, column);
       }
+    }
+    if (!has_sums) {
+      return;
     }
     sum_warps<kThreads>(sums, reinterpret_cast<float*>(shared_memory()));
     if (warp_index() == 0 && column < p.columns) {
@@ -89,6 +102,19 @@ struct ColumnSum {
         to[column + j] = sums[j];
       }
     }
+  }
+
+  template <int N>
+  RORA_DEVICE void put_scaled(const Stretch<T, N>& a, const float (&scale)[N], int64_t row, int64_t column) const {
+    if (p.scale == nullptr) {
+      return;
+    }
+    float product[N];
+    RORA_UNROLL
+    for (int j = 0; j < N; ++j) {
+      product[j] = widen(a.value[j]) * scale[j];
+    }
+    store(product, static_cast<T*>(p.scaled.data) + row * p.scaled.stride + column);
   }
 
   template <int N>

@@ -79,7 +79,7 @@ struct DropoutParameters {
   void* y = nullptr; ///< written
 };
 
-/// Σ over rows of a⊙b, by column.
+/// Σ over rows of a⊙b, by column; a GPU may write a⊙scale in the same pass, or that alone.
 struct ColumnSumParameters {
   static constexpr int64_t kColumns = 64; ///< columns of an item
   static constexpr int64_t kRowsOfPart = 128; ///< whose sums a GPU forms at once
@@ -89,9 +89,11 @@ struct ColumnSumParameters {
   Type type{};
   int64_t rows = 0, columns = 0;
   Rows a; ///< read
-  Rows b; ///< read
+  Rows b; ///< read; a GPU forms no sums without it
   void* sums = nullptr; ///< `[columns]`, wide: written
   float* part_sums = nullptr; ///< `[parts(rows), columns]`, a GPU's workspace: may be null for one part or none
+  const float* scale = nullptr; ///< `[columns]`, read; null: nothing is scaled
+  Rows scaled; ///< a⊙scale, written: may be a
 };
 
 /// ‖W + s·B·A‖ of rows, as `ops::dora_norm` expands it. No kernel of the CPU.

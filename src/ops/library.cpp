@@ -55,6 +55,7 @@ TORCH_LIBRARY(rora, m) {
   m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype, float p=0., int seed=0) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
+  m.def("directed_gradient(Tensor dy, Tensor scale, Tensor? y=None) -> (Tensor dz, Tensor sums)");
   m.def(
       "dora_norm_rows(Tensor weight_norm_squared, Tensor product, Tensor b, Tensor gram, float scale) -> Tensor norm");
   m.def(

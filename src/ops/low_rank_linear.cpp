@@ -4,6 +4,7 @@
 
 #include "dtype.h"
 #include "launch.h"
+#include "scale_columns.h"
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -31,29 +32,60 @@ at::Tensor dropout_kernel(const at::Tensor& x, double p, int64_t seed) {
   return y;
 }
 
-at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) {
-  if (!detail::has_kernel(dy, z) || z.scalar_type() != dy.scalar_type() || dy.dim() != 2 || dy.stride(1) != 1 ||
-      z.stride(1) != 1) {
-    return reference::magnitude_gradient(dy, z);
-  }
-  constexpr int64_t kColumns = kernels::ColumnSumParameters::kColumns;
-  at::Tensor sums = at::empty({dy.size(1)}, dy.options().dtype(detail::wide_type(dy.scalar_type())));
+/// Whether the column kernels read `x` `[rows, columns]` beside `like`.
+bool has_column_kernel(const at::Tensor& x, const at::Tensor& like) {
+  return detail::has_kernel(x, like) && x.scalar_type() == like.scalar_type() && x.dim() == 2 && x.stride(1) == 1;
+}
+
+kernels::ColumnSumParameters column_parameters(const at::Tensor& a) {
   kernels::ColumnSumParameters parameters;
-  parameters.type = detail::kernel_type(dy);
-  parameters.rows = dy.size(0);
-  parameters.columns = dy.size(1);
-  parameters.a = detail::kernel_rows(dy);
-  parameters.b = detail::kernel_rows(z);
+  parameters.type = detail::kernel_type(a);
+  parameters.rows = a.size(0);
+  parameters.columns = a.size(1);
+  parameters.a = detail::kernel_rows(a);
+  return parameters;
+}
+
+/// Σ over rows of a⊙b, with what else `parameters` ask for.
+at::Tensor column_sums(kernels::ColumnSumParameters parameters, const at::Tensor& a, const at::Tensor& b) {
+  constexpr int64_t kColumns = kernels::ColumnSumParameters::kColumns;
+  at::Tensor sums = at::empty({a.size(1)}, a.options().dtype(detail::wide_type(a.scalar_type())));
+  parameters.b = detail::kernel_rows(b);
   parameters.sums = sums.data_ptr();
   at::Tensor part_sums;
-  if (dy.is_cuda()) {
-    part_sums = at::empty({kernels::ColumnSumParameters::parts(dy.size(0)), dy.size(1)}, sums.options());
+  if (a.is_cuda()) {
+    part_sums = at::empty({kernels::ColumnSumParameters::parts(a.size(0)), a.size(1)}, sums.options());
     parameters.part_sums = part_sums.data_ptr<float>();
   }
   detail::launch(
-      dy, &kernels::Kernels::column_sum, &kernels::CudaKernels::column_sum, parameters,
-      (dy.size(1) + kColumns - 1) / kColumns, dy.size(0) * kColumns);
+      a, &kernels::Kernels::column_sum, &kernels::CudaKernels::column_sum, parameters,
+      (a.size(1) + kColumns - 1) / kColumns, a.size(0) * kColumns);
   return sums;
+}
+
+at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) {
+  if (!has_column_kernel(dy, z) || !has_column_kernel(z, dy)) {
+    return reference::magnitude_gradient(dy, z);
+  }
+  return column_sums(column_parameters(dy), dy, z);
+}
+
+/// Of a GPU alone: LibTorch's product of rows and a row takes twice its floor there.
+std::tuple<at::Tensor, at::Tensor> directed_gradient_kernel(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y) {
+  if (!has_column_kernel(dy, dy) || !detail::has_kernel(dy, scale) || (y && !has_column_kernel(*y, dy))) {
+    return reference::directed_gradient(dy, scale, y);
+  }
+  at::Tensor dz = at::empty(dy.sizes(), dy.options());
+  const at::Tensor rounded = scale.to(dy.scalar_type()).to(at::kFloat).contiguous();
+  kernels::ColumnSumParameters parameters = column_parameters(dy);
+  parameters.scale = rounded.const_data_ptr<float>();
+  parameters.scaled = detail::kernel_rows(dz);
+  if (y) {
+    return {dz, column_sums(parameters, dy, *y)};
+  }
+  detail::launch_on_cuda(dy, &kernels::CudaKernels::column_sum, parameters, dy.size(1));
+  return {dz, at::Tensor()};
 }
 
 /// Of a GPU alone: on the CPU the magnitude is looked at first.
@@ -112,6 +144,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
   m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);
   m.impl("magnitude_gradient", reference::magnitude_gradient);
+  m.impl("directed_gradient", reference::directed_gradient);
   m.impl("zero_magnitude_gradient_", reference::zero_magnitude_gradient_);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
@@ -121,6 +154,7 @@ TORCH_LIBRARY_IMPL(rora, CPU, m) {
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("dropout", dropout_kernel);
   m.impl("magnitude_gradient", magnitude_gradient_kernel);
+  m.impl("directed_gradient", directed_gradient_kernel);
   m.impl("zero_magnitude_gradient_", zero_magnitude_gradient_kernel_);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
@@ -128,4 +162,17 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 }
 
 } // namespace
+
+void detail::scale_columns_(at::Tensor& y, const at::Tensor& scale) {
+  if (!y.is_cuda() || !has_column_kernel(y, y)) {
+    y.mul_(scale.to(wide_type(y.scalar_type()))); // multiplied in the wide type and rounded to y's
+    return;
+  }
+  const at::Tensor wide = scale.to(at::kFloat).contiguous();
+  kernels::ColumnSumParameters parameters = column_parameters(y);
+  parameters.scale = wide.const_data_ptr<float>();
+  parameters.scaled = parameters.a;
+  launch_on_cuda(y, &kernels::CudaKernels::column_sum, parameters, y.size(1));
+}
+
 } // namespace rora::ops

@@ -265,6 +265,7 @@ class Maker:
                  tensors=dict(dy=dy, b=b), wide=("b",), outputs=("dshrunk", "db"))
         self.add("magnitude_gradient", lambda op, t: op(t.dy, t.z), lambda t: (t.dy * t.z).sum(0, dtype=wide_of(t.z)),
                  tensors=dict(dy=dy, z=self.random("z", m, n)))
+        self.directed_gradients(dy)
         self.norm_rows(a, b)
         self.zero_magnitudes(x, dy, shrunk, b)
         for dora in (False, True):
@@ -274,6 +275,17 @@ class Maker:
         self.linear(False, 0.0, seed, x, dy, a, torch.zeros_like(b), what="zero B, as the base")
         self.linear(True, 0.0, seed, x, dy, a, torch.zeros_like(b), what="zero B, as the base")
         self.linear(True, 0.0, seed, x, dy, a, b, zeros=True)
+
+    def directed_gradients(self, dy):
+        if "directed_gradient" in schemas():
+            tensors = dict(dy=dy, scale=1 + self.random("scale", self.n, scale=0.1), y=self.random("z", self.m, self.n))
+            for with_sums in (True, False):
+                self.add("directed_gradient", lambda op, t, with_sums=with_sums: op(
+                             t.dy, t.scale, t.y if with_sums else None),
+                         lambda t, with_sums=with_sums: (t.dy * t.scale.to(t.dy.dtype),
+                                                         (t.dy * t.y).sum(0, dtype=wide_of(t.y)) if with_sums else None),
+                         "with sums" if with_sums else "alone", tensors=tensors, wide=("scale",),
+                         outputs=("dz", "sums"))
 
     def norm_rows(self, a, b):
         """‖W + s·B·A‖ by row, from products that do not have W's size."""

@@ -33,13 +33,35 @@ void expect_the_sums(int64_t rows, int64_t columns, int64_t apart, at::ScalarTyp
   const at::Tensor bound = products.abs().sum(0) * 1e-6; // of sums in float
   EXPECT_TRUE(((sums - products.sum(0)).abs() <= bound).all().item<bool>()) << rows << " rows of " << columns;
 
+  const at::Tensor scale = at::randn({columns});
+  const at::Tensor expected = (a.to(at::kFloat) * scale).to(dtype);
+  const at::Tensor scaled = at::empty({rows, columns + apart}, a.options()).narrow(1, 0, columns);
+  p.scale = scale.const_data_ptr<float>();
+  p.scaled = rows_of(scaled);
+  const at::Tensor sums_again = at::full({columns}, 7.0f);
+  p.sums = sums_again.data_ptr();
+  run_kernel(kernels::cuda::ColumnSum<T>(p), {sums_again, part_sums, scaled});
+  run_kernel(kernels::cuda::ColumnSumOfParts(p), {sums_again});
+  EXPECT_TRUE(at::equal(scaled, expected)) << rows << " rows of " << columns;
+  EXPECT_TRUE(at::equal(sums_again, sums)) << rows << " rows of " << columns;
+
+  const at::Tensor in_place = a.clone();
+  p.a = p.scaled = rows_of(in_place);
+  p.b = {};
+  p.sums = p.part_sums = nullptr;
+  run_kernel(kernels::cuda::ColumnSum<T>(p), {in_place});
+  EXPECT_TRUE(at::equal(in_place, expected)) << rows << " rows of " << columns;
+  p.scale = nullptr;
+  p.a = rows_of(a);
+  p.b = rows_of(b);
+
   const at::Tensor of_cpu = at::empty({columns});
   p.sums = of_cpu.data_ptr();
   kernels::kernels().column_sum(p, 0, (columns + ColumnSumParameters::kColumns - 1) / ColumnSumParameters::kColumns);
   EXPECT_TRUE(((sums - of_cpu).abs() <= 2 * bound).all().item<bool>()) << rows << " rows of " << columns;
 }
 
-TEST_P(ColumnSumKernel, IsTheSumAtAnySize) {
+TEST_P(ColumnSumKernel, IsTheSumAndTheScaledRowsAtAnySize) {
   at::manual_seed(6);
   for (const int64_t rows : {0, 1, 9, 128, 129, 1300}) {
     for (const int64_t columns : {1, 45, 264}) {

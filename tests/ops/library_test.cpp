@@ -38,6 +38,7 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "low_rank_gradient_a",
         "low_rank_gradient_x_",
         "magnitude_gradient",
+        "directed_gradient",
         "dora_norm_rows",
         "zero_magnitude_gradient_",
         "dropout"}) {
@@ -65,6 +66,20 @@ TEST(Library, MagnitudeGradientIsTheReferences) {
   for (const int64_t columns : {1, 63, 64, 200}) {
     const at::Tensor dy = at::randn({37, columns}), z = at::randn({37, columns});
     EXPECT_TRUE(at::allclose(magnitude_gradient(dy, z), reference::magnitude_gradient(dy, z), 1e-5, 1e-5));
+  }
+}
+
+TEST(Library, DirectedGradientIsTheProductAndTheMagnitudesSums) {
+  at::manual_seed(6);
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    const at::Tensor dy = at::randn({37, 66}, at::kDouble).to(dtype), y = at::randn({37, 66}, at::kDouble).to(dtype);
+    const at::Tensor scale = at::rand({66}) + 0.5;
+    const auto [dz, sums] = directed_gradient(dy, scale, y);
+    EXPECT_TRUE(at::equal(dz, dy * scale.to(dtype)));
+    EXPECT_TRUE(at::equal(sums, magnitude_gradient(dy, y)));
+    const auto [alone, none] = directed_gradient(dy, scale);
+    EXPECT_TRUE(at::equal(alone, dz));
+    EXPECT_FALSE(none.defined());
   }
 }
 

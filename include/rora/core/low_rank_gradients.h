@@ -95,17 +95,21 @@ inline at::Tensor low_rank_forward(const LowRankTerm& term, const at::Tensor& x,
   return term.bias.defined() ? y.add_(term.bias.to(dtype)) : y;
 }
 
-/// colsum(dy⊙z)/‖W + s·B·A‖, where n⊙z = y − bias gave y: z comes back from y wherever m ≠ 0 and else is made anew.
+/// Whether z comes back from y, as n⊙z = y − bias: wherever m ≠ 0. Elsewhere than on the CPU, where looking at the
+/// magnitude would wait for the device, those of m = 0 are made anew behind it.
+inline bool comes_from_output(const LowRankTerm& term, const SavedTerm& saved) {
+  return saved.output.defined() && !(saved.output.is_cpu() && (term.magnitude == 0).any().item<bool>());
+}
+
+/// dm = colsum(dy⊙z)/‖W + s·B·A‖. `sum` is colsum(dy⊙y), where z comes back from y.
 inline at::Tensor direction_gradient(
-    const LowRankTerm& term, const at::Tensor& dy, const at::Tensor& x, const SavedTerm& saved) {
-  const bool on_cpu = x.is_cpu(); // elsewhere, looking at the magnitude would wait for the device
-  if (!saved.directed.defined() && !(on_cpu && (term.magnitude == 0).any().item<bool>())) {
-    at::Tensor sum = magnitude_gradient(dy, saved.output.reshape({-1, saved.output.size(-1)}));
+    const LowRankTerm& term, const at::Tensor& dy, const at::Tensor& x, const SavedTerm& saved, at::Tensor sum) {
+  if (sum.defined()) {
     if (term.bias.defined()) {
       sum = sum - dy.sum(0, /*keepdim=*/false, sum.scalar_type()) * term.bias.to(sum.scalar_type());
     }
     at::Tensor gradient = sum / term.magnitude;
-    if (!on_cpu) {
+    if (!x.is_cpu()) {
       zero_magnitude_gradient_(gradient, dy, x, term.weight->dense(), saved.shrunk, term.b, term.magnitude, term.norm);
     }
     return gradient;
@@ -180,7 +184,12 @@ inline ByParameter<at::Tensor> low_rank_backward(
   if (needs.bias) {
     gradients.bias = dy.sum(0);
   }
-  const at::Tensor dz = term.dora() ? dy * term.direction_scale().to(dy.scalar_type()) : dy;
+  at::Tensor dz = dy, with_output;
+  if (term.dora()) {
+    const bool reads_output = needs.magnitude && comes_from_output(term, saved);
+    std::tie(dz, with_output) = directed_gradient(
+        dy, term.direction_scale(), reads_output ? saved.output.reshape({-1, saved.output.size(-1)}) : at::Tensor());
+  }
   if (needs.weight) {
     gradients.weight =
         term.drops_input() ? dy.t().mm(x).add_((dz - dy).t().mm(dropout(x, term.dropout))) : dz.t().mm(x);
@@ -192,7 +201,7 @@ inline ByParameter<at::Tensor> low_rank_backward(
     return gradients;
   }
   if (needs.magnitude) {
-    gradients.magnitude = direction_gradient(term, dy, x, saved);
+    gradients.magnitude = direction_gradient(term, dy, x, saved, with_output);
   }
   at::Tensor dshrunk = shared != nullptr ? *shared : at::Tensor();
   std::tie(dshrunk, gradients.b) = low_rank_gradient_b(

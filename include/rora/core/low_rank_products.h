@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <optional>
 #include <tuple>
 
 namespace rora::ops {
@@ -40,6 +41,9 @@ at::Tensor& low_rank_gradient_x_(
 
 at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
+std::tuple<at::Tensor, at::Tensor> directed_gradient(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y);
+
 at::Tensor& zero_magnitude_gradient_(
     at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
     const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm);
@@ -65,6 +69,11 @@ void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::T
 
 /// colsum(dy⊙z) `[out]` in fp32 (fp64 for fp64).
 at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
+
+/// (dy⊙scale in dy's dtype, colsum(dy⊙y) as of `magnitude_gradient`) in one pass over dy where the device can; the
+/// second is undefined where y is. `scale` `[out]` is rounded to dy's dtype first.
+std::tuple<at::Tensor, at::Tensor> directed_gradient(
+    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y = {});
 
 /// Puts colsum(dy⊙z)/norm, z = x·Wᵀ + Ŝ·Bᵀ, into the elements of the magnitude's gradient `[out]` whose magnitude is 0,
 /// and 0 where the norm is, too. Whether there are any is found out on the device; nothing waits for the answer.

@@ -73,6 +73,11 @@ RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor
   return (dy * z).sum(0, /*keepdim=*/false, dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
+RORA_INLINE std::tuple<at::Tensor, at::Tensor> directed_gradient(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y) {
+  return {dy * scale.to(dy.scalar_type()), y ? ops::magnitude_gradient(dy, *y) : at::Tensor()};
+}
+
 RORA_INLINE at::Tensor& zero_magnitude_gradient_(
     at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
     const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& norm) {
@@ -117,6 +122,12 @@ RORA_INLINE void low_rank_gradient_x_(
 
 RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z) {
   return detail::call_operation<reference::magnitude_gradient>("rora::magnitude_gradient", dy, z);
+}
+
+RORA_INLINE std::tuple<at::Tensor, at::Tensor> directed_gradient(
+    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y) {
+  const auto given = y.defined() ? std::optional<at::Tensor>(y) : std::nullopt;
+  return detail::call_operation<reference::directed_gradient>("rora::directed_gradient", dy, scale, given);
 }
 
 RORA_INLINE void zero_magnitude_gradient_(

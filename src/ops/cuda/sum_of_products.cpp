@@ -1,5 +1,6 @@
 #include <rora/core/sum_of_products.h>
 
+#include "../scale_columns.h"
 #include "gemm_sum.h"
 
 #include <ATen/ATen.h>
@@ -202,7 +203,7 @@ at::Tensor sum_of_products_cuda(
     return reference::sum_of_products(a, b, scale, column_scale, dtype);
   }
   if (column_scale) {
-    y.mul_(column_scale->to(at::kFloat)); // multiplied in fp32 and rounded to y's dtype
+    detail::scale_columns_(y, *column_scale);
   }
   return y;
 }
