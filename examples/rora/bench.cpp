@@ -44,14 +44,14 @@ struct Arguments {
   double labelled = 1.0;
 };
 
-std::string mode(const Arguments& arguments) {
+std::string mode(const Arguments& arguments, const Flags& flags) {
   const bool rank_stabilized = arguments.adapter.scaling == Scaling::kRankStabilized;
   const std::string trained = arguments.frozen ? "frozen"
       : arguments.adapter.dora                 ? (rank_stabilized ? "dora_rslora" : "dora")
                                                : (rank_stabilized ? "rslora" : "lora");
-  const std::string kept = arguments.checkpointing == Checkpointing::kSelective ? "_selective_checkpointing"
-      : arguments.checkpointing == Checkpointing::kFull                         ? "_full_checkpointing"
-                                                                                : "";
+  const std::string kept = arguments.checkpointing == Checkpointing::kNone
+      ? ""
+      : "_" + flags.resolved()["checkpointing"].get<std::string>() + "_checkpointing";
   return trained + (arguments.merge ? "_merged" : "") + (arguments.inference ? "_inference" : "") + kept;
 }
 
@@ -215,6 +215,9 @@ int bench(Arguments& arguments, const Flags& flags) {
   if (arguments.inference && arguments.checkpointing != Checkpointing::kNone) {
     throw UsageError("--checkpointing is for steps with a backward: --inference has none");
   }
+  if (arguments.frozen && arguments.checkpointing == Checkpointing::kSelective) {
+    throw UsageError("--checkpointing selective forms again what adapters keep: --frozen has none");
+  }
   AdapterFlags& adapter = arguments.adapter;
   CausalLM model = arguments.model.load();
   torch::manual_seed(0);
@@ -249,7 +252,7 @@ int bench(Arguments& arguments, const Flags& flags) {
   }
   Json json;
   json["peer"] = "rora";
-  json["mode"] = mode(arguments);
+  json["mode"] = mode(arguments, flags);
   json["rank"] = adapter.rank;
   json["dtype"] = dtype_text(*arguments.model.dtype);
   json["batch"] = arguments.batch;

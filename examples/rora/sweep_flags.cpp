@@ -5,10 +5,11 @@
 namespace rora::cli {
 namespace {
 
-/// What may change while a sweep goes on: which runs there are, and nothing that the finished ones were made by.
-const std::vector<std::string> kMayChange{"methods", "alphas",     "ranks",    "lrs",     "seeds",
-                                          "seed",    "output",     "resume",   "dry-run", "keep-weights",
-                                          "within",  "save-every", "chat-date"};
+/// What may change while a sweep goes on: which runs there are, and nothing that decides what the finished ones gave.
+const std::vector<std::string> kMayChange{
+    "methods", "alphas",     "ranks",     "lrs",           "seeds",
+    "seed",    "output",     "resume",    "dry-run",       "keep-weights",
+    "within",  "save-every", "chat-date", "checkpointing", "activation-checkpointing"};
 
 } // namespace
 

@@ -13,7 +13,8 @@ Flag add_checkpointing(Flags& flags, Checkpointing& value) {
   return flags.choice<Checkpointing>(
       "checkpointing", value,
       {{"none", Checkpointing::kNone}, {"selective", Checkpointing::kSelective}, {"full", Checkpointing::kFull}},
-      "What backward computes again instead of keeping: norms and the MLP's product of gate and up, or whole layers");
+      "What backward computes again to save memory: selective, norms and the MLP's product of gate and up; full, whole "
+      "layers. Results are the same");
 }
 
 void TrainingFlags::add_data(Flags& flags, bool eval_is_required) {

@@ -199,8 +199,25 @@ void write_chat_template(const Prompts& prompts, bool has_chats, const std::file
   }
 }
 
+/// Sets what the layers keep. Throws `UsageError` where that would be as much as without the flag.
+void set_checkpointing(CausalLM model, Checkpointing checkpointing) {
+  const auto numbers_of_token = [&](Checkpointing each) {
+    model->checkpointing = each;
+    int64_t numbers = 0;
+    for (const LayerMemory& layer : model->layer_memory()) {
+      numbers += layer.all.numbers();
+    }
+    return numbers;
+  };
+  if (checkpointing == Checkpointing::kSelective &&
+      numbers_of_token(Checkpointing::kNone) == numbers_of_token(Checkpointing::kSelective)) {
+    throw UsageError("--checkpointing selective: nothing that is kept for what is trained is cheap to form again");
+  }
+  model->checkpointing = checkpointing;
+}
+
 int TrainingRun::run(RunFolder& folder, const Tokenizer* tokenizer) {
-  model->checkpointing = training->settled_checkpointing();
+  set_checkpointing(model, training->settled_checkpointing());
   if (const auto why = training->cuda_graph ? why_not_captured(model) : std::nullopt) {
     throw UsageError("--cuda-graph: " + *why);
   }

@@ -29,19 +29,20 @@ std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_lis
 
 std::vector<at::Tensor> project_norm_with_shrunk(
     RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms, bool forms_again) {
-  const at::Tensor a = [&] {
-    at::NoGradGuard no_grad; // A's gradient comes from the terms
-    return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(stream.states));
-  }();
-  const double scale = terms[0].scale;
-  auto [sum, y, shrunk] = ops::add_rms_norm_shrink(stream.states, stream.change, norm.weight, norm.eps, a, scale);
+  const auto normed_and_shrunk = [weight = norm.weight.detach(), eps = norm.eps, terms](
+                                     const at::Tensor& states, const at::Tensor& change) {
+    const at::Tensor a = [&] {
+      at::NoGradGuard no_grad; // A's gradient comes from the terms
+      return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(states));
+    }();
+    return ops::add_rms_norm_shrink(states, change, weight, eps, a, terms[0].scale);
+  };
+  auto [sum, y, shrunk] = normed_and_shrunk(stream.states, stream.change);
   stream = {std::move(sum)};
   std::vector<at::Tensor> outputs = ops::low_rank_linear(y, std::move(terms), shrunk);
   if (forms_again) {
     shrunk.reset();
-    const auto form = [states = stream.states.detach(), weight = norm.weight.detach(), eps = norm.eps, a, scale] {
-      return ops::add_rms_norm_shrink(states, {}, weight, eps, a, scale).y;
-    };
+    const auto form = [states = stream.states.detach(), normed_and_shrunk] { return normed_and_shrunk(states, {}).y; };
     form_again(std::move(y), form, outputs);
   }
   return outputs;

@@ -80,24 +80,37 @@ struct RecomputedFunction : torch::autograd::Function<RecomputedFunction> {
 };
 
 /// A tensor without memory, and how it gets its values.
-struct Emptied {
-  at::Tensor tensor;
-  std::function<at::Tensor()> form;
+class Emptied {
+ public:
+  Emptied(at::Tensor tensor, std::function<at::Tensor()> form) : tensor_(std::move(tensor)), form_(std::move(form)) {}
 
+  /// The first time; then nothing. Where forming throws, the next call tries again.
   void fill() {
-    if (!form) {
-      return; // another output's gradient came first
+    const std::lock_guard<std::mutex> lock(mutex_); // a graph that is kept may go backward on several threads
+    if (!form_) {
+      return;
     }
     at::NoGradGuard no_grad;
-    const at::Tensor fresh = std::exchange(form, nullptr)();
-    const c10::Storage& memory = fresh.storage();
-    TORCH_INTERNAL_ASSERT(
-        fresh.sizes() == tensor.sizes() && fresh.strides() == tensor.strides() &&
-        fresh.storage_offset() == tensor.storage_offset() && memory.nbytes() == tensor.storage().nbytes());
-    at::DataPtr values = memory.set_data_ptr(at::DataPtr(nullptr, fresh.device()));
-    tensor.storage().set_data_ptr_noswap(std::move(values));
-    tensor.reset(); // the nodes let go of theirs in their backward
+    at::Tensor fresh = form_();
+    if (!lies_alike(fresh)) { // another kernel was chosen, by how its input lies in memory
+      fresh = fresh.clone(at::MemoryFormat::Contiguous);
+    }
+    TORCH_INTERNAL_ASSERT(lies_alike(fresh));
+    at::DataPtr values = fresh.storage().set_data_ptr(at::DataPtr(nullptr, fresh.device()));
+    tensor_.storage().set_data_ptr_noswap(std::move(values));
+    form_ = nullptr;
+    tensor_.reset(); // the nodes let go of theirs in their backward
   }
+
+ private:
+  bool lies_alike(const at::Tensor& fresh) const {
+    return fresh.sizes() == tensor_.sizes() && fresh.strides() == tensor_.strides() &&
+        fresh.storage_offset() == tensor_.storage_offset() && fresh.storage().nbytes() == tensor_.storage().nbytes();
+  }
+
+  std::mutex mutex_;
+  at::Tensor tensor_;
+  std::function<at::Tensor()> form_;
 };
 
 } // namespace
@@ -117,7 +130,7 @@ void form_again(at::Tensor y, std::function<at::Tensor()> form, const std::vecto
     return;
   }
   y.storage().set_data_ptr_noswap(at::DataPtr(nullptr, y.device()));
-  const auto emptied = std::make_shared<Emptied>(Emptied{y.detach(), std::move(form)});
+  const auto emptied = std::make_shared<Emptied>(y.detach(), std::move(form));
   for (const at::Tensor& each : outputs) {
     if (each.requires_grad()) {
       each.register_hook([emptied](const at::TensorBase&) { emptied->fill(); });

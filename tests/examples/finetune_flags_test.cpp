@@ -191,6 +191,9 @@ TEST(FinetuneFlags, ActivationCheckpointingChangesNothing) {
   const Outcome both = run_rora(place.finetune("both", 1, {"--checkpointing", "none", "--activation-checkpointing"}));
   EXPECT_EQ(both.code, 2);
   EXPECT_NE(both.err.find("--activation-checkpointing"), std::string::npos) << both.err;
+  const Outcome idle = run_rora(place.finetune("idle", 1, {"--method", "prefix", "--checkpointing", "selective"}));
+  EXPECT_EQ(idle.code, 2);
+  EXPECT_NE(idle.err.find("--checkpointing selective"), std::string::npos) << idle.err;
 }
 
 TEST(FinetuneFlags, PortableWritesTheSameScaleAsAlphaOverRank) {

@@ -12,7 +12,8 @@ WHOLE, FEW = 32, 4  # layers
 ROUNDS = 3
 ONE, TWO = {"batch": 1}, {"batch": 2}
 RORA, RORA_ONE = "rora, 4 x 2048", "rora, 1 x 2048"
-PEFT_ONE, SELECTIVE = "PEFT, 1 x 2048", "rora, selective checkpointing, 4 x 2048"
+PEFT_ONE = "PEFT, 1 x 2048"
+SELECTIVE, FULL = "rora, selective checkpointing, 4 x 2048", "rora, full checkpointing, 4 x 2048"
 # The most wanted first.
 PROGRAMS = {
     RORA: (gpu_step, {}),
@@ -25,7 +26,7 @@ PROGRAMS = {
     "rora rank 64, 4 x 2048": (gpu_step, {"rank": 64}),
     SELECTIVE: (gpu_step, {"checkpointing": "selective"}),
     "rora, selective checkpointing, 2 x 2048": (gpu_step, {**TWO, "checkpointing": "selective"}),
-    "rora, full checkpointing, 4 x 2048": (gpu_step, {"checkpointing": "full"}),
+    FULL: (gpu_step, {"checkpointing": "full"}),
     "PEFT bf16 adapters, 1 x 2048": (peft_step, {**ONE, "short-adapters": True}),
     "PEFT, 2 x 2048": (peft_step, TWO),
     "PEFT compiled, 1 x 2048": (peft_step, {**ONE, "compile": True}),

@@ -27,7 +27,7 @@ struct Layer {
 };
 
 /// The projections' outputs and the stream's states, then the gradients of all that trains.
-std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_change) {
+std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_change, bool forms_again = false) {
   at::manual_seed(7);
   const at::Tensor states = at::randn({2, 3, kIn}).set_requires_grad(true);
   const at::Tensor change = at::randn({2, 3, kIn}).set_requires_grad(true);
@@ -36,9 +36,9 @@ std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_cha
   if (with_shrunk) {
     auto terms = detail::terms_together({layer.first.get(), layer.second.get()});
     EXPECT_TRUE(terms && ops::detail::takes_shrunk(*terms));
-    found = detail::project_norm_with_shrunk(*layer.norm, stream, std::move(*terms));
+    found = detail::project_norm_with_shrunk(*layer.norm, stream, std::move(*terms), forms_again);
   } else {
-    found = project_norm(*layer.norm, stream, {layer.first.get(), layer.second.get()});
+    found = project_norm(*layer.norm, stream, {layer.first.get(), layer.second.get()}, forms_again);
   }
   EXPECT_FALSE(stream.change.defined());
   found.push_back(stream.states);
@@ -64,15 +64,19 @@ std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_cha
 }
 
 /// What a GPU runs, with the reference of its kernel.
-TEST(ProjectNorm, IsTheSameWithWhatTheNormHasShrunk) {
+TEST(ProjectNorm, IsTheSameWithWhatTheNormHasShrunkAndWithItsResultFormedAgain) {
   for (const bool dora : {false, true}) {
     Layer layer(dora);
     for (const bool with_change : {false, true}) {
-      const auto found = everything(layer, true, with_change), expected = everything(layer, false, with_change);
-      ASSERT_EQ(found.size(), expected.size());
-      ASSERT_GE(found.size(), 8u);
-      for (size_t i = 0; i < found.size(); ++i) {
-        EXPECT_TRUE(at::equal(found[i], expected[i])) << i << (dora ? ", DoRA" : "");
+      const auto expected = everything(layer, false, with_change);
+      for (const auto& found :
+           {everything(layer, true, with_change), everything(layer, true, with_change, /*forms_again=*/true),
+            everything(layer, false, with_change, /*forms_again=*/true)}) {
+        ASSERT_EQ(found.size(), expected.size());
+        ASSERT_GE(found.size(), 8u);
+        for (size_t i = 0; i < found.size(); ++i) {
+          EXPECT_TRUE(at::equal(found[i], expected[i])) << i << (dora ? ", DoRA" : "");
+        }
       }
     }
   }

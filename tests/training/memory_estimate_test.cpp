@@ -233,6 +233,21 @@ TEST(MemoryEstimate, OfSelectiveCheckpointingLacksNormsResultsAndTheProductOfGat
   EXPECT_EQ(kept.activations - again.activations, 4 * 128 * 6 * (2 * 192 + 512) * 4);
 }
 
+TEST(MemoryEstimate, OfCheckpointingIsOfTrainingAlone) {
+  const auto kept = [](Checkpointing checkpointing) {
+    DecoderForCausalLM model = make_model({"lora"});
+    model->checkpointing = checkpointing;
+    model->eval();
+    auto counted = std::make_shared<AllocatedBytes>();
+    c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counted);
+    const at::Tensor ids = at::arange(256, at::kLong).view({2, 128});
+    const LossSum loss = model->loss({ids}, ids);
+    return counted->now;
+  };
+  EXPECT_EQ(kept(Checkpointing::kSelective), kept(Checkpointing::kNone));
+  EXPECT_EQ(kept(Checkpointing::kFull), kept(Checkpointing::kNone));
+}
+
 TEST(MemoryEstimate, CountsAWeightOfAnotherStorageByItsBuffers) {
   DecoderForCausalLM model = make_model({"lora"});
   const BatchShape shape{4, 128, 4 * 127};

@@ -35,7 +35,8 @@ struct LossSum {
   int64_t tokens = 0;
 };
 
-/// What the layers keep of a forward pass for its backward. Neither values nor gradients depend on it, to the bit.
+/// What the layers keep of a forward pass for its backward. Neither values nor gradients depend on it, to the bit. An
+/// adapter reads its input after its forward in the backward of what it returned, and nowhere else.
 enum class Checkpointing {
   kNone, ///< everything
   kSelective, ///< all but what is cheap to form again: norms' results, and the MLP's product of gate and up

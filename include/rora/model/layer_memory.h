@@ -37,7 +37,7 @@ struct KeptNumbers {
 
 /// What one layer keeps for its backward.
 struct LayerMemory {
-  KeptNumbers all; ///< a token; its `backward` is attention's alone, which finds the rest of the layer done with
+  KeptNumbers all; ///< a token; its `backward` is attention's alone: the MLP's memory is free by then
   /// Of those, what stands behind attention: in the last layer, for labelled tokens alone.
   KeptNumbers behind_attention;
   /// Numbers that the output projection keeps of attention's output where the layer keeps labelled tokens of it alone,
