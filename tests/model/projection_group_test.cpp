@@ -19,6 +19,7 @@ struct Layer {
         norm(kIn, 1e-5) {
     at::NoGradGuard no_grad;
     norm->weight.uniform_(0.5, 1.5);
+    norm->weight.set_requires_grad(true);
     first->low_rank()->lora_B.normal_(0.0, 0.3);
     second->low_rank()->lora_B.normal_(0.0, 0.3);
   }
@@ -46,10 +47,12 @@ std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_cha
   for (const at::Tensor& each : found) {
     loss = loss + each.square().sum();
   }
+  layer.norm->zero_grad();
   layer.first->zero_grad();
   layer.second->zero_grad();
   loss.backward();
   found.push_back(states.grad());
+  found.push_back(layer.norm->weight.grad());
   if (with_change) {
     found.push_back(change.grad());
   }
