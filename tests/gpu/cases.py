@@ -278,7 +278,7 @@ class Maker:
 
     def directed_gradients(self, dy):
         if "directed_gradient" in schemas():
-            tensors = dict(dy=dy, scale=1 + self.random("scale", self.n, scale=0.1), y=self.random("z", self.m, self.n))
+            tensors = dict(dy=dy, scale=1 + self.random("scale", self.n, scale=0.1), y=self.random("z", *dy.shape))
             for with_sums in (True, False):
                 self.add("directed_gradient", lambda op, t, with_sums=with_sums: op(
                              t.dy, t.scale, t.y if with_sums else None),
