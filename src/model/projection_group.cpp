@@ -13,6 +13,21 @@
 #include <utility>
 
 namespace rora {
+namespace {
+
+/// The norm of the sum, and what the terms share of it.
+ops::NormedAndShrunk norm_and_shrink(
+    const at::Tensor& states, const at::Tensor& change, const at::Tensor& weight, double eps,
+    const std::vector<ops::LowRankTerm>& terms) {
+  const at::Tensor a = [&] {
+    at::NoGradGuard no_grad; // A's gradient comes from the terms
+    return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(states));
+  }();
+  return ops::add_rms_norm_shrink(states, change, weight, eps, a, terms[0].scale);
+}
+
+} // namespace
+
 namespace detail {
 
 std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_list<ProjectionImpl*> projections) {
@@ -29,21 +44,14 @@ std::optional<std::vector<ops::LowRankTerm>> terms_together(std::initializer_lis
 
 std::vector<at::Tensor> project_norm_with_shrunk(
     RMSNormImpl& norm, ResidualStream& stream, std::vector<ops::LowRankTerm> terms, bool forms_again) {
-  const auto normed_and_shrunk = [eps = norm.eps, terms](
-                                     const at::Tensor& states, const at::Tensor& change, const at::Tensor& weight) {
-    const at::Tensor a = [&] {
-      at::NoGradGuard no_grad; // A's gradient comes from the terms
-      return ops::detail::side_by_side(terms, ops::detail::LowRankForm::of_device(states));
-    }();
-    return ops::add_rms_norm_shrink(states, change, weight, eps, a, terms[0].scale);
-  };
-  auto [sum, y, shrunk] = normed_and_shrunk(stream.states, stream.change, norm.weight);
+  const std::vector<ops::LowRankTerm> kept = forms_again ? terms : std::vector<ops::LowRankTerm>();
+  auto [sum, y, shrunk] = norm_and_shrink(stream.states, stream.change, norm.weight, norm.eps, terms);
   stream = {std::move(sum)};
   std::vector<at::Tensor> outputs = ops::low_rank_linear(y, std::move(terms), shrunk);
   if (forms_again) {
     shrunk.reset();
-    const auto form = [states = stream.states.detach(), weight = norm.weight.detach(), normed_and_shrunk] {
-      return normed_and_shrunk(states, {}, weight).y;
+    const auto form = [states = stream.states.detach(), weight = norm.weight.detach(), eps = norm.eps, kept] {
+      return norm_and_shrink(states, {}, weight, eps, kept).y;
     };
     form_again(std::move(y), form, outputs);
   }
