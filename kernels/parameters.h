@@ -131,6 +131,8 @@ struct PartialSumsParameters {
     double scale = 1.0;
     Type type{}; ///< kFloat or kBFloat16
     void* data = nullptr; ///< `[count]`: written
+    int64_t width = 0; ///< of the result's rows where these lie apart; 0: it is dense
+    int64_t stride = 0; ///< of those rows
   };
   Result results[2];
 };

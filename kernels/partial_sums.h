@@ -42,10 +42,12 @@ struct PartialSums {
       sum += result.partial[part * result.count + i];
     }
     sum *= static_cast<float>(result.scale);
+    const int64_t row = result.width > 0 ? i / result.width : 0;
+    const int64_t place = result.width > 0 ? row * result.stride + (i - row * result.width) : i;
     if (result.type == Type::kBFloat16) {
-      static_cast<BFloat16*>(result.data)[i] = rounded<BFloat16>(sum);
+      static_cast<BFloat16*>(result.data)[place] = rounded<BFloat16>(sum);
     } else {
-      static_cast<float*>(result.data)[i] = sum;
+      static_cast<float*>(result.data)[place] = sum;
     }
   }
 };

@@ -27,7 +27,7 @@ ops::Sequences behind_prefix(const ops::Sequences& sequences, int64_t prefix) {
 }
 
 /// What the projections give of the stream, whose sum becomes its states.
-std::vector<at::Tensor> project_stream(
+Projected project_stream(
     RMSNormImpl* norm, ResidualStream& stream, std::initializer_list<ProjectionImpl*> projections, bool forms_again) {
   if (norm != nullptr) {
     return project_norm(*norm, stream, projections, forms_again);
@@ -36,8 +36,16 @@ std::vector<at::Tensor> project_stream(
   return project_together(stream.states, projections);
 }
 
-at::Tensor gated(Activation activation, const at::Tensor& gate, const at::Tensor& up) {
-  return activation == Activation::kSiLU ? ops::swiglu(gate, up) : at::gelu(gate, "tanh") * up;
+at::Tensor gated(
+    Activation activation, const at::Tensor& gate, const at::Tensor& up,
+    const c10::intrusive_ptr<ops::GradientRows>& gradient_rows = {}) {
+  return activation == Activation::kSiLU ? ops::swiglu(gate, up, gradient_rows) : at::gelu(gate, "tanh") * up;
+}
+
+/// What a block's last projection gives.
+StreamChange change_by(ProjectionImpl& projection, const at::Tensor& x) {
+  const Projected projected = project_together(x, {&projection});
+  return {projected.outputs[0], projected.place(0)};
 }
 
 } // namespace
@@ -70,7 +78,8 @@ AttentionImpl::AttentionImpl(const DecoderOptions& options, int64_t layer)
 }
 
 /// `[batch, seq, heads·head_dim]` → `[batch, heads, seq, head_dim]`, normed and turned.
-at::Tensor AttentionImpl::turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const {
+at::Tensor AttentionImpl::turned(
+    const at::Tensor& flat, RMSNorm& norm, const LayerContext& context, const ops::GradientPlace& place) const {
   const auto by_head = [&](const at::Tensor& x) { return x.view({x.size(0), x.size(1), -1, head_dim_}); };
   at::Tensor heads = by_head(norms_all_heads_ ? norm->forward(flat) : flat);
   if (!norm.is_empty() && !norms_all_heads_) {
@@ -78,7 +87,10 @@ at::Tensor AttentionImpl::turned(const at::Tensor& flat, RMSNorm& norm, const La
   }
   heads = heads.transpose(1, 2);
   const RotaryTables& rotary = window_ > 0 ? context.sliding_rotary : context.rotary;
-  return rotates_ ? ops::rotary_embedding(heads, rotary.cos, rotary.sin) : heads;
+  const bool takes_heads_as_they_are = norm.is_empty();
+  return rotates_
+      ? ops::rotary_embedding(heads, rotary.cos, rotary.sin, takes_heads_as_they_are ? place : ops::GradientPlace())
+      : heads;
 }
 
 /// Puts the adapter's keys and values in front of the rows' own, or of those in an empty cache, and says how many there
@@ -114,13 +126,14 @@ int64_t AttentionImpl::put_prefix(at::Tensor& k, at::Tensor& v, const LayerConte
   return keys.size(0);
 }
 
-at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context) {
+StreamChange AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context) {
   const int64_t batch = stream.states.size(0);
   const int64_t seq = stream.states.size(1);
-  const auto projected = project_stream(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()}, context.forms_again);
-  at::Tensor q = turned(projected[0], q_norm, context);
-  at::Tensor k = turned(projected[1], k_norm, context);
-  at::Tensor v = projected[2].view({batch, seq, -1, head_dim_}).transpose(1, 2);
+  const Projected projected =
+      project_stream(norm, stream, {q_proj.get(), k_proj.get(), v_proj.get()}, context.forms_again);
+  at::Tensor q = turned(projected.outputs[0], q_norm, context, projected.place(0));
+  at::Tensor k = turned(projected.outputs[1], k_norm, context, projected.place(1));
+  at::Tensor v = projected.outputs[2].view({batch, seq, -1, head_dim_}).transpose(1, 2);
   if (query_scale_ != 1.0) {
     q = q * query_scale_;
   }
@@ -131,7 +144,7 @@ at::Tensor AttentionImpl::forward(RMSNormImpl* norm, ResidualStream& stream, con
   const ops::Sequences sequences = behind_prefix(context.sequences, prefix);
   const bool as_tokens = prefix > 0 && active_adapter()->takes_positions();
   const at::Tensor mixed = ops::attention_within(sequences, q, k, v, {window_, as_tokens ? 0 : prefix});
-  return o_proj->forward(context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
+  return change_by(*o_proj, context.of_chosen(mixed.transpose(1, 2).reshape({batch, seq, -1})));
 }
 
 MLPImpl::MLPImpl(const DecoderOptions& options, int64_t layer) : activation_(options.hidden_act()) {
@@ -143,29 +156,30 @@ MLPImpl::MLPImpl(const DecoderOptions& options, int64_t layer) : activation_(opt
   down_proj = register_module("down_proj", Projection(inner, hidden, bias.down));
 }
 
-at::Tensor MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again) {
+StreamChange MLPImpl::forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again) {
   if (MLPAdapter* adapter = active_adapter()) {
     if (norm != nullptr) {
-      return adapter->forward(*this, norm->forward(stream));
+      return {adapter->forward(*this, norm->forward(stream))};
     }
     stream = {stream.sum()};
-    return adapter->forward(*this, stream.states);
+    return {adapter->forward(*this, stream.states)};
   }
-  const auto projected = project_stream(norm, stream, {gate_proj.get(), up_proj.get()}, forms_again);
-  at::Tensor product = gated(activation_, projected[0], projected[1]);
-  at::Tensor y = down_proj->forward(product);
+  const Projected projected = project_stream(norm, stream, {gate_proj.get(), up_proj.get()}, forms_again);
+  const at::Tensor &gate = projected.outputs[0], &up = projected.outputs[1];
+  at::Tensor product = gated(activation_, gate, up, projected.gradient_rows);
+  StreamChange change = change_by(*down_proj, product);
   if (forms_again) {
-    const auto form = [activation = activation_, gate = projected[0].detach(), up = projected[1].detach()] {
+    const auto form = [activation = activation_, gate = gate.detach(), up = up.detach()] {
       return gated(activation, gate, up);
     };
-    detail::form_again(std::move(product), form, {y});
+    detail::form_again(std::move(product), form, {change.values});
   }
-  return y;
+  return change;
 }
 
 at::Tensor MLPImpl::forward(const at::Tensor& x) {
-  const auto projected = project_together(x, {gate_proj.get(), up_proj.get()});
-  return down_proj->forward(gated(activation_, projected[0], projected[1]));
+  const Projected projected = project_together(x, {gate_proj.get(), up_proj.get()});
+  return down_proj->forward(gated(activation_, projected.outputs[0], projected.outputs[1], projected.gradient_rows));
 }
 
 DecoderLayerImpl::DecoderLayerImpl(const DecoderOptions& options, int64_t layer)
@@ -204,16 +218,16 @@ RMSNorm& DecoderLayerImpl::norm_before_mlp() {
 
 ResidualStream DecoderLayerImpl::forward(ResidualStream stream, const LayerContext& context) {
   const auto pointer = [](RMSNorm& norm) { return norm.is_empty() ? nullptr : norm.get(); };
-  const auto weighted = [&](at::Tensor change, RMSNorm& norm_after) {
+  const auto weighted = [&](StreamChange change, RMSNorm& norm_after) {
     if (norm_placement_ != NormPlacement::kBefore) {
-      change = norm_after->forward(change);
+      change = {norm_after->forward(change.values)};
     }
-    return residual_multiplier_ == 1.0 ? change : change * residual_multiplier_;
+    return residual_multiplier_ == 1.0 ? change : StreamChange{change.values * residual_multiplier_};
   };
   if (!self_attn.is_empty()) {
-    const at::Tensor change =
+    StreamChange change =
         weighted(self_attn->forward(pointer(input_layernorm), stream, context), post_attention_layernorm);
-    stream = {context.of_chosen(stream.states), change};
+    stream = {context.of_chosen(stream.states), std::move(change)};
   } else {
     stream = {context.of_chosen(stream.sum())};
   }

@@ -21,7 +21,7 @@ at::Tensor RMSNormImpl::forward(const at::Tensor& x) {
 }
 
 at::Tensor RMSNormImpl::forward(ResidualStream& stream) {
-  auto [sum, y] = ops::add_rms_norm(stream.states, stream.change, factor(), eps);
+  auto [sum, y] = ops::add_rms_norm(stream.states, stream.change.values, factor(), eps, stream.change.place);
   stream = {std::move(sum)};
   return y;
 }

@@ -2,13 +2,57 @@
 
 #include "frozen_projections.h"
 
+#include <rora/model/decoder_layer.h>
 #include <rora/ops/weight_with_room.h>
 
-namespace rora {
+#include <algorithm>
+#include <utility>
+#include <vector>
 
-void leave_room_beside_weights(CausalLM model, int64_t columns) {
-  for (ProjectionImpl* projection : detail::frozen_projections(*model, "making room beside weights")) {
-    projection->set_base(ops::weight_with_room(projection->weight, columns));
+namespace rora {
+namespace {
+
+using Projections = std::vector<ProjectionImpl*>;
+
+/// The `projections` by what reads one x: q, k and v of an attention, gate and up of an MLP, any other by itself.
+std::vector<Projections> by_input(CausalLMImpl& model, Projections projections) {
+  std::vector<Projections> groups;
+  const auto take = [&](Projections group) {
+    const auto is_left = [&](ProjectionImpl* each) {
+      return std::find(projections.begin(), projections.end(), each) != projections.end();
+    };
+    if (std::all_of(group.begin(), group.end(), is_left)) {
+      for (ProjectionImpl* each : group) {
+        projections.erase(std::find(projections.begin(), projections.end(), each));
+      }
+      groups.push_back(std::move(group));
+    }
+  };
+  model.apply([&](torch::nn::Module& module) {
+    if (auto* attention = module.as<AttentionImpl>()) {
+      take({attention->q_proj.get(), attention->k_proj.get(), attention->v_proj.get()});
+    } else if (auto* mlp = module.as<MLPImpl>()) {
+      take({mlp->gate_proj.get(), mlp->up_proj.get()});
+    }
+  });
+  for (ProjectionImpl* each : projections) {
+    groups.push_back({each});
+  }
+  return groups;
+}
+
+} // namespace
+
+void leave_room_beside_weights(CausalLM model, int64_t rank) {
+  for (const Projections& group : by_input(*model, detail::frozen_projections(*model, "making room beside weights"))) {
+    std::vector<at::Tensor> weights;
+    for (const ProjectionImpl* each : group) {
+      weights.push_back(each->weight);
+    }
+    const auto stored = ops::weights_with_room(weights, rank);
+    for (size_t i = 0; i < group.size(); ++i) {
+      group[i]->set_base(stored[i]);
+    }
   }
 }
 

@@ -43,6 +43,18 @@ inline at::Tensor as_rows(const at::Tensor& x) {
   return rows.size(1) <= 1 || rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
+/// Memory `[..., size]` that a kernel is to write into, as rows; never a copy. Throws where one stride does not
+/// describe them.
+inline at::Tensor rows_of(const at::Tensor& memory) {
+  return memory.dim() == 2 ? memory : memory.view({-1, memory.size(-1)});
+}
+
+/// Whether a kernel may write into `memory` what is like x.
+inline bool takes_rows(const at::Tensor& memory, const at::Tensor& x) {
+  return memory.sizes() == x.sizes() && memory.dtype() == x.dtype() && memory.device() == x.device() &&
+      memory.stride(-1) == 1;
+}
+
 inline kernels::Rows kernel_rows(const at::Tensor& rows) {
   return {rows.data_ptr(), rows.stride(0)};
 }

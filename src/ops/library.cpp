@@ -10,6 +10,7 @@ TORCH_LIBRARY(rora, m) {
   m.def(
       "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor rstd, bool[2] mask, Tensor? dsum=None)"
       " -> (Tensor dx, Tensor dweight)");
+  m.def("rms_norm_backward_into(Tensor dy, Tensor x, Tensor weight, Tensor rstd, Tensor? dsum, Tensor(a!) dx) -> ()");
   m.def("add_rms_norm(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y)");
   m.def(
       "add_rms_norm_forward(Tensor x, Tensor added, Tensor weight, float eps) -> (Tensor sum, Tensor y, Tensor rstd)");
@@ -20,9 +21,11 @@ TORCH_LIBRARY(rora, m) {
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_forward(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_backward(Tensor dy, Tensor gate, Tensor up) -> (Tensor dgate, Tensor dup)");
+  m.def("swiglu_backward_into(Tensor dy, Tensor gate, Tensor up, Tensor(a!) dgate, Tensor(b!) dup) -> ()");
 
   m.def("rotary_embedding(Tensor x, Tensor cos, Tensor sin) -> Tensor");
   m.def("rotary_embedding_forward(Tensor x, Tensor cos, Tensor sin, bool inverse) -> Tensor");
+  m.def("rotary_embedding_forward_into(Tensor x, Tensor cos, Tensor sin, bool inverse, Tensor(a!) y) -> ()");
 
   m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? sequence=None) -> Tensor");
   m.def("varlen_attention(Tensor q, Tensor k, Tensor v, Tensor boundaries, int longest) -> Tensor");
@@ -52,10 +55,14 @@ TORCH_LIBRARY(rora, m) {
   m.def(
       "low_rank_gradient_b(Tensor dy, Tensor shrunk, Tensor b, float scale, bool[2] mask)"
       " -> (Tensor dshrunk, Tensor db)");
+  m.def(
+      "low_rank_gradient_b_beside(Tensor dy, Tensor shrunk, Tensor b, float scale, bool needs_db,"
+      " Tensor(a!) dshrunk) -> Tensor db");
   m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype, float p=0., int seed=0) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
   m.def("directed_gradient(Tensor dy, Tensor scale, Tensor? y=None) -> (Tensor dz, Tensor sums)");
+  m.def("directed_gradient_into(Tensor dy, Tensor scale, Tensor? y, Tensor(a!) dz) -> Tensor sums");
   m.def(
       "dora_norm_rows(Tensor weight_norm_squared, Tensor product, Tensor b, Tensor gram, float scale) -> Tensor norm");
   m.def(

@@ -71,21 +71,29 @@ at::Tensor magnitude_gradient_kernel(const at::Tensor& dy, const at::Tensor& z) 
 }
 
 /// Of a GPU alone: LibTorch's product of rows and a row takes twice its floor there.
-std::tuple<at::Tensor, at::Tensor> directed_gradient_kernel(
-    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y) {
-  if (!has_column_kernel(dy, dy) || !detail::has_kernel(dy, scale) || (y && !has_column_kernel(*y, dy))) {
-    return reference::directed_gradient(dy, scale, y);
+at::Tensor directed_gradient_into_kernel(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y, at::Tensor& dz) {
+  if (!has_column_kernel(dy, dy) || !detail::has_kernel(dy, scale) || (y && !has_column_kernel(*y, dy)) ||
+      !has_column_kernel(dz, dy) || dz.sizes() != dy.sizes()) {
+    return reference::directed_gradient_into(dy, scale, y, dz);
   }
-  at::Tensor dz = at::empty(dy.sizes(), dy.options());
+  detail::mark_changed(dz);
   const at::Tensor rounded = scale.to(dy.scalar_type()).to(at::kFloat).contiguous();
   kernels::ColumnSumParameters parameters = column_parameters(dy);
   parameters.scale = rounded.const_data_ptr<float>();
   parameters.scaled = detail::kernel_rows(dz);
   if (y) {
-    return {dz, column_sums(parameters, dy, *y)};
+    return column_sums(parameters, dy, *y);
   }
   detail::launch_on_cuda(dy, &kernels::CudaKernels::column_sum, parameters, dy.size(1));
-  return {dz, at::Tensor()};
+  return {};
+}
+
+std::tuple<at::Tensor, at::Tensor> directed_gradient_kernel(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y) {
+  at::Tensor dz = at::empty(dy.sizes(), dy.options());
+  const at::Tensor sums = directed_gradient_into_kernel(dy, scale, y, dz);
+  return {dz, sums};
 }
 
 /// Of a GPU alone: on the CPU the magnitude is looked at first.
@@ -141,10 +149,12 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("dropout", reference::dropout);
   m.impl("low_rank_shrink", reference::low_rank_shrink);
   m.impl("low_rank_gradient_b", reference::low_rank_gradient_b);
+  m.impl("low_rank_gradient_b_beside", reference::low_rank_gradient_b_beside);
   m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
   m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);
   m.impl("magnitude_gradient", reference::magnitude_gradient);
   m.impl("directed_gradient", reference::directed_gradient);
+  m.impl("directed_gradient_into", reference::directed_gradient_into);
   m.impl("zero_magnitude_gradient_", reference::zero_magnitude_gradient_);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
@@ -155,6 +165,7 @@ TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("dropout", dropout_kernel);
   m.impl("magnitude_gradient", magnitude_gradient_kernel);
   m.impl("directed_gradient", directed_gradient_kernel);
+  m.impl("directed_gradient_into", directed_gradient_into_kernel);
   m.impl("zero_magnitude_gradient_", zero_magnitude_gradient_kernel_);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {

@@ -2,6 +2,7 @@
 #include <rora/ops/rms_norm.h>
 
 #include "dtype.h"
+#include "gradient_place.h"
 #include "launch.h"
 #include "rms_norm.h"
 
@@ -107,32 +108,63 @@ std::tuple<at::Tensor, at::Tensor> backward_reference(
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
 }
 
+bool has_backward_kernel(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const std::optional<at::Tensor>& dsum) {
+  const at::Tensor& more = dsum ? *dsum : dy;
+  return detail::has_kernel(x, weight, dy, rstd, more) && weight.scalar_type() == x.scalar_type() &&
+      dy.scalar_type() == x.scalar_type() && more.scalar_type() == x.scalar_type() && more.sizes() == x.sizes();
+}
+
+/// Into dx, whose rows are dense and may lie apart.
+void run_backward(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const std::optional<at::Tensor>& dsum, const at::Tensor& dx) {
+  const at::Tensor rows = detail::as_rows(x), dy_rows = detail::as_rows(dy);
+  const at::Tensor more_rows = dsum ? detail::as_rows(*dsum) : at::Tensor();
+  const at::Tensor scale = weight.contiguous(), dx_rows = detail::rows_of(dx);
+  kernels::RMSNormParameters p;
+  p.type = detail::kernel_type(x);
+  p.size = rows.size(1);
+  p.x = detail::kernel_rows(rows);
+  p.weight = scale.data_ptr();
+  p.rstd = rstd.data_ptr();
+  p.dy = detail::kernel_rows(dy_rows);
+  p.dsum = dsum ? detail::kernel_rows(more_rows) : kernels::Rows();
+  p.dx = detail::kernel_rows(dx_rows);
+  detail::launch(
+      x, &kernels::Kernels::rms_norm_backward, &kernels::CudaKernels::rms_norm_backward, p, rows.size(0), p.size);
+}
+
 std::tuple<at::Tensor, at::Tensor> backward_kernel(
     const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
     std::array<bool, 2> mask, const std::optional<at::Tensor>& dsum) {
-  const at::Tensor& more = dsum ? *dsum : dy;
-  if (!detail::has_kernel(x, weight, dy, rstd, more) || weight.scalar_type() != x.scalar_type() ||
-      dy.scalar_type() != x.scalar_type() || more.scalar_type() != x.scalar_type() || more.sizes() != x.sizes()) {
+  if (!has_backward_kernel(dy, x, weight, rstd, dsum)) {
     return backward_reference(dy, x, weight, rstd, mask, dsum);
   }
   at::Tensor dx;
   if (mask[0]) {
-    const at::Tensor rows = detail::as_rows(x), dy_rows = detail::as_rows(dy), more_rows = detail::as_rows(more);
-    const at::Tensor scale = weight.contiguous();
     dx = at::empty(x.sizes(), x.options());
-    kernels::RMSNormParameters p;
-    p.type = detail::kernel_type(x);
-    p.size = rows.size(1);
-    p.x = detail::kernel_rows(rows);
-    p.weight = scale.data_ptr();
-    p.rstd = rstd.data_ptr();
-    p.dy = detail::kernel_rows(dy_rows);
-    p.dsum = dsum ? detail::kernel_rows(more_rows) : kernels::Rows();
-    p.dx = {dx.data_ptr(), p.size};
-    detail::launch(
-        x, &kernels::Kernels::rms_norm_backward, &kernels::CudaKernels::rms_norm_backward, p, rows.size(0), p.size);
+    run_backward(dy, x, weight, rstd, dsum, dx);
   }
   return {dx, mask[1] ? weight_gradient(dy, x, weight, rstd) : at::Tensor()};
+}
+
+void backward_into_reference(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const std::optional<at::Tensor>& dsum, at::Tensor& dx) {
+  dx.copy_(std::get<0>(backward_reference(dy, x, weight, rstd, {true, false}, dsum)));
+}
+
+void backward_into_kernel(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rstd,
+    const std::optional<at::Tensor>& dsum, at::Tensor& dx) {
+  if (!has_backward_kernel(dy, x, weight, rstd, dsum) || !detail::takes_rows(dx, x)) {
+    backward_into_reference(dy, x, weight, rstd, dsum, dx);
+    return;
+  }
+  run_backward(dy, x, weight, rstd, dsum, dx);
+  detail::mark_changed(dx);
 }
 
 struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
@@ -155,9 +187,10 @@ struct RMSNormFunction : torch::autograd::Function<RMSNormFunction> {
 struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
   static variable_list forward(
       AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added,
-      double eps) {
+      double eps, const GradientPlace& place) {
     ctx->set_materialize_grads(false);
     ctx->saved_data["added"] = added.has_value();
+    detail::keep_place(ctx, place);
     auto [sum, y, rstd] = detail::rms_norm_of_sum(x, added, weight, eps);
     const at::Tensor normed = added ? sum : x;
     ctx->save_for_backward({normed, weight, rstd});
@@ -165,7 +198,7 @@ struct AddRMSNormFunction : torch::autograd::Function<AddRMSNormFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm", 4);
+    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm", 5);
   }
 };
 
@@ -173,20 +206,25 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("rms_norm_forward", forward_reference);
   m.impl("add_rms_norm_forward", add_forward_reference);
   m.impl("rms_norm_backward", backward_reference);
+  m.impl("rms_norm_backward_into", backward_into_reference);
 }
 TORCH_LIBRARY_IMPL(rora, CPU, m) {
   m.impl("rms_norm_forward", forward_kernel);
   m.impl("add_rms_norm_forward", add_forward_kernel);
   m.impl("rms_norm_backward", backward_kernel);
+  m.impl("rms_norm_backward_into", backward_into_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("rms_norm_forward", forward_kernel);
   m.impl("add_rms_norm_forward", add_forward_kernel);
   m.impl("rms_norm_backward", backward_kernel);
+  m.impl("rms_norm_backward_into", backward_into_kernel);
 }
 TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
   m.impl("rms_norm", rms_norm);
-  m.impl("add_rms_norm", add_rms_norm);
+  m.impl("add_rms_norm", [](const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
+    return add_rms_norm(x, added, weight, eps);
+  });
 }
 
 } // namespace
@@ -209,10 +247,20 @@ variable_list detail::add_rms_norm_gradients(
   at::Tensor dx = dsum, dweight;
   if (dy.defined()) {
     const bool needs_dx = ctx->needs_input_grad(0) || (added && ctx->needs_input_grad(2));
-    const std::array<bool, 2> mask{needs_dx, ctx->needs_input_grad(1)};
-    std::tie(dx, dweight) = call_operation<backward_reference>(
-        "rora::rms_norm_backward", dy, saved[0], saved[1], saved[2], mask,
-        dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt);
+    const auto more = dsum.defined() ? std::optional<at::Tensor>(dsum) : std::nullopt;
+    dx = needs_dx ? kept_place(ctx).like(saved[0]) : at::Tensor();
+    const bool in_place = dx.defined();
+    if (in_place) {
+      call_operation<backward_into_reference>(
+          "rora::rms_norm_backward_into", dy, saved[0], saved[1], saved[2], more, dx);
+    }
+    const std::array<bool, 2> mask{needs_dx && !in_place, ctx->needs_input_grad(1)};
+    if (mask[0] || mask[1]) {
+      auto [found, of_weight] =
+          call_operation<backward_reference>("rora::rms_norm_backward", dy, saved[0], saved[1], saved[2], mask, more);
+      dx = in_place ? dx : found;
+      dweight = of_weight;
+    }
   }
   variable_list found(inputs);
   found[0] = dx;
@@ -226,9 +274,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 }
 
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(
-    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps) {
-  const variable_list outputs =
-      AddRMSNormFunction::apply(x, weight, added.defined() ? std::optional<at::Tensor>(added) : std::nullopt, eps);
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const GradientPlace& place) {
+  const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
+  const variable_list outputs = AddRMSNormFunction::apply(x, weight, given, eps, place);
   return {outputs[0], outputs[1]};
 }
 

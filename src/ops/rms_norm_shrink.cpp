@@ -2,6 +2,7 @@
 #include <rora/core/operation.h>
 #include <rora/ops/rms_norm_shrink.h>
 
+#include "gradient_place.h"
 #include "rms_norm.h"
 
 #include <ATen/ATen.h>
@@ -19,9 +20,10 @@ using torch::autograd::variable_list;
 struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> {
   static variable_list forward(
       AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added,
-      double eps, const at::Tensor& a, double scale) {
+      double eps, const at::Tensor& a, double scale, const GradientPlace& place) {
     ctx->set_materialize_grads(false);
     ctx->saved_data["added"] = added.has_value();
+    detail::keep_place(ctx, place);
     auto [sum, y, rstd, shrunk] = detail::call_operation<reference::rms_norm_shrink_forward>(
         "rora::rms_norm_shrink_forward", x, added, weight, eps, a, scale);
     const at::Tensor normed = added ? sum : x;
@@ -31,7 +33,7 @@ struct RMSNormShrinkFunction : torch::autograd::Function<RMSNormShrinkFunction> 
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm_shrink", 6);
+    return detail::add_rms_norm_gradients(ctx, gradients, "rora::add_rms_norm_shrink", 7);
   }
 };
 
@@ -51,9 +53,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> reference::rms_norm_s
 
 NormedAndShrunk add_rms_norm_shrink(
     const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const at::Tensor& a,
-    double scale) {
+    double scale, const GradientPlace& place) {
   const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
-  variable_list outputs = RMSNormShrinkFunction::apply(x, weight, given, eps, a.detach(), scale);
+  variable_list outputs = RMSNormShrinkFunction::apply(x, weight, given, eps, a.detach(), scale, place);
   return {std::move(outputs[0]), std::move(outputs[1]), std::move(outputs[2])};
 }
 

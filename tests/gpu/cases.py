@@ -77,6 +77,22 @@ class Maker:
                  gradients=("gate", "up"))
         self.add("swiglu_backward", lambda op, t: op(t.dy, t.gate, t.up), swiglu_gradients,
                  tensors=dict(**both, dy=dy), outputs=("dgate", "dup"))
+        if "swiglu_backward_into" in schemas():
+            def beside_each_other(op, t):
+                dgate, dup = places(t.gate, 2)
+                op(t.dy, t.gate, t.up, dgate, dup)
+                return dgate, dup
+
+            def norm_in_place(op, t):
+                dx, = places(t.x, 1)
+                op(t.dy, t.x, t.w, rms_norm(t.x, t.w)[1].reshape(t.x.shape[:-1]), t.dsum, dx)
+                return dx
+
+            self.add("swiglu_backward_into", beside_each_other, swiglu_gradients, tensors=dict(**both, dy=dy),
+                     outputs=("dgate", "dup"))
+            self.add("rms_norm_backward_into", norm_in_place,
+                     lambda t: rms_norm_gradients(t.dy, t.x, t.w)[0] + t.dsum,
+                     tensors=dict(**norm, dy=dy, dsum=self.random("dsum", m, k)), outputs=("dx",))
         for p, seed in ((0.05, 3), (0.5, -1)):
             self.add("dropout", lambda op, t, p=p, seed=seed: op(t.x, p, seed),
                      lambda t, p=p, seed=seed: dropped(t.x, p, seed), f"p={p}", tensors=dict(x=x))
@@ -123,6 +139,14 @@ class Maker:
                      lambda op, t, inverse=inverse: op(t.x.transpose(1, 2), t.cos, t.sin, inverse),
                      lambda t, inverse=inverse: turned(t.x.transpose(1, 2), t.cos, t.sin, inverse),
                      "inverse" if inverse else "", tensors=tensors)
+        if "rotary_embedding_forward_into" in schemas():
+            def in_place(op, t):
+                y = places(t.x.flatten(2), 1)[0].unflatten(2, (heads, size)).transpose(1, 2)
+                op(t.x.transpose(1, 2), t.cos, t.sin, True, y)
+                return y
+
+            self.add("rotary_embedding_forward_into", in_place,
+                     lambda t: turned(t.x.transpose(1, 2), t.cos, t.sin, True), tensors=tensors)
         self.add("rotary_embedding", lambda op, t: op(t.x.transpose(1, 2), t.cos, t.sin).transpose(1, 2),
                  lambda t: turned(t.x.transpose(1, 2), t.cos, t.sin).transpose(1, 2),
                  tensors=dict(**tensors, dy=dy), gradients=("x",))
@@ -263,6 +287,17 @@ class Maker:
         self.add("low_rank_gradient_b", lambda op, t: op(t.dy, None, t.b, SCALE, [True, False]),
                  lambda t: (SCALE * (t.dy @ t.b.to(t.dy.dtype)), None), f"r={r}, dS, without S",
                  tensors=dict(dy=dy, b=b), wide=("b",), outputs=("dshrunk", "db"))
+        if "low_rank_gradient_b_beside" in schemas():
+            for needs_db in (True, False):
+                def in_place(op, t, needs_db=needs_db):
+                    ds, = places(t.dy[:, :1].expand(-1, t.b.shape[1]), 1)
+                    return ds, op(t.dy, t.s, t.b, SCALE, needs_db, ds)
+
+                self.add("low_rank_gradient_b_beside", in_place,
+                         lambda t, needs_db=needs_db: (SCALE * (t.dy @ t.b.to(t.dy.dtype)),
+                                                       t.dy.t() @ t.s if needs_db else None),
+                         f"r={r}, dS{'dB' * needs_db}", tensors=dict(dy=dy, s=shrunk, b=b), wide=("b",),
+                         outputs=("dshrunk", "db"))
         self.add("magnitude_gradient", lambda op, t: op(t.dy, t.z), lambda t: (t.dy * t.z).sum(0, dtype=wide_of(t.z)),
                  tensors=dict(dy=dy, z=self.random("z", m, n)))
         self.directed_gradients(dy)
@@ -286,6 +321,14 @@ class Maker:
                                                          (t.dy * t.y).sum(0, dtype=wide_of(t.y)) if with_sums else None),
                          "with sums" if with_sums else "alone", tensors=tensors, wide=("scale",),
                          outputs=("dz", "sums"))
+        if "directed_gradient_into" in schemas():
+            def in_place(op, t):
+                dz, = places(t.dy, 1)
+                return dz, op(t.dy, t.scale, t.y, dz)
+
+            self.add("directed_gradient_into", in_place,
+                     lambda t: (t.dy * t.scale.to(t.dy.dtype), (t.dy * t.y).sum(0, dtype=wide_of(t.y))),
+                     tensors=tensors, wide=("scale",), outputs=("dz", "sums"))
 
     def norm_rows(self, a, b):
         """‖W + s·B·A‖ by row, from products that do not have W's size."""
@@ -333,6 +376,13 @@ class Maker:
         gradients = ("x",) if what or frozen else ("x", "a", "b") + (("magnitude",) if dora else ("bias",))
         self.add("low_rank_linear", lambda op, t: op(t.x, t.w, t.bias, t.a, t.b, SCALE, p, seed, t.magnitude), formula,
                  name, tensors=tensors, gradients=gradients, wide=("a", "b", "magnitude"))
+
+
+def places(like, count):
+    """`count` tensors like this one side by side in rows of memory, with other numbers behind them."""
+    size = like.shape[-1]
+    rows = torch.full((*like.shape[:-1], count * size + 8), 7.0, dtype=like.dtype, device=like.device)
+    return [rows[..., number * size:(number + 1) * size] for number in range(count)]
 
 
 def schemas():

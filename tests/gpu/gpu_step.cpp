@@ -143,7 +143,7 @@ struct Arguments {
   double learning_rate;
   bool frozen;
   rora::Checkpointing checkpointing;
-  bool room; ///< for B beside W
+  bool room; ///< for B beside W and A below it
   bool no_waits, deterministic;
   rora::DecoderOptions model;
   rora::LowRankOptions adapter;

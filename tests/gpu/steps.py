@@ -89,8 +89,10 @@ def training(command, limit):
     variants = [("float32", {}), ("float32", {"rows": "padded"}), ("float32", {"rows": "packed"}),
                 ("float32", {"dropout": 0.1}), ("float32", {"dora": True}), ("float32", {"dora": True, "dropout": 0.1}),
                 ("bfloat16", {}), ("bfloat16", {"rows": "packed", "dropout": 0.1}),
-                # As many tokens as the norm takes to write S behind its result: then x and S, W and B are one product.
-                ("bfloat16", {"room": True, "batch": 24, "steps": 10})]
+                # As many tokens as the norm takes to write S behind its result: then x and S, W and B are one product,
+                # as are the gradients of all that reads x and dS.
+                ("bfloat16", {"room": True, "batch": 24, "steps": 10}),
+                ("bfloat16", {"room": True, "dora": True, "batch": 24, "steps": 10})]
     for dtype, values in variants:
         name = ", ".join([dtype, *(f"{key} {value}" if value is not True else key for key, value in values.items())])
         attempt(name, lambda dtype=dtype, values=values: agree(dtype, values))

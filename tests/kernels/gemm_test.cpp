@@ -5,6 +5,8 @@
 #include <kernels/device.h>
 #include <kernels/gemm_layout.h>
 #include <ops/cuda/gemm_sum.h>
+#include <rora/core/gradient_rows.h>
+#include <rora/ops/weight_with_room.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -292,6 +294,21 @@ TEST(JoinPairs, JoinsRowsOneAboveTheOtherAsBackwardHasThem) {
   ASSERT_EQ(pairs.a.size(), 1u);
   EXPECT_TRUE(at::equal(pairs.a[0], at::cat(dy, 1)));
   EXPECT_TRUE(at::equal(pairs.b[0], at::cat(w, 0)));
+}
+
+TEST(JoinPairs, MakesOneProductOfTheGradientOfAllThatReadsOneInput) {
+  const auto weights = ops::weights_with_room({at::randn({16, 24}), at::randn({8, 24}), at::randn({8, 24})}, 5);
+  ops::GradientRows rows({16, 8, 8, 24});
+  std::vector<at::Tensor> left = rows.fresh(4, at::kFloat), right;
+  for (const auto& weight : weights) {
+    right.push_back(weight->backward_matrix());
+  }
+  right.push_back(weights.back()->below(24));
+  const ops::detail::Pairs pairs = ops::detail::join_pairs(left, right);
+  ASSERT_EQ(pairs.a.size(), 1u);
+  EXPECT_EQ(pairs.a[0].sizes(), (std::vector<int64_t>{4, 56}));
+  EXPECT_EQ(pairs.b[0].sizes(), (std::vector<int64_t>{56, 24}));
+  EXPECT_TRUE(at::equal(pairs.b[0], at::cat(right, 0)));
 }
 
 TEST(JoinPairs, LeavesApartWhatIsNoNeighbour) {

@@ -96,6 +96,33 @@ TEST(LowRankProductsOnAGpu, GiveWhatIsAskedFor) {
   }
 }
 
+TEST(LowRankProductsOnAGpu, WriteTheInputsGradientBesideAnother) {
+  at::manual_seed(4);
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const int64_t rank : {3, 16, 70, 130}) { // by one kernel, by the reference for its rank, and whole by that
+      const at::Tensor dy = at::randn({9, 40}).to(dtype), shrunk = at::randn({9, rank}).to(dtype);
+      const at::Tensor b = at::randn({40, rank});
+      const auto [dshrunk, db] = ops::detail::low_rank_gradient_b(kOnTheHost, dy, shrunk, b, 0.5, {true, true});
+      for (const bool needs_db : {false, true}) {
+        const at::Tensor rows = at::full({9, rank + 5}, 7.0, dtype);
+        at::Tensor place = rows.narrow(1, 2, rank);
+        const at::Tensor there =
+            ops::detail::low_rank_gradient_b_beside(kOnTheHost, dy, shrunk, b, 0.5, needs_db, place);
+        EXPECT_TRUE(at::equal(place, dshrunk)) << dtype << rank;
+        EXPECT_EQ(there.defined(), needs_db);
+        EXPECT_TRUE(!needs_db || at::equal(there, db));
+        EXPECT_TRUE((rows.narrow(1, 0, 2) == 7.0).all().item<bool>());
+        EXPECT_TRUE((rows.narrow(1, rank + 2, 3) == 7.0).all().item<bool>());
+      }
+    }
+  }
+  at::Tensor narrow = at::empty({9, 2});
+  EXPECT_THROW(
+      ops::detail::low_rank_gradient_b_beside(
+          kOnTheHost, at::randn({9, 40}), at::randn({9, 3}), at::randn({40, 3}), 1.0, true, narrow),
+      c10::ValueError);
+}
+
 TEST(LowRankProductsOnAGpu, NeedNoShrunkInputWhereBIsFrozen) {
   at::manual_seed(3);
   for (const int64_t rank : {3, 70, 130}) { // by one kernel, by the reference for its rank, and whole by the reference

@@ -32,16 +32,16 @@ std::vector<at::Tensor> everything(Layer& layer, bool with_shrunk, bool with_cha
   at::manual_seed(7);
   const at::Tensor states = at::randn({2, 3, kIn}).set_requires_grad(true);
   const at::Tensor change = at::randn({2, 3, kIn}).set_requires_grad(true);
-  ResidualStream stream{states, with_change ? change : at::Tensor()};
+  ResidualStream stream{states, {with_change ? change : at::Tensor()}};
   std::vector<at::Tensor> found;
   if (with_shrunk) {
     auto terms = detail::terms_together({layer.first.get(), layer.second.get()});
     EXPECT_TRUE(terms && ops::detail::takes_shrunk(*terms));
-    found = detail::project_norm_with_shrunk(*layer.norm, stream, std::move(*terms), forms_again);
+    found = detail::project_norm_with_shrunk(*layer.norm, stream, std::move(*terms), forms_again).outputs;
   } else {
-    found = project_norm(*layer.norm, stream, {layer.first.get(), layer.second.get()}, forms_again);
+    found = project_norm(*layer.norm, stream, {layer.first.get(), layer.second.get()}, forms_again).outputs;
   }
-  EXPECT_FALSE(stream.change.defined());
+  EXPECT_FALSE(stream.change.values.defined());
   found.push_back(stream.states);
   at::Tensor loss = at::zeros({});
   for (const at::Tensor& each : found) {

@@ -19,6 +19,10 @@ namespace {
 
 constexpr int64_t kIn = 24, kOut = 10, kRank = 5;
 
+std::shared_ptr<ops::LinearWeight> weight_with_room(const at::Tensor& w, int64_t rank) {
+  return ops::weights_with_room({w}, rank)[0];
+}
+
 ops::LowRankTerm term_of(std::shared_ptr<const ops::LinearWeight> weight) {
   ops::LowRankTerm term;
   term.weight = std::move(weight);
@@ -30,7 +34,7 @@ ops::LowRankTerm term_of(std::shared_ptr<const ops::LinearWeight> weight) {
 
 TEST(WeightWithRoom, IsTheWeightAndKeepsWhatIsPutBesideIt) {
   const at::Tensor w = at::randn({kOut, kIn}).to(at::kBFloat16);
-  const auto roomy = ops::weight_with_room(w, 16);
+  const auto roomy = weight_with_room(w, 16);
   EXPECT_TRUE(at::equal(roomy->tensor(), w));
   const at::Tensor room = roomy->beside(8);
   ASSERT_EQ(room.sizes(), (std::vector<int64_t>{kOut, 8}));
@@ -44,18 +48,21 @@ TEST(WeightWithRoom, IsTheWeightAndKeepsWhatIsPutBesideIt) {
 }
 
 TEST(WeightWithRoom, HasNoneForATensorThatWasMoved) {
-  const auto roomy = ops::weight_with_room(at::randn({kOut, kIn}), 8);
+  const auto roomy = weight_with_room(at::randn({kOut, kIn}), 8);
   roomy->tensor().set_data(roomy->tensor().clone(at::MemoryFormat::Contiguous));
   EXPECT_FALSE(roomy->beside(8).defined());
-  EXPECT_ANY_THROW(ops::weight_with_room(at::randn({3}), 8));
-  EXPECT_ANY_THROW(ops::weight_with_room(at::randn({3, 4}), 0));
+  EXPECT_FALSE(roomy->below(8).defined());
+  EXPECT_ANY_THROW(weight_with_room(at::randn({3}), 8));
+  EXPECT_ANY_THROW(weight_with_room(at::randn({3, 4}), 0));
+  EXPECT_ANY_THROW(ops::weights_with_room({}, 8));
+  EXPECT_ANY_THROW(ops::weights_with_room({at::randn({3, 4}), at::randn({3, 5})}, 8));
 }
 
 // A GPU's form: A and B in the activations' dtype, ranks made up to a multiple of 8.
 TEST(WeightWithRoom, GivesTheSameOutputsAndGradients) {
   const at::Tensor w = at::randn({kOut, kIn}).to(at::kBFloat16);
   const at::Tensor x = at::randn({2, 3, kIn}).to(at::kBFloat16).set_requires_grad(true);
-  const auto roomy = ops::weight_with_room(w, 8);
+  const auto roomy = weight_with_room(w, 8);
   const std::vector<std::shared_ptr<ops::LinearWeight>> weights{std::make_shared<ops::DenseWeight>(w), roomy};
   std::vector<std::vector<at::Tensor>> results;
   for (const auto& weight : weights) {

@@ -15,13 +15,16 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
        {"rms_norm",
         "rms_norm_forward",
         "rms_norm_backward",
+        "rms_norm_backward_into",
         "add_rms_norm",
         "add_rms_norm_forward",
         "swiglu",
         "swiglu_forward",
         "swiglu_backward",
+        "swiglu_backward_into",
         "rotary_embedding",
         "rotary_embedding_forward",
+        "rotary_embedding_forward_into",
         "attention",
         "varlen_attention",
         "attention_forward",
@@ -35,10 +38,12 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "sum_of_products",
         "sum_of_products_",
         "low_rank_gradient_b",
+        "low_rank_gradient_b_beside",
         "low_rank_gradient_a",
         "low_rank_gradient_x_",
         "magnitude_gradient",
         "directed_gradient",
+        "directed_gradient_into",
         "dora_norm_rows",
         "zero_magnitude_gradient_",
         "dropout"}) {
@@ -80,6 +85,10 @@ TEST(Library, DirectedGradientIsTheProductAndTheMagnitudesSums) {
     const auto [alone, none] = directed_gradient(dy, scale);
     EXPECT_TRUE(at::equal(alone, dz));
     EXPECT_FALSE(none.defined());
+    const at::Tensor rows = at::full({37, 70}, 7.0, dy.options()), place = rows.narrow(1, 2, 66);
+    const auto [there, same_sums] = directed_gradient(dy, scale, y, place);
+    EXPECT_TRUE(there.is_same(place) && at::equal(place, dz) && at::equal(same_sums, sums));
+    EXPECT_TRUE((rows.narrow(1, 0, 2) == 7.0).all().item<bool>() && (rows.narrow(1, 68, 2) == 7.0).all().item<bool>());
   }
 }
 

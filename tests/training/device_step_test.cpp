@@ -1,7 +1,6 @@
+#include "device_model.h"
 #include "support/operator_watch.h"
-#include "support/tiny_llama.h"
 
-#include <rora/adapters/attach.h>
 #include <rora/core/initializer.h>
 #include <rora/data/batch.h>
 #include <rora/training/adamw.h>
@@ -10,6 +9,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/stack.h>
 #include <gtest/gtest.h>
+#include <ops/cuda/gemm_sum.h>
 #include <torch/library.h>
 
 #if defined(RORA_HAS_CUDA)
@@ -27,8 +27,10 @@
 namespace rora {
 namespace {
 
-using rora::testing::tiny_llama;
-using rora::testing::tiny_llama_options;
+using rora::testing::Form;
+using rora::testing::forms;
+using rora::testing::make;
+using rora::testing::trained;
 
 /// For operators of one result that LibTorch has for Meta in Python alone: takes its shape from the CPU's kernel, given
 /// zeros.
@@ -71,141 +73,6 @@ std::vector<Example> examples() {
     examples.push_back(example);
   }
   return examples;
-}
-
-/// How a model differs from a tiny LLaMA with adapters of rank 4.
-struct Form {
-  std::string name;
-  DecoderOptions model = tiny_llama_options();
-  LowRankOptions adapter = LowRankOptions().rank(4).alpha(8);
-  std::vector<std::vector<int64_t>> rows{{0}, {1}, {2}};
-  at::ScalarType dtype = at::kFloat;
-  bool head = false;
-  Checkpointing checkpointing = Checkpointing::kNone;
-  bool pretraining = false;
-};
-
-std::vector<Form> forms() {
-  std::vector<Form> forms;
-  const auto add = [&](const char* name, const std::function<void(Form&)>& change) {
-    forms.emplace_back();
-    forms.back().name = name;
-    change(forms.back());
-  };
-  add("padded", [](Form&) {});
-  add("one_sequence_a_row", [](Form& form) { form.rows = {{2}}; });
-  add("packed", [](Form& form) { form.rows = {{0, 1, 2}, {3, 4}}; });
-  add("bfloat16", [](Form& form) { form.dtype = at::kBFloat16; });
-  add("dora", [](Form& form) { form.adapter.dora(true); });
-  add("float16", [](Form& form) { // by LibTorch's operations alone
-    form.dtype = at::kHalf;
-    form.adapter.dora(true).dropout(0.1);
-  });
-  add("dora_in_bfloat16", [](Form& form) {
-    form.dtype = at::kBFloat16;
-    form.adapter.dora(true);
-  });
-  add("dora_with_biases", [](Form& form) {
-    form.adapter.dora(true);
-    form.model.attention_bias(true).mlp_bias(true);
-  });
-  add("dropout", [](Form& form) { form.adapter.dropout(0.1); });
-  add("dora_with_dropout", [](Form& form) { form.adapter.dora(true).dropout(0.1); });
-  add("dora_with_low_rank_dropout",
-      [](Form& form) { form.adapter.dora(true).dropout(0.1).dora_dropout(ops::DoraDropout::kLowRank); });
-  add("activation_checkpointing", [](Form& form) {
-    form.checkpointing = Checkpointing::kFull;
-    form.adapter.dropout(0.1);
-  });
-  add("selective_checkpointing", [](Form& form) {
-    form.checkpointing = Checkpointing::kSelective;
-    form.dtype = at::kBFloat16;
-    form.adapter.dora(true);
-  });
-  add("adapted_head", [](Form& form) { form.head = true; });
-  add("dynamic_positions", [](Form& form) {
-    form.model.max_position_embeddings(4).rope(RopeOptions().scaling(RopeScaling::kDynamic).factor(2.0));
-  });
-  add("pretraining", [](Form& form) { form.pretraining = true; });
-  add("pretraining_in_bfloat16", [](Form& form) {
-    form.pretraining = true;
-    form.dtype = at::kBFloat16;
-  });
-  return forms;
-}
-
-/// The tensors of a model, where its modules read them.
-std::vector<at::Tensor*> tensors(CausalLM model) {
-  std::vector<at::Tensor*> tensors;
-  for (const auto& module : model->modules()) {
-    if (auto* projection = module->as<ProjectionImpl>()) {
-      tensors.push_back(&projection->weight);
-    } else if (auto* norm = module->as<RMSNormImpl>()) {
-      tensors.push_back(&norm->weight);
-    }
-  }
-  return tensors;
-}
-
-/// Puts a model on Meta. `Module::to` cannot: it keeps tensors, whose kind would change.
-void put_on_meta(DecoderForCausalLM model) {
-  const auto replace = [](torch::nn::Module& parent, const char* name, Projection& projection) {
-    const auto on_meta = [](const at::Tensor& x) { return x.defined() ? x.to(at::kMeta) : x; };
-    projection = parent.replace_module(name, Projection(on_meta(projection->weight), on_meta(projection->bias)));
-  };
-  for (const auto& module : model->modules()) {
-    if (auto* attention = module->as<AttentionImpl>()) {
-      replace(*attention, "q_proj", attention->q_proj);
-      replace(*attention, "k_proj", attention->k_proj);
-      replace(*attention, "v_proj", attention->v_proj);
-      replace(*attention, "o_proj", attention->o_proj);
-    } else if (auto* mlp = module->as<MLPImpl>()) {
-      replace(*mlp, "gate_proj", mlp->gate_proj);
-      replace(*mlp, "up_proj", mlp->up_proj);
-      replace(*mlp, "down_proj", mlp->down_proj);
-    }
-  }
-  replace(*model, "lm_head", model->lm_head);
-  for (at::Tensor* each : tensors(model)) {
-    *each = each->to(at::kMeta);
-  }
-}
-
-/// The model on `device`, which computes nothing there if that is Meta.
-DecoderForCausalLM make(const Form& form, at::Device device) {
-  DecoderForCausalLM model = tiny_llama(form.model);
-  model->to(form.dtype);
-  if (device.is_meta()) {
-    put_on_meta(model);
-  } else {
-    model->to(device);
-  }
-  if (form.pretraining) {
-    for (at::Tensor* each : tensors(model)) {
-      each->set_requires_grad(true);
-    }
-  } else {
-    auto targets = std::vector<std::string>{"q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
-    if (form.head) {
-      targets.emplace_back("lm_head");
-    }
-    attach_adapters(*model, AdapterOptions().low_rank(form.adapter).target_modules(targets));
-  }
-  model->checkpointing = form.checkpointing;
-  model->train();
-  return model;
-}
-
-/// By name: what is on Meta is no longer what the modules have registered.
-std::vector<std::pair<std::string, at::Tensor>> trained(CausalLM model, const Form& form) {
-  std::vector<std::pair<std::string, at::Tensor>> trained;
-  if (!form.pretraining) {
-    return named_adapter_parameters(*model);
-  }
-  for (const at::Tensor* each : tensors(model)) {
-    trained.emplace_back(std::to_string(trained.size()), *each);
-  }
-  return trained;
 }
 
 class DeviceStep : public ::testing::TestWithParam<Form> {};
@@ -257,6 +124,26 @@ TEST_P(DeviceStep, ComputesWithoutACopyToTheDeviceOnceItsInputIsPrepared) {
   EXPECT_GT(copies_to_device([&] { moved = prepared.on(at::kMeta); }), 0);
   const at::Tensor factor = at::full({}, 0.1, at::kMeta);
   EXPECT_EQ(copies_to_device([&] { model->compute_loss(moved).backward(factor); }), 0);
+}
+
+TEST_P(DeviceStep, WithRoomFormsEachInputsGradientInOneProduct) {
+  if (!GetParam().room) {
+    GTEST_SKIP() << "there is no room for A";
+  }
+  DecoderForCausalLM model = make(GetParam(), at::kMeta);
+  ParameterTable parameters(trained(model, GetParam()));
+  const Batch batch = make_batch(examples(), GetParam().rows);
+  const LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
+  std::vector<size_t> products;
+  const testing::OperatorWatch watch([&](const at::RecordFunction& call) {
+    if (call.name() == std::string_view("rora::sum_of_products") && call.inputs()[0].toTensorVector().size() > 1) {
+      products.push_back(
+          ops::detail::join_pairs(call.inputs()[0].toTensorVector(), call.inputs()[1].toTensorVector()).a.size());
+    }
+  });
+  loss.sum.backward();
+  // Of two layers: of q, k and v, o, gate and up, and down, but not of what the frozen embedding gives.
+  EXPECT_EQ(products, std::vector<size_t>(2 * 4 - 1, 1));
 }
 
 TEST_P(DeviceStep, DoesNotDependOnWhereTheBatchLies) {

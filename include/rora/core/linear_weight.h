@@ -46,6 +46,10 @@ class LinearWeight : public torch::nn::Module {
   /// and B's are then one. It holds what the last one to ask has put there. Undefined: there is none.
   virtual at::Tensor beside(int64_t columns) const;
 
+  /// Memory `[rows, in]` of W's dtype below W's last row, in rows as far apart as W's, for an A that is to go into one
+  /// product with it: (W ; A). It holds what the last one to ask has put there. Undefined: there is none.
+  virtual at::Tensor below(int64_t rows) const;
+
   /// x·Wᵀ: x `[tokens, in]` → `[tokens, out]`, in x's dtype.
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
 

@@ -55,6 +55,10 @@ RORA_INLINE at::Tensor LinearWeight::beside(int64_t) const {
   return {};
 }
 
+RORA_INLINE at::Tensor LinearWeight::below(int64_t) const {
+  return {};
+}
+
 RORA_INLINE at::Tensor LinearWeight::forward_wide(const at::Tensor& x) const {
   const at::Tensor w = dense().t();
   const bool in_halves = !x.is_cpu() && x.scalar_type() == at::kFloat && w.scalar_type() == at::kBFloat16;

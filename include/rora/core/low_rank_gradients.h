@@ -176,10 +176,11 @@ class InputGradient {
 
 /// Adds a term's share to `input` and returns its gradients, those that `needs` asks for. dy `[tokens, out]`; x
 /// `[tokens, in]`. Where `shared` is given, s·dz·B is written into that tensor, or made where it is undefined, and what
-/// comes of it (dA, a share of dx) left to the caller.
+/// comes of it (dA, a share of dx) left to the caller. A dz that is not dy is written into `directed` where that is
+/// defined.
 inline ByParameter<at::Tensor> low_rank_backward(
     const LowRankTerm& term, const LowRankForm& form, const at::Tensor& dy, const at::Tensor& x, const SavedTerm& saved,
-    const ByParameter<bool>& needs, InputGradient& input, at::Tensor* shared) {
+    const ByParameter<bool>& needs, InputGradient& input, at::Tensor* shared, const at::Tensor& directed = {}) {
   ByParameter<at::Tensor> gradients;
   if (needs.bias) {
     gradients.bias = dy.sum(0);
@@ -188,7 +189,8 @@ inline ByParameter<at::Tensor> low_rank_backward(
   if (term.dora()) {
     const bool reads_output = needs.magnitude && comes_from_output(term, saved);
     std::tie(dz, with_output) = directed_gradient(
-        dy, term.direction_scale(), reads_output ? saved.output.reshape({-1, saved.output.size(-1)}) : at::Tensor());
+        dy, term.direction_scale(), reads_output ? saved.output.reshape({-1, saved.output.size(-1)}) : at::Tensor(),
+        directed);
   }
   if (needs.weight) {
     gradients.weight =

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <rora/core/gradient_buffer.h>
+#include <rora/core/gradient_rows.h>
 #include <rora/core/linear_weight.h>
 #include <rora/core/linkage.h>
 #include <rora/core/low_rank_term.h>
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/intrusive_ptr.h>
 
 #include <vector>
 
@@ -20,9 +22,14 @@ bool takes_shrunk(const std::vector<LowRankTerm>& terms);
 /// The terms' A side by side, for one product with x `[Σ padded rank, in]`.
 at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowRankForm& form);
 
+/// Rows for the gradients of the terms' outputs, where dS beside these and A below the last W spare a product; null
+/// elsewhere.
+c10::intrusive_ptr<GradientRows> gradient_rows(const std::vector<LowRankTerm>& terms, const LowRankForm& form);
+
 /// `low_rank_linear` with A and B in the form that a device's products take.
 std::vector<at::Tensor> low_rank_linear_in(
-    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {});
+    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {},
+    const c10::intrusive_ptr<GradientRows>& rows = {});
 
 } // namespace detail
 
@@ -33,8 +40,12 @@ std::vector<at::Tensor> low_rank_linear_in(
 /// caller has it already, as rounded as x. It is no input of the graph: x's and A's gradients are the same with it as
 /// without. Throws where the terms do not share one Ŝ of x itself, or where it has another size or dtype or needs a
 /// gradient.
+///
+/// `rows` is null, or what `detail::gradient_rows` has made for the same terms: where the outputs' gradients are
+/// written there, dx is one product with them.
 std::vector<at::Tensor> low_rank_linear(
-    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {});
+    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {},
+    const c10::intrusive_ptr<GradientRows>& rows = {});
 
 } // namespace rora::ops
 

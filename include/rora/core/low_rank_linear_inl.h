@@ -1,5 +1,6 @@
 #pragma once
 
+#include <rora/core/joined_gradients.h>
 #include <rora/core/low_rank_gradients.h>
 #include <rora/core/low_rank_linear.h>
 #include <rora/core/operation.h>
@@ -39,11 +40,7 @@ RORA_INLINE bool takes_shrunk(const std::vector<LowRankTerm>& terms) {
 }
 
 RORA_INLINE at::Tensor side_by_side(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
-  std::vector<at::Tensor> all;
-  for (const LowRankTerm& term : terms) {
-    all.push_back(term.a);
-  }
-  return vstack(all, form);
+  return vstack(matrices_a(terms), form);
 }
 
 inline std::vector<int64_t> ranks_of(const std::vector<LowRankTerm>& terms) {
@@ -76,6 +73,27 @@ inline at::Tensor room_for_b(const std::vector<LowRankTerm>& terms, size_t place
   return first && copies ? term.weight->beside(form.padded(term.b.size(1))) : at::Tensor();
 }
 
+/// Of the terms' outputs, and of dS.
+inline std::vector<int64_t> widths_of_gradients(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
+  std::vector<int64_t> widths;
+  for (const LowRankTerm& term : terms) {
+    widths.push_back(term.weight->out_features());
+  }
+  widths.push_back(sum_of_padded_ranks(terms, form));
+  return widths;
+}
+
+RORA_INLINE c10::intrusive_ptr<GradientRows> gradient_rows(
+    const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
+  if (!takes_shrunk(terms) || !room_for_a(terms, form).defined()) {
+    return {};
+  }
+  std::vector<int64_t> widths = widths_of_gradients(terms, form);
+  const bool aligned =
+      std::all_of(widths.begin(), widths.end(), [&](int64_t width) { return width % form.rank_multiple == 0; });
+  return aligned ? c10::make_intrusive<GradientRows>(std::move(widths)) : c10::intrusive_ptr<GradientRows>();
+}
+
 /// The terms with B as products take it.
 inline std::vector<LowRankTerm> with_b_for_products(std::vector<LowRankTerm> terms, const LowRankForm& form) {
   std::vector<at::Tensor> all, rooms;
@@ -96,8 +114,10 @@ inline std::vector<LowRankTerm> with_b_for_products(std::vector<LowRankTerm> ter
 
 /// What a graph node holds of its terms that autograd need not watch.
 struct LowRankNode : torch::CustomClassHolder {
-  LowRankNode(std::vector<LowRankTerm> all, const LowRankForm& form, std::vector<int64_t> sizes)
-      : terms(std::move(all)), form(form), sizes(std::move(sizes)) {
+  LowRankNode(
+      std::vector<LowRankTerm> all, const LowRankForm& form, std::vector<int64_t> sizes,
+      c10::intrusive_ptr<GradientRows> rows)
+      : terms(std::move(all)), form(form), sizes(std::move(sizes)), rows(std::move(rows)) {
     for (LowRankTerm& term : terms) { // autograd keeps those itself, with their versions, and gives them back
       for (at::Tensor* parameter : parameters_of(term)) {
         parameter->reset();
@@ -108,6 +128,7 @@ struct LowRankNode : torch::CustomClassHolder {
   std::vector<LowRankTerm> terms; ///< without their parameters
   LowRankForm form;
   std::vector<int64_t> sizes; ///< x's
+  c10::intrusive_ptr<GradientRows> rows; ///< for the outputs' gradients; may be null
 };
 
 /// All that a node's backward reads and autograd keeps.
@@ -144,7 +165,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
   /// `parameters` are the defined ones of all terms, in order: autograd finds its inputs there, and takes no others.
   static torch::autograd::variable_list forward(
       torch::autograd::AutogradContext* ctx, const at::Tensor& x, at::TensorList parameters,
-      const std::vector<LowRankTerm>& terms, const LowRankForm& form, const std::optional<at::Tensor>& shrunk) {
+      const std::vector<LowRankTerm>& terms, const LowRankForm& form, const std::optional<at::Tensor>& shrunk,
+      const c10::intrusive_ptr<GradientRows>& gradient_rows) {
     ctx->set_materialize_grads(false);
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     std::vector<LowRankTerm> own = with_b_for_products(terms, form);
@@ -175,7 +197,8 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     }
     let_go_of_x(x, saved);
     saved.save(ctx);
-    ctx->saved_data["node"] = c10::IValue::make_capsule(c10::make_intrusive<LowRankNode>(terms, form, x.sizes().vec()));
+    ctx->saved_data["node"] =
+        c10::IValue::make_capsule(c10::make_intrusive<LowRankNode>(terms, form, x.sizes().vec(), gradient_rows));
     return outputs;
   }
 
@@ -190,24 +213,35 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     InputGradient input(ctx->needs_input_grad(0));
     const std::vector<ByParameter<bool>> needs = put_back_parameters(ctx, saved, terms);
     const bool needs_a = std::any_of(needs.begin(), needs.end(), [](const auto& each) { return each.a; });
-    const bool shares = shares_shrink(terms) && (needs_a || input.wanted()) &&
-        std::all_of(output_gradients.begin(), output_gradients.end(),
-                    [](const at::Tensor& dy) { return dy.defined(); });
+    std::vector<at::Tensor> dys;
+    for (const at::Tensor& each : output_gradients) {
+      dys.push_back(each.defined() ? each.reshape({-1, each.size(-1)}) : each);
+    }
+    const bool all_there = std::all_of(dys.begin(), dys.end(), [](const at::Tensor& dy) { return dy.defined(); });
+    const auto joined = all_there && input.wanted() ? JoinedGradients::of(node->rows, terms, form, dys) : std::nullopt;
+    const bool shares = joined || (shares_shrink(terms) && (needs_a || input.wanted()) && all_there);
     std::vector<at::Tensor> shared;
-    if (shares) {
-      const at::Tensor& dy = output_gradients[0];
-      shared = empty_hstacked(dy.numel() / dy.size(-1), ranks_of(terms), form, dy.options());
+    if (joined) {
+      shared = joined->parts_of_shrunk(terms, form);
+    } else if (shares) {
+      shared = empty_hstacked(dys[0].size(0), ranks_of(terms), form, dys[0].options());
     }
     std::vector<ByParameter<at::Tensor>> found(terms.size());
     for (size_t i = 0; i < terms.size(); ++i) {
-      if (output_gradients[i].defined()) {
-        const at::Tensor dy = output_gradients[i].reshape({-1, output_gradients[i].size(-1)});
-        found[i] =
-            low_rank_backward(terms[i], form, dy, x, saved.terms[i], needs[i], input, shares ? &shared[i] : nullptr);
+      if (dys[i].defined()) {
+        found[i] = low_rank_backward(
+            terms[i], form, dys[i], x, saved.terms[i], needs[i], input, shares ? &shared[i] : nullptr,
+            joined ? joined->places[i] : at::Tensor());
       }
     }
     if (shares) {
-      add_shared(terms, form, hstack(shared, form), x, needs_a, input, found);
+      const at::Tensor dshrunk = joined ? joined->shrunk() : hstack(shared, form);
+      if (input.wanted()) {
+        input.add(dshrunk, joined ? vstack(matrices_a(terms), form, joined->room) : side_by_side(terms, form));
+      }
+      if (needs_a) {
+        find_gradients_of_a(terms, form, dshrunk, x, found);
+      }
     }
     const at::Tensor dx = input.sum();
     torch::autograd::variable_list gradients{dx.defined() ? dx.view(node->sizes) : dx};
@@ -223,6 +257,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     gradients.emplace_back(); // the terms
     gradients.emplace_back(); // their form
     gradients.emplace_back(); // Ŝ
+    gradients.emplace_back(); // the rows
     return gradients;
   }
 
@@ -275,16 +310,10 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     return needs;
   }
 
-  /// What all terms' dS `[tokens, Σ padded rank]` gives together: a share of dx, and dA of each.
-  static void add_shared(
+  /// dA of each term from all terms' dS `[tokens, Σ padded rank]`.
+  static void find_gradients_of_a(
       const std::vector<LowRankTerm>& terms, const LowRankForm& form, const at::Tensor& dshrunk, const at::Tensor& x,
-      bool needs_a, InputGradient& input, std::vector<ByParameter<at::Tensor>>& found) {
-    if (input.wanted()) {
-      input.add(dshrunk, side_by_side(terms, form));
-    }
-    if (!needs_a) {
-      return;
-    }
+      std::vector<ByParameter<at::Tensor>>& found) {
     const at::Tensor da = low_rank_gradient_a(dshrunk, x, terms[0].a.scalar_type(), {}, take_buffers_of_a(terms, form));
     int64_t row = 0;
     for (size_t i = 0; i < terms.size(); ++i) {
@@ -295,19 +324,19 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
 };
 
 RORA_INLINE std::vector<at::Tensor> low_rank_linear_in(
-    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk) {
+    const LowRankForm& form, const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk,
+    const c10::intrusive_ptr<GradientRows>& rows) {
   if (shrunk.defined()) {
     TORCH_CHECK_VALUE(takes_shrunk(terms), "only terms that share it, without dropout, take an Ŝ formed before");
-    int64_t rank = 0;
-    for (const LowRankTerm& term : terms) {
-      rank += form.padded(term.a.size(0));
-    }
-    const std::array<int64_t, 2> sizes{x.numel() / std::max<int64_t>(x.size(-1), 1), rank};
+    const std::array<int64_t, 2> sizes{x.numel() / std::max<int64_t>(x.size(-1), 1), sum_of_padded_ranks(terms, form)};
     TORCH_CHECK_VALUE(
         shrunk.sizes() == at::IntArrayRef(sizes) && shrunk.scalar_type() == x.scalar_type() && !shrunk.requires_grad(),
         "an Ŝ of ", at::IntArrayRef(sizes), " in ", x.scalar_type(), " that needs no gradient is not ", shrunk.sizes(),
         " in ", shrunk.scalar_type(), shrunk.requires_grad() ? " that does" : "");
   }
+  TORCH_CHECK_VALUE(
+      rows == nullptr || (takes_shrunk(terms) && rows->widths() == widths_of_gradients(terms, form)),
+      "the rows for the outputs' gradients were made for other terms");
   std::vector<at::Tensor> parameters;
   for (LowRankTerm& term : terms) {
     for (const at::Tensor* parameter : parameters_of(term)) {
@@ -317,14 +346,15 @@ RORA_INLINE std::vector<at::Tensor> low_rank_linear_in(
     }
   }
   const auto given = shrunk.defined() ? std::optional<at::Tensor>(shrunk) : std::nullopt;
-  return LowRankLinearFunction::apply(x, at::TensorList(parameters), terms, form, given);
+  return LowRankLinearFunction::apply(x, at::TensorList(parameters), terms, form, given, rows);
 }
 
 } // namespace detail
 
 RORA_INLINE std::vector<at::Tensor> low_rank_linear(
-    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk) {
-  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms), shrunk);
+    const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk,
+    const c10::intrusive_ptr<GradientRows>& rows) {
+  return detail::low_rank_linear_in(detail::LowRankForm::of_device(x), x, std::move(terms), shrunk, rows);
 }
 
 } // namespace rora::ops

@@ -45,7 +45,10 @@ inline bool are_vstacked(const std::vector<at::Tensor>& matrices) {
 /// It copies only where it must. One matrix that needs no padding is returned as it is, in its own dtype: products cast
 /// it themselves. Several that need neither padding nor a cast and follow each other in memory (`ParameterTable` keeps
 /// the A of q, k and v so) are returned as one view. Anything else is one copy.
-inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankForm& form) {
+///
+/// With `room` `[Σ padded rank, in]` of that dtype, they are copied there in any case.
+inline at::Tensor vstack(
+    const std::vector<at::Tensor>& matrices, const LowRankForm& form, const at::Tensor& room = {}) {
   int64_t rows = 0;
   bool needs_zeros = false;
   for (const at::Tensor& each : matrices) {
@@ -54,13 +57,14 @@ inline at::Tensor vstack(const std::vector<at::Tensor>& matrices, const LowRankF
     rows += padded;
   }
   const at::ScalarType dtype = form.dtype.value_or(matrices[0].scalar_type());
-  if (!needs_zeros && matrices.size() == 1) {
+  if (!room.defined() && !needs_zeros && matrices.size() == 1) {
     return matrices[0];
   }
-  if (!needs_zeros && dtype == matrices[0].scalar_type() && are_vstacked(matrices)) {
+  if (!room.defined() && !needs_zeros && dtype == matrices[0].scalar_type() && are_vstacked(matrices)) {
     return matrices[0].as_strided({rows, matrices[0].size(1)}, {matrices[0].size(1), 1});
   }
-  const at::Tensor all = at::empty({rows, matrices[0].size(1)}, matrices[0].options().dtype(dtype));
+  const at::Tensor all =
+      room.defined() ? room : at::empty({rows, matrices[0].size(1)}, matrices[0].options().dtype(dtype));
   std::vector<at::Tensor> places;
   int64_t begin = 0;
   for (const at::Tensor& each : matrices) {

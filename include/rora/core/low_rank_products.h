@@ -33,6 +33,11 @@ void low_rank_gradient_b_into(
 std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask);
 
+/// The first into `dshrunk`; returns the second.
+at::Tensor low_rank_gradient_b_beside(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
+    at::Tensor& dshrunk);
+
 at::Tensor low_rank_gradient_a(
     const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed);
 
@@ -43,6 +48,10 @@ at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
 std::tuple<at::Tensor, at::Tensor> directed_gradient(
     const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y);
+
+/// The first into `dz`; returns the second.
+at::Tensor directed_gradient_into(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y, at::Tensor& dz);
 
 at::Tensor& zero_magnitude_gradient_(
     at::Tensor& gradient, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& shrunk,
@@ -71,9 +80,10 @@ void low_rank_gradient_x_(at::Tensor& dx, const at::Tensor& dshrunk, const at::T
 at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor& z);
 
 /// (dy⊙scale in dy's dtype, colsum(dy⊙y) as of `magnitude_gradient`) in one pass over dy where the device can; the
-/// second is undefined where y is. `scale` `[out]` is rounded to dy's dtype first.
+/// second is undefined where y is. `scale` `[out]` is rounded to dy's dtype first. The first is written into `dz` where
+/// that is given.
 std::tuple<at::Tensor, at::Tensor> directed_gradient(
-    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y = {});
+    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y = {}, at::Tensor dz = {});
 
 /// Puts colsum(dy⊙z)/norm, z = x·Wᵀ + Ŝ·Bᵀ, into the elements of the magnitude's gradient `[out]` whose magnitude is 0,
 /// and 0 where the norm is, too. Whether there are any is found out on the device; nothing waits for the answer.

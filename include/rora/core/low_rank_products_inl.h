@@ -54,6 +54,14 @@ RORA_INLINE std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   return {dshrunk, db};
 }
 
+RORA_INLINE at::Tensor low_rank_gradient_b_beside(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
+    at::Tensor& dshrunk) {
+  at::Tensor db;
+  low_rank_gradient_b_into(dy, shrunk, b, scale, {true, needs_db}, dshrunk, db);
+  return db;
+}
+
 RORA_INLINE at::Tensor low_rank_gradient_a(
     const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
   const at::Tensor dropped = ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)});
@@ -75,7 +83,15 @@ RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor
 
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> directed_gradient(
     const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y) {
-  return {dy * scale.to(dy.scalar_type()), y ? ops::magnitude_gradient(dy, *y) : at::Tensor()};
+  at::Tensor dz = at::empty_like(dy, at::MemoryFormat::Contiguous);
+  const at::Tensor sums = directed_gradient_into(dy, scale, y, dz);
+  return {std::move(dz), sums};
+}
+
+RORA_INLINE at::Tensor directed_gradient_into(
+    const at::Tensor& dy, const at::Tensor& scale, const std::optional<at::Tensor>& y, at::Tensor& dz) {
+  at::mul_out(dz, dy, scale.to(dy.scalar_type()));
+  return y ? ops::magnitude_gradient(dy, *y) : at::Tensor();
 }
 
 RORA_INLINE at::Tensor& zero_magnitude_gradient_(
@@ -96,7 +112,12 @@ RORA_INLINE at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a,
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
     at::Tensor dshrunk, at::Tensor db) {
-  if ((mask[0] && dshrunk.defined()) || (mask[1] && db.defined())) {
+  if (mask[0] && dshrunk.defined() && !db.defined()) {
+    db = detail::call_operation<reference::low_rank_gradient_b_beside>(
+        "rora::low_rank_gradient_b_beside", dy, shrunk, b, scale, mask[1], dshrunk);
+    return {std::move(dshrunk), std::move(db)};
+  }
+  if (mask[1] && db.defined()) {
     reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
     return {std::move(dshrunk), std::move(db)};
   }
@@ -125,8 +146,13 @@ RORA_INLINE at::Tensor magnitude_gradient(const at::Tensor& dy, const at::Tensor
 }
 
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> directed_gradient(
-    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y) {
+    const at::Tensor& dy, const at::Tensor& scale, const at::Tensor& y, at::Tensor dz) {
   const auto given = y.defined() ? std::optional<at::Tensor>(y) : std::nullopt;
+  if (dz.defined()) {
+    const at::Tensor sums =
+        detail::call_operation<reference::directed_gradient_into>("rora::directed_gradient_into", dy, scale, given, dz);
+    return {std::move(dz), sums};
+  }
   return detail::call_operation<reference::directed_gradient>("rora::directed_gradient", dy, scale, given);
 }
 

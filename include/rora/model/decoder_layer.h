@@ -47,7 +47,7 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
 
   /// What attention adds to a stream `[batch, seq, hidden]`, which `norm` norms where there is one and whose sum
   /// becomes its states: of the same shape, or `[1, chosen, hidden]`.
-  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context);
+  StreamChange forward(RMSNormImpl* norm, ResidualStream& stream, const LayerContext& context);
 
   /// What it keeps with the norm in front, whose result is formed again where `norm_forms_again`. A token's states
   /// are `hidden` numbers.
@@ -65,7 +65,8 @@ class AttentionImpl : public AdaptedModule<AttentionAdapter> {
   RMSNorm k_norm{nullptr}; ///< the same of k
 
  private:
-  at::Tensor turned(const at::Tensor& flat, RMSNorm& norm, const LayerContext& context) const;
+  at::Tensor turned(
+      const at::Tensor& flat, RMSNorm& norm, const LayerContext& context, const ops::GradientPlace& place) const;
   int64_t put_prefix(at::Tensor& k, at::Tensor& v, const LayerContext& context);
 
   int64_t layer_;
@@ -84,7 +85,7 @@ class MLPImpl : public AdaptedModule<MLPAdapter> {
 
   /// Of a stream `[batch, seq, hidden]`, which `norm` norms where there is one and whose sum becomes its states; the
   /// result has that shape. `forms_again`: of `LayerContext`; an adapter in the MLP's slot keeps everything.
-  at::Tensor forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again = false);
+  StreamChange forward(RMSNormImpl* norm, ResidualStream& stream, bool forms_again = false);
 
   /// The MLP itself, whatever adapter stands in its slot: x `[..., hidden]` → the same shape.
   at::Tensor forward(const at::Tensor& x);

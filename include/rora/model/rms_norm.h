@@ -1,18 +1,26 @@
 #pragma once
 
+#include <rora/core/gradient_rows.h>
+
 #include <ATen/ATen.h>
 #include <torch/nn/module.h>
 
 namespace rora {
 
+/// What a block adds to the hidden states `[batch, seq, hidden]`.
+struct StreamChange {
+  at::Tensor values{}; ///< undefined: nothing
+  ops::GradientPlace place{}; ///< where their gradient had best be written
+};
+
 /// Hidden states `[batch, seq, hidden]` on their way through the layers. What the last block gave is added by the norm
 /// that reads them next, in the same pass over memory.
 struct ResidualStream {
   at::Tensor states;
-  at::Tensor change{}; ///< not yet added, of the same shape; undefined: nothing
+  StreamChange change{}; ///< not yet added
 
   at::Tensor sum() const {
-    return change.defined() ? states + change : states;
+    return change.values.defined() ? states + change.values : states;
   }
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <rora/core/gradient_rows.h>
+
 #include <ATen/core/Tensor.h>
 
 #include <tuple>
@@ -12,8 +14,9 @@ namespace rora::ops {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 /// sum = x + added and y = rms_norm(sum), in one pass forward and one backward. `added` has x's shape and dtype; where
-/// it is undefined, the sum is x.
+/// it is undefined, the sum is x. The one gradient that x and `added` have is written into `place` where that is given.
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(
-    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps);
+    const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps,
+    const GradientPlace& place = {});
 
 } // namespace rora::ops

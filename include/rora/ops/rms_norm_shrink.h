@@ -1,5 +1,7 @@
 #pragma once
 
+#include <rora/core/gradient_rows.h>
+
 #include <ATen/core/Tensor.h>
 
 #include <optional>
@@ -19,7 +21,7 @@ struct NormedAndShrunk {
 /// reads y and Ŝ.
 NormedAndShrunk add_rms_norm_shrink(
     const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const at::Tensor& a,
-    double scale);
+    double scale, const GradientPlace& place = {});
 
 namespace reference {
 

@@ -40,7 +40,7 @@ at::Tensor workspace(at::IntArrayRef sizes, const at::Tensor& on) {
   return at::empty(sizes, on.options().dtype(at::kFloat));
 }
 
-/// `to` = scale·Σ `partial` over its first dimension.
+/// `to` = scale·Σ `partial` over its first dimension; `to` is dense, or a matrix of dense rows.
 PartialSumsParameters::Result sum_of(const at::Tensor& partial, double scale, const at::Tensor& to) {
   PartialSumsParameters::Result result;
   result.partial = partial.const_data_ptr<float>();
@@ -49,6 +49,10 @@ PartialSumsParameters::Result sum_of(const at::Tensor& partial, double scale, co
   result.scale = scale;
   result.type = kernel_type(to);
   result.data = to.data_ptr();
+  if (!to.is_contiguous()) {
+    result.width = to.size(1);
+    result.stride = to.stride(0);
+  }
   return result;
 }
 
@@ -88,20 +92,27 @@ at::Tensor low_rank_shrink(
   return shrunk;
 }
 
-std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+namespace {
+
+/// The first into `dshrunk` where that is defined; it is made where it is not.
+at::Tensor gradients_of_dy(
     const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
-    std::array<bool, 2> mask) {
+    std::array<bool, 2> mask, at::Tensor& dshrunk) {
   constexpr int64_t kMost = LowRankProducts::kMostRank;
   // Ŝ is read for dB alone: where B is frozen there need not be one.
   const bool takes_shrunk = !mask[1] ||
       (can_take(shrunk, dy, b.size(1), kMost) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0) &&
        shrunk.scalar_type() == dy.scalar_type());
-  if ((!mask[0] && !mask[1]) || !can_take(dy, b, b.size(1), kMost) || b.size(0) != dy.size(1) || !takes_shrunk) {
-    return reference::low_rank_gradient_b(dy, shrunk, b, scale, mask);
+  if ((!mask[0] && !mask[1]) || !can_take(dy, b, b.size(1), kMost) || b.size(0) != dy.size(1) || !takes_shrunk ||
+      (dshrunk.defined() && (dshrunk.scalar_type() != dy.scalar_type() || dshrunk.stride(1) != 1))) {
+    at::Tensor db;
+    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
+    return db;
   }
   if (mask[0] && b.size(1) > LowRankGradientParameters::kMostRankInOnePass) {
-    const at::Tensor dshrunk = std::get<0>(reference::low_rank_gradient_b(dy, shrunk, b, scale, {true, false}));
-    return {dshrunk, std::get<1>(low_rank_gradient_b(kernels, dy, shrunk, b, scale, {false, mask[1]}))};
+    at::Tensor none;
+    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, {true, false}, dshrunk, none);
+    return gradients_of_dy(kernels, dy, shrunk, b, scale, {false, mask[1]}, none);
   }
   const at::Tensor wide = as_rows(dy), rows_of_b = as_rows(b);
   const at::Tensor thin = mask[1] ? as_rows(shrunk) : at::Tensor();
@@ -117,11 +128,15 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   }
   parameters.b = kernel_rows(rows_of_b);
   parameters.parts = LowRankGradientParameters::parts_for(parameters.rows, parameters.columns, parameters.rank);
-  at::Tensor dshrunk, db, of_strips, of_parts;
+  at::Tensor db, of_strips, of_parts;
   PartialSumsParameters sums;
   int results = 0;
   if (mask[0]) {
-    dshrunk = at::empty({parameters.rows, parameters.rank}, dy.options());
+    if (!dshrunk.defined()) {
+      dshrunk = at::empty({parameters.rows, parameters.rank}, dy.options());
+    } else {
+      mark_changed(dshrunk);
+    }
     of_strips = workspace(
         {LowRankGradientParameters::strips(parameters.columns, parameters.rank), parameters.rows, parameters.rank}, dy);
     parameters.dshrunk = of_strips.data_ptr<float>();
@@ -135,7 +150,26 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
   }
   kernels.gradient(parameters);
   kernels.partial_sums(sums);
-  return {dshrunk, db};
+  return db;
+}
+
+} // namespace
+
+std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
+    std::array<bool, 2> mask) {
+  at::Tensor dshrunk;
+  at::Tensor db = gradients_of_dy(kernels, dy, shrunk, b, scale, mask, dshrunk);
+  return {std::move(dshrunk), std::move(db)};
+}
+
+at::Tensor low_rank_gradient_b_beside(
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
+    bool needs_db, at::Tensor& dshrunk) {
+  TORCH_CHECK_VALUE(
+      dshrunk.dim() == 2 && dshrunk.size(0) == dy.size(0) && dshrunk.size(1) == b.size(1), "dS of ", dy.sizes(), " by ",
+      b.sizes(), " is not ", dshrunk.sizes());
+  return gradients_of_dy(kernels, dy, shrunk, b, scale, {true, needs_db}, dshrunk);
 }
 
 at::Tensor low_rank_gradient_a(
@@ -217,6 +251,12 @@ std::tuple<at::Tensor, at::Tensor> gradient_b_on_cuda(
   const c10::DeviceGuard guard(dy.device());
   return low_rank_gradient_b(kCudaKernels, dy, shrunk, b, scale, mask);
 }
+at::Tensor gradient_b_beside_on_cuda(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
+    at::Tensor& dshrunk) {
+  const c10::DeviceGuard guard(dy.device());
+  return low_rank_gradient_b_beside(kCudaKernels, dy, shrunk, b, scale, needs_db, dshrunk);
+}
 at::Tensor gradient_a_on_cuda(
     const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
   const c10::DeviceGuard guard(x.device());
@@ -230,6 +270,7 @@ at::Tensor& gradient_x_on_cuda(at::Tensor& dx, const at::Tensor& dshrunk, const 
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("low_rank_shrink", shrink_on_cuda);
   m.impl("low_rank_gradient_b", gradient_b_on_cuda);
+  m.impl("low_rank_gradient_b_beside", gradient_b_beside_on_cuda);
   m.impl("low_rank_gradient_a", gradient_a_on_cuda);
   m.impl("low_rank_gradient_x_", gradient_x_on_cuda);
 }

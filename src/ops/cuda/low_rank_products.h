@@ -26,6 +26,11 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
     std::array<bool, 2> mask);
 
+/// The first into `dshrunk`, whose rows may lie apart; returns the second.
+at::Tensor low_rank_gradient_b_beside(
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
+    bool needs_db, at::Tensor& dshrunk);
+
 at::Tensor low_rank_gradient_a(
     const LowRankKernels& kernels, const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p,
     int64_t seed);
