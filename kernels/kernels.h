@@ -20,6 +20,8 @@ cudaError_t dora_norm(const DoRANormParameters& p, int64_t rows, cudaStream_t st
 cudaError_t column_sum(const ColumnSumParameters& p, int64_t items, cudaStream_t stream);
 cudaError_t zero_magnitude(const ZeroMagnitudeParameters& p, int64_t columns, cudaStream_t stream);
 
+cudaError_t padded_copy(const PaddedCopyParameters& p, cudaStream_t stream);
+
 cudaError_t low_rank_shrink(const LowRankShrinkParameters& p, cudaStream_t stream);
 cudaError_t low_rank_gradient(const LowRankGradientParameters& p, cudaStream_t stream);
 cudaError_t low_rank_gradient_x(const LowRankGradientXParameters& p, cudaStream_t stream);

@@ -123,6 +123,20 @@ struct ZeroMagnitudeParameters {
   float* gradient = nullptr; ///< `[columns]`, written where the magnitude is 0
 };
 
+/// Copies of matrices, rounded to another type, with zeros to the right and below. No kernel of the CPU.
+struct PaddedCopyParameters {
+  static constexpr int kMost = 16; ///< matrices of a launch
+  struct Matrix {
+    Type from_type{}, to_type{}; ///< kFloat or kBFloat16
+    int64_t rows = 0, columns = 0; ///< of `from`
+    Rows from; ///< read
+    int64_t to_rows = 0, to_columns = 0; ///< no fewer
+    Rows to; ///< written
+  };
+  Matrix matrices[kMost];
+  int count = 0;
+};
+
 /// Sums of partial sums in their order: result = scale·Σₛ partial[s], element by element, of up to two results.
 struct PartialSumsParameters {
   struct Result {

@@ -9,6 +9,7 @@ set(RORA_KERNEL_SOURCES
   lora_grad.cu
   lora_grad_x.cu
   lora_shrink.cu
+  padded_copy.cu
   partial_sums.cu
   rms_norm.cu
   rms_norm_shrink.cu

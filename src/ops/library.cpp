@@ -60,6 +60,7 @@ TORCH_LIBRARY(rora, m) {
       " Tensor(a!) dshrunk) -> Tensor db");
   m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype, float p=0., int seed=0) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");
+  m.def("copy_padded_(Tensor(a!)[] to, Tensor[] from) -> ()");
   m.def("magnitude_gradient(Tensor dy, Tensor z) -> Tensor");
   m.def("directed_gradient(Tensor dy, Tensor scale, Tensor? y=None) -> (Tensor dz, Tensor sums)");
   m.def("directed_gradient_into(Tensor dy, Tensor scale, Tensor? y, Tensor(a!) dz) -> Tensor sums");

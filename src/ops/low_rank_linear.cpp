@@ -1,5 +1,6 @@
 #include <rora/core/dora_norm.h>
 #include <rora/core/low_rank_linear.h>
+#include <rora/core/low_rank_matrices.h>
 #include <rora/core/low_rank_products.h>
 
 #include "dtype.h"
@@ -147,6 +148,7 @@ at::Tensor low_rank_linear_operator(
 
 TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("dropout", reference::dropout);
+  m.impl("copy_padded_", reference::copy_padded_);
   m.impl("low_rank_shrink", reference::low_rank_shrink);
   m.impl("low_rank_gradient_b", reference::low_rank_gradient_b);
   m.impl("low_rank_gradient_b_beside", reference::low_rank_gradient_b_beside);

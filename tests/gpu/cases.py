@@ -287,6 +287,15 @@ class Maker:
         self.add("low_rank_gradient_b", lambda op, t: op(t.dy, None, t.b, SCALE, [True, False]),
                  lambda t: (SCALE * (t.dy @ t.b.to(t.dy.dtype)), None), f"r={r}, dS, without S",
                  tensors=dict(dy=dy, b=b), wide=("b",), outputs=("dshrunk", "db"))
+        if "copy_padded_" in schemas():
+            def padded(op, t):
+                place_a, = places(t.a, 1)
+                place_b, = places(torch.nn.functional.pad(t.b, (0, 3)), 1)
+                op([place_a, place_b], [t.a, t.b])
+                return place_a, place_b
+
+            self.add("copy_padded_", padded, lambda t: (t.a, torch.nn.functional.pad(t.b, (0, 3))), f"r={r}",
+                     tensors=dict(a=a, b=b), outputs=("a", "b"))
         if "low_rank_gradient_b_beside" in schemas():
             for needs_db in (True, False):
                 def in_place(op, t, needs_db=needs_db):

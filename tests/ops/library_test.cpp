@@ -37,6 +37,7 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "rms_norm_shrink_forward",
         "sum_of_products",
         "sum_of_products_",
+        "copy_padded_",
         "low_rank_gradient_b",
         "low_rank_gradient_b_beside",
         "low_rank_gradient_a",

@@ -1,13 +1,62 @@
 #pragma once
 
+#include <rora/core/operation.h>
+
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <numeric>
 #include <optional>
 #include <vector>
 
-namespace rora::ops::detail {
+namespace rora::ops {
+namespace detail {
+
+/// Throws c10::ValueError for lists that are no pairs of matrices, or where one does not hold the other.
+inline void check_padded_copy(at::TensorList to, at::TensorList from) {
+  TORCH_CHECK_VALUE(to.size() == from.size(), to.size(), " places for ", from.size(), " matrices");
+  for (size_t i = 0; i < to.size(); ++i) {
+    TORCH_CHECK_VALUE(
+        to[i].dim() == 2 && from[i].dim() == 2 && to[i].size(0) >= from[i].size(0) && to[i].size(1) >= from[i].size(1),
+        "no place of ", to[i].sizes(), " for a matrix of ", from[i].sizes());
+  }
+}
+
+} // namespace detail
+
+namespace reference {
+
+inline void copy_padded_(at::TensorList to, at::TensorList from) {
+  detail::check_padded_copy(to, from);
+  std::vector<at::Tensor> places;
+  for (size_t i = 0; i < to.size(); ++i) {
+    const int64_t rows = from[i].size(0), columns = from[i].size(1);
+    const at::Tensor beside = to[i].narrow(0, 0, rows);
+    places.push_back(beside.narrow(1, 0, columns));
+    if (to[i].size(1) > columns) {
+      beside.narrow(1, columns, to[i].size(1) - columns).zero_();
+    }
+    if (to[i].size(0) > rows) {
+      to[i].narrow(0, rows, to[i].size(0) - rows).zero_();
+    }
+  }
+  if (!places.empty()) {
+    at::_foreach_copy_(places, from);
+  }
+}
+
+} // namespace reference
+
+/// Copies each of the matrices `from` `[rows, columns]` into `to`, which may have more of either: zeros then. On a GPU
+/// in one launch. Throws for lists that are no pairs, and where one does not hold the other.
+inline void copy_padded_(at::TensorList to, at::TensorList from) {
+  if (!to.empty()) {
+    detail::call_operation<reference::copy_padded_>("rora::copy_padded_", to, from);
+  }
+}
+
+namespace detail {
 
 /// How a device's products take A and B. A GPU's are fast where each matrix and each of its rows begins at a multiple
 /// of 16 bytes: there, A and B are cast to x's dtype and every rank is padded with zeros to a multiple of 8.
@@ -68,14 +117,11 @@ inline at::Tensor vstack(
   std::vector<at::Tensor> places;
   int64_t begin = 0;
   for (const at::Tensor& each : matrices) {
-    const int64_t rank = each.size(0), padded = form.padded(rank);
-    places.push_back(all.narrow(0, begin, rank));
-    if (padded > rank) {
-      all.narrow(0, begin + rank, padded - rank).zero_();
-    }
+    const int64_t padded = form.padded(each.size(0));
+    places.push_back(all.narrow(0, begin, padded));
     begin += padded;
   }
-  at::_foreach_copy_(places, matrices);
+  copy_padded_(places, matrices);
   return all;
 }
 
@@ -93,15 +139,10 @@ inline std::vector<at::Tensor> padded_columns(
     if (room.defined() || padded != rank || options.dtype() != each.dtype()) {
       from.push_back(each);
       each = room.defined() ? room : at::empty({each.size(0), padded}, options);
-      places.push_back(each.narrow(1, 0, rank));
-      if (padded > rank) {
-        each.narrow(1, rank, padded - rank).zero_();
-      }
+      places.push_back(each);
     }
   }
-  if (!places.empty()) {
-    at::_foreach_copy_(places, from);
-  }
+  copy_padded_(places, from);
   return matrices;
 }
 
@@ -153,4 +194,5 @@ inline at::Tensor hstack(const std::vector<at::Tensor>& parts, const LowRankForm
   return all.size() == 1 ? all[0] : at::cat(all, 1);
 }
 
-} // namespace rora::ops::detail
+} // namespace detail
+} // namespace rora::ops
