@@ -56,7 +56,7 @@ TORCH_LIBRARY(rora, m) {
       "low_rank_gradient_b(Tensor dy, Tensor shrunk, Tensor b, float scale, bool[2] mask)"
       " -> (Tensor dshrunk, Tensor db)");
   m.def(
-      "low_rank_gradient_b_beside(Tensor dy, Tensor shrunk, Tensor b, float scale, bool needs_db,"
+      "low_rank_gradient_b_into(Tensor dy, Tensor shrunk, Tensor b, float scale, bool needs_db,"
       " Tensor(a!) dshrunk) -> Tensor db");
   m.def("low_rank_gradient_a(Tensor dshrunk, Tensor x, ScalarType dtype, float p=0., int seed=0) -> Tensor da");
   m.def("low_rank_gradient_x_(Tensor(a!) dx, Tensor dshrunk, Tensor a, float p, int seed) -> Tensor(a!)");

@@ -151,7 +151,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeExplicitAutograd, m) {
   m.impl("copy_padded_", reference::copy_padded_);
   m.impl("low_rank_shrink", reference::low_rank_shrink);
   m.impl("low_rank_gradient_b", reference::low_rank_gradient_b);
-  m.impl("low_rank_gradient_b_beside", reference::low_rank_gradient_b_beside);
+  m.impl("low_rank_gradient_b_into", reference::low_rank_gradient_b_into);
   m.impl("low_rank_gradient_a", reference::low_rank_gradient_a);
   m.impl("low_rank_gradient_x_", reference::low_rank_gradient_x_);
   m.impl("magnitude_gradient", reference::magnitude_gradient);

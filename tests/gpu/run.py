@@ -24,12 +24,14 @@ checks
     training     gpu_step on the CPU and on the GPU: the same losses; ten runs with the same bits; LoRA at RoRA's
                  scale; no wait for the GPU but where the loss is read; steps captured in CUDA graphs: the bits of the
                  same steps without
+    parity, thin products    that of the low-rank products where matrix products form them
     parity, 128x128 and 128x256     that of the sums of products, and of what calls them, where one kernel forms
                  W*x + B*S, if it was built (CUTLASS)
 layer
     compile      fills the compiler's cache for PEFT's compiled rows
     layer        a layer's projections beside PEFT's, addmm and the frozen products, by rank
-    layer, fastest form     rora's once more where that kernel is taken whenever one trial found it faster
+    layer, fastest form     rora's once more where that kernel, and matrix products for the low-rank ones, are taken
+                 whenever one trial found them faster
     linears      projections alone
 model
     model        a step of all 32 layers of LLaMA-3-8B's shape beside PEFT's, each program once
@@ -57,11 +59,15 @@ from sections import GRACE, ROOT, Command
 
 PARTS = {
     "checks": ("parity", "determinism", "dropout", "masks", "training", "memcheck", "racecheck", "initcheck",
-               "parity, 128x128", "parity, 128x256"),
+               "parity, thin products", "parity, 128x128", "parity, 128x256"),
     "layer": ("compile", "layer", "layer, fastest form", "linears"),
     "model": ("model", "step"),
 }
-NOT_ON_CPU = ("memcheck", "racecheck", "initcheck", "parity, 128x128", "parity, 128x256", "compile")
+NOT_ON_CPU = ("memcheck", "racecheck", "initcheck", "parity, thin products", "parity, 128x128", "parity, 128x256",
+              "compile")
+THIN = ("low_rank_shrink", "low_rank_gradient_b", "low_rank_gradient_b_into", "low_rank_gradient_a",
+        "low_rank_linear")
+FASTEST = {"RORA_CUDA_SUM": "timed", "RORA_CUDA_THIN": "timed"}
 SHARES = {"compile": 0.4, "layer": 0.65, "layer, fastest form": 0.4}  # of what is left of a part; else all
 
 
@@ -84,10 +90,13 @@ def call_of(command, name):
         return lambda limit: command.checks(name, limit)
     if name in ("memcheck", "racecheck", "initcheck"):
         return lambda limit: command.sanitizer(name, limit)
+    if name == "parity, thin products":
+        return lambda limit: command.checks(name, limit, "parity", environment={"RORA_CUDA_THIN": "products"},
+                                            operators=THIN)
     if name.startswith("parity, "):
         return lambda limit: command.one_kernel(name.removeprefix("parity, "), limit)
     if name == "layer, fastest form":
-        return lambda limit: command.benchmark(name, limit, "layer", environment={"RORA_CUDA_SUM": "timed"},
+        return lambda limit: command.benchmark(name, limit, "layer", environment=FASTEST,
                                                rows=["frozen", "rora", "rora, DoRA"])
     if name in ("layer", "linears"):
         return lambda limit: command.benchmark(name, limit)

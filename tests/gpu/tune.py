@@ -7,12 +7,15 @@
 The sums are the forward x·Wᵀ + s·Bᵀ and the input's gradient dy·W + ds·A, the most wanted first. The library reads
 RORA_CUDA_SUM once a process, so each form has one: a GEMM for each product, or one kernel with tiles of 128x128 or of
 128x256. They take turns, round by round, and the medians count. A form is checked against a product in float32 before
-it is timed. Beside them stand, for information, the frozen product alone; one product over longer rows, [x | s] and
-[W | B] as views into wider buffers; and rora's thin passes beside torch.matmul.
+it is timed. Beside them stand, for information, the frozen product alone, and one product over longer rows, [x | s] and
+[W | B] as views into wider buffers.
 
---write makes src/ops/cuda/tuned_sums.inc of it, or another file: what the library takes where nothing is asked for. A
-kernel is taken where it is faster than GEMMs by more than 1%. Exit code: 1 where a form is wrong, 2 where nothing can
-be written, 77 where Python lacks torch.
+The thin passes are S = s·x·Aᵀ, dS and dB from one dy, and dA, by kernels of rora's own or by matrix products
+(RORA_CUDA_THIN, which two of the processes have), with torch.matmul for information.
+
+--write makes src/ops/cuda/tuned_sums.inc of it, or another file, and tuned_thin.inc beside that: what the library takes
+where nothing is asked for. What is not its first choice is taken where it is faster by more than 1%. Exit code: 1 where
+a form is wrong, 2 where nothing can be written, 77 where Python lacks torch.
 """
 
 import argparse
@@ -32,9 +35,14 @@ from progress import HERE, library_of, write_whole
 
 ROOT = HERE.parents[1]
 TABLE = ROOT / "src" / "ops" / "cuda" / "tuned_sums.inc"
+THIN_TABLE = "tuned_thin.inc"  # beside it
 # By number in the table: the name, and RORA_CUDA_SUM. Unset, that would take the table itself.
 FORMS = (("a GEMM each", "gemms"), ("128x128", "128x128"), ("128x256", "128x256"))
+# The same of RORA_CUDA_THIN; the process of the first form of a sum has the first of these, and so on.
+THIN_FORMS = ("kernels", "products")
+PASSES = {"shrink": "kShrink", "gradient_b": "kGradientB", "gradient_a": "kGradientA"}
 RANKS = (16, 64, 8, 32, 128, 256)
+MOST_RANK = 128  # of the library's own kernels of thin passes: beyond it, products form them
 PROJECTIONS = ((4096, 14336), (14336, 4096), (4096, 4096), (4096, 1024), (4096, 6144), (4096, 28672))  # in, out
 MOST_ERROR = {"sum": 5e-3, "thin": 1e-2}  # by norm, against float32: bfloat16 rounds to 2^-9
 FASTER = 0.99
@@ -48,7 +56,8 @@ class Form:
         self.number, self.settings, self.process, self.pending = number, settings, None, b""
 
     def start(self):
-        environment = {**os.environ, "RORA_CUDA_SUM": FORMS[self.number][1]}
+        environment = {**os.environ, "RORA_CUDA_SUM": FORMS[self.number][1],
+                       "RORA_CUDA_THIN": THIN_FORMS[min(self.number, 1)]}
         settings = {**self.settings, "more": self.number == 0}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "tune_worker.py"), json.dumps(settings)], stdin=subprocess.PIPE,
@@ -108,14 +117,19 @@ class Tuning:
     def units(self):
         """What is measured, the most wanted first."""
         projections, ranks = (((64, 48),), (8,)) if self.cpu else (PROJECTIONS, RANKS)
+        seen = set()
         for rank in ranks:
             for forward in (True, False):
                 for k, n in projections:
                     yield self.measure_sum, dict(k=k, n=n, rank=rank, forward=forward)
             for k in dict.fromkeys(k for k, _ in projections):
-                for name in ("shrink", "gradient_a"):
-                    yield self.measure_thin, dict(k=k, n=0, rank=rank, name=name)
-            for n in dict.fromkeys(n for _, n in projections):
+                # Projections that read one x have their ranks side by side: q, k and v, or gate and up.
+                for together in (rank, 3 * rank, 2 * rank) if k == projections[0][0] else (rank,):
+                    for name in ("shrink", "gradient_a"):
+                        if together <= MOST_RANK and (k, together, name) not in seen:
+                            seen.add((k, together, name))
+                            yield self.measure_thin, dict(k=k, n=0, rank=together, name=name)
+            for n in dict.fromkeys(n for _, n in projections) if rank <= MOST_RANK else ():
                 yield self.measure_thin, dict(k=0, n=n, rank=rank, name="gradient_b")
 
     def wrong(self, what, text):
@@ -159,16 +173,23 @@ class Tuning:
         self.found["sums"].append(own)
 
     def measure_thin(self, **shape):
-        first = self.forms[0]
-        first.send(do="thin", tokens=self.tokens, count=self.rounds * self.samples, **shape)
-        found = first.answer()
         what = f"{shape['name']} of {shape['k'] or shape['n']}, rank {shape['rank']}"
-        if "failed" in found:
-            self.wrong(what, found["failed"])
-            return
-        if not found["error"] <= MOST_ERROR["thin"]:
-            self.wrong(what, f"error {found['error']:.1e}")
-        self.found["thin"].append({**shape, **found})
+        own = dict(**shape, forms=[None, None], errors=[None, None], matmul=None)
+        for number, name in enumerate(THIN_FORMS):
+            form = self.forms[number]
+            form.send(do="thin", tokens=self.tokens, count=self.rounds * self.samples, **shape)
+            found = form.answer()
+            if "failed" in found:
+                self.wrong(f"{what}, {name}", found["failed"])
+                continue
+            own["errors"][number] = found["error"]
+            if not found["error"] <= MOST_ERROR["thin"]:
+                self.wrong(f"{what}, {name}", f"error {found['error']:.1e}")
+                continue
+            own["forms"][number] = found["us"]["rora"]
+            own["matmul"] = own["matmul"] or found["us"]["matmul"]
+        own["choice"] = choice(own["forms"], [True, True])
+        self.found["thin"].append(own)
 
     def run(self):
         """Each unit takes no longer than the longest of its kind before, or there is no time for it."""
@@ -221,10 +242,12 @@ def table(found):
         lines.append(f"| {name_of(each)} | {us(each['frozen'])} | {' | '.join(forms)} | {us(each['longer_rows'])} | "
                      f"{taken} |")
     if found["thin"]:
-        lines += ["", "| thin pass | of | rank | rora | torch.matmul |", "|---|---|---|---|---|"]
+        lines += ["", f"| thin pass | of | rank | {' | '.join(THIN_FORMS)} | torch.matmul | taken |",
+                  "|---|---|---|---|---|---|---|"]
     for each in found["thin"]:
-        lines.append(f"| {each['name']} | {each['k'] or each['n']} | {each['rank']} | {us(each['us']['rora'])} | "
-                     f"{us(each['us']['matmul'])} |")
+        taken = "–" if each["choice"] is None else THIN_FORMS[each["choice"]]
+        lines.append(f"| {each['name']} | {each['k'] or each['n']} | {each['rank']} | "
+                     f"{' | '.join(map(us, each['forms']))} | {us(each['matmul'])} | {taken} |")
     return "\n".join(lines)
 
 
@@ -232,18 +255,31 @@ def power_of_two_from(size):
     return 1 << (size - 1).bit_length()
 
 
-def initialisers(found):
-    """The table that the library reads: SumShape's fields of src/ops/cuda/fastest_form.h but the device, and the form.
-    """
+def origin(found):
     machine = found["machine"]
-    lines = [f"// {machine['device']}, {found['date'][:10]}, torch {machine['torch']}, CUDA {machine['cuda']}; "
-             "by tests/gpu/tune.py"]
+    return (f"// {machine['device']}, {found['date'][:10]}, torch {machine['torch']}, CUDA {machine['cuda']}; "
+            "by tests/gpu/tune.py")
+
+
+def initialisers(found):
+    """A table that the library reads: TunedSum's fields of src/ops/cuda/fastest_form.h."""
+    lines = [origin(found)]
     for each in found["sums"]:
         if each["choice"] is not None:
             depth, columns = (each["k"], each["n"]) if each["forward"] else (each["n"], each["k"])
             transposed = "true" if each["forward"] else "false"  # W lies as [n, k], and x takes Wᵀ for its right side
             lines.append(f"{{{power_of_two_from(found['tokens'])}, {columns}, {depth}, {each['rank']}, {transposed}, "
                          f"false, {each['choice']}}},")
+    return "\n".join(lines) + "\n"
+
+
+def thin_initialisers(found):
+    """The other: TunedThin's fields."""
+    lines = [origin(found)]
+    for each in found["thin"]:
+        if each["choice"] is not None:
+            lines.append(f"{{ThinPass::{PASSES[each['name']]}, {power_of_two_from(found['tokens'])}, "
+                         f"{each['k'] or each['n']}, {each['rank']}, {each['choice']}}},")
     return "\n".join(lines) + "\n"
 
 
@@ -272,9 +308,11 @@ def main():
         return 1
     built = pathlib.Path(arguments.build) / "gpu" / "cutlass"
     has_kernel = built.exists() and built.read_text().strip() == "1"
-    if arguments.write and not (has_kernel and torch.cuda.get_device_capability() == (9, 0)):
-        print("--write: the one kernel is built with CUTLASS's headers, for compute capability 9.0")
+    if arguments.write and torch.cuda.get_device_capability() != (9, 0):
+        print("--write: the tables are for GPUs of compute capability 9.0")
         return 2
+    if arguments.write and not has_kernel:
+        print("--write: the one kernel is built with CUTLASS's headers; only the table of thin passes will be written")
     end_with_this_process()
     tuning = Tuning(arguments, report.machine(arguments.cpu))
     tuning.run()
@@ -282,8 +320,10 @@ def main():
     print(table(found))
     if found["left_out"]:
         print(f"{len(found['left_out'])} were left out: there was no time")
-    if arguments.write and found["sums"]:
+    if arguments.write and found["sums"] and has_kernel:
         write_whole(pathlib.Path(arguments.write), initialisers(found))
+    if arguments.write and found["thin"]:
+        write_whole(pathlib.Path(arguments.write).with_name(THIN_TABLE), thin_initialisers(found))
     return 1 if found["failed"] or not found["sums"] else 0
 
 

@@ -75,18 +75,21 @@ class Sum:
 
 
 def thin_pass(device, tokens, k, n, rank, name):
-    """(rora's operator, the same by LibTorch's products, what they give in float32)."""
+    """(rora's operator with A and B in float32 as they are trained, the same by LibTorch's products of bfloat16, what
+    they give in float32)."""
     op = torch.ops.rora
     if name == "shrink":
-        x, a = random(device, tokens, k), random(device, rank, k, scale=k**-0.5)
-        return lambda: [op.low_rank_shrink(x, a, 1.0)], lambda: [x @ a.t()], lambda: [x.float() @ a.float().t()]
+        x, a = random(device, tokens, k), random(device, rank, k, scale=k**-0.5).float()
+        short = a.bfloat16()
+        return lambda: [op.low_rank_shrink(x, a, 1.0)], lambda: [x @ short.t()], lambda: [x.float() @ a.t()]
     if name == "gradient_a":
         x, ds = random(device, tokens, k), random(device, tokens, rank)
         return (lambda: [op.low_rank_gradient_a(ds, x, torch.float32)], lambda: [ds.t() @ x],
                 lambda: [ds.float().t() @ x.float()])
-    dy, s, b = random(device, tokens, n), random(device, tokens, rank), random(device, n, rank, scale=n**-0.5)
-    return (lambda: op.low_rank_gradient_b(dy, s, b, 1.0, [True, True]), lambda: [dy @ b, dy.t() @ s],
-            lambda: [dy.float() @ b.float(), dy.float().t() @ s.float()])
+    dy, s, b = random(device, tokens, n), random(device, tokens, rank), random(device, n, rank, scale=n**-0.5).float()
+    short = b.bfloat16()
+    return (lambda: op.low_rank_gradient_b(dy, s, b, 1.0, [True, True]), lambda: [dy @ short, dy.t() @ s],
+            lambda: [dy.float() @ b, dy.float().t() @ s.float()])
 
 
 class Worker:

@@ -10,8 +10,10 @@
 namespace rora {
 namespace {
 
-using ops::detail::FastestForms;
 using ops::detail::SumShape;
+using ops::detail::ThinPass;
+using ops::detail::ThinShape;
+using FastestForms = ops::detail::FastestForms<SumShape>;
 
 TEST(FastestForms, TimeEachShapeOnce) {
   FastestForms forms;
@@ -38,14 +40,19 @@ TEST(FastestForms, TimeEachShapeOnce) {
 TEST(TunedForms, AreThoseOfTheTableOnAnyDevice) {
   const std::vector<ops::detail::TunedSum> found{
       {8192, 4096, 4096, 16, true, false, 2}, {8192, 4096, 4096, 16, false, false, 1}};
-  const ops::detail::TunedForms forms(found);
+  const ops::detail::TunedForms<ops::detail::TunedSum> forms(found);
   SumShape shape{8192, 4096, 4096, 16, true, false, /*device=*/3};
   EXPECT_EQ(forms.of(shape), 2);
   shape.transposed = false;
   EXPECT_EQ(forms.of(shape), 1);
   shape.accumulates = true;
   EXPECT_EQ(forms.of(shape), 0) << "is not in the table";
-  EXPECT_EQ(ops::detail::TunedForms(std::vector<ops::detail::TunedSum>()).of(shape), 0);
+  EXPECT_EQ(ops::detail::TunedForms<ops::detail::TunedSum>({}).of(shape), 0);
+  const ops::detail::TunedForms<ops::detail::TunedThin> thin({{ThinPass::kGradientB, 8192, 4096, 64, 1}});
+  EXPECT_EQ(thin.of({ThinPass::kGradientB, 8192, 4096, 64, true, false, /*device=*/2}), 1);
+  EXPECT_EQ(thin.of({ThinPass::kGradientA, 8192, 4096, 64}), 0);
+  EXPECT_EQ(thin.of({ThinPass::kGradientB, 8192, 4096, 64, /*in_bfloat16=*/false}), 0);
+  EXPECT_EQ(thin.of({ThinPass::kGradientB, 8192, 4096, 64, true, /*in_part=*/true}), 0);
 }
 
 TEST(FastestForms, TakeTheFirstWhereNoneWorks) {
@@ -66,7 +73,23 @@ TEST(SumShape, IsAnotherWhereAnyOfItsPartsIs) {
   shapes[6].transposed = shapes[7].accumulates = true;
   std::unordered_set<size_t> hashes;
   for (size_t i = 0; i < shapes.size(); ++i) {
-    hashes.insert(ops::detail::SumShapeHash()(shapes[i]));
+    hashes.insert(ops::detail::ShapeHash<SumShape>()(shapes[i]));
+    for (size_t j = 0; j < shapes.size(); ++j) {
+      EXPECT_EQ(shapes[i] == shapes[j], i == j) << i << " " << j;
+    }
+  }
+  EXPECT_EQ(hashes.size(), shapes.size());
+}
+
+TEST(ThinShape, IsAnotherWhereAnyOfItsPartsIs) {
+  std::vector<ThinShape> shapes(8);
+  shapes[1].rows = shapes[2].columns = shapes[3].rank = shapes[4].device = 1;
+  shapes[5].pass = ThinPass::kGradientA;
+  shapes[6].in_bfloat16 = false;
+  shapes[7].in_part = true;
+  std::unordered_set<size_t> hashes;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    hashes.insert(ops::detail::ShapeHash<ThinShape>()(shapes[i]));
     for (size_t j = 0; j < shapes.size(); ++j) {
       EXPECT_EQ(shapes[i] == shapes[j], i == j) << i << " " << j;
     }

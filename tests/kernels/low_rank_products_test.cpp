@@ -96,6 +96,50 @@ TEST(LowRankProductsOnAGpu, GiveWhatIsAskedFor) {
   }
 }
 
+/// What was asked whether products are preferred, in order, and what is answered.
+std::vector<ops::detail::ThinShape> asked;
+bool answer = false;
+
+TEST(LowRankProductsOnAGpu, AreMatrixProductsWhereTheseArePreferred) {
+  at::manual_seed(6);
+  ops::detail::LowRankKernels kernels = kOnTheHost;
+  kernels.prefers_products = [](const ops::detail::ThinShape& shape, c10::function_ref<void()> by_kernel,
+                                c10::function_ref<void()> by_products) {
+    asked.push_back(shape);
+    by_products(); // a trial of either leaves nothing behind
+    by_kernel();
+    return answer;
+  };
+  const at::Tensor x = at::randn({9, 40}), a = at::randn({16, 40}), dy = at::randn({9, 48}), b = at::randn({48, 16});
+  const at::Tensor shrunk = at::randn({9, 16});
+  for (const bool products : {false, true}) {
+    answer = products;
+    asked.clear();
+    launches = 0;
+    at::Tensor dshrunk = at::empty({9, 20}).narrow(1, 2, 16);
+    const at::Tensor s = ops::detail::low_rank_shrink(kernels, x, a, 0.5, 0.0, 0);
+    const at::Tensor db = ops::detail::low_rank_gradient_b_into(kernels, dy, shrunk, b, 0.5, true, dshrunk);
+    const at::Tensor da = ops::detail::low_rank_gradient_a(kernels, shrunk, x, at::kFloat, 0.0, 0);
+    EXPECT_EQ(launches, products ? 3 : 6); // with the trials
+    using Shape = ops::detail::ThinShape;
+    using ops::detail::ThinPass;
+    EXPECT_EQ(
+        asked,
+        (std::vector<Shape>{
+            {ThinPass::kShrink, 16, 40, 16, false, false, -1},
+            {ThinPass::kGradientB, 16, 48, 16, false, false, -1},
+            {ThinPass::kGradientA, 16, 40, 16, false, false, -1}}));
+    EXPECT_LT(error(s, 0.5 * x.mm(a.t())), 1e-5);
+    EXPECT_LT(error(dshrunk, 0.5 * dy.mm(b)), 1e-5);
+    EXPECT_LT(error(db, dy.t().mm(shrunk)), 1e-5);
+    EXPECT_LT(error(da, shrunk.t().mm(x)), 1e-5);
+  }
+  asked.clear();
+  ops::detail::low_rank_shrink(kernels, x, a, 0.5, /*p=*/0.2, 3);
+  ops::detail::low_rank_gradient_a(kernels, shrunk, x, at::kFloat, /*p=*/0.2, 3);
+  EXPECT_TRUE(asked.empty()) << "with dropout, products would have a pass of their own";
+}
+
 TEST(LowRankProductsOnAGpu, WriteTheInputsGradientBesideAnother) {
   at::manual_seed(4);
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
@@ -106,8 +150,7 @@ TEST(LowRankProductsOnAGpu, WriteTheInputsGradientBesideAnother) {
       for (const bool needs_db : {false, true}) {
         const at::Tensor rows = at::full({9, rank + 5}, 7.0, dtype);
         at::Tensor place = rows.narrow(1, 2, rank);
-        const at::Tensor there =
-            ops::detail::low_rank_gradient_b_beside(kOnTheHost, dy, shrunk, b, 0.5, needs_db, place);
+        const at::Tensor there = ops::detail::low_rank_gradient_b_into(kOnTheHost, dy, shrunk, b, 0.5, needs_db, place);
         EXPECT_TRUE(at::equal(place, dshrunk)) << dtype << rank;
         EXPECT_EQ(there.defined(), needs_db);
         EXPECT_TRUE(!needs_db || at::equal(there, db));
@@ -118,7 +161,7 @@ TEST(LowRankProductsOnAGpu, WriteTheInputsGradientBesideAnother) {
   }
   at::Tensor narrow = at::empty({9, 2});
   EXPECT_THROW(
-      ops::detail::low_rank_gradient_b_beside(
+      ops::detail::low_rank_gradient_b_into(
           kOnTheHost, at::randn({9, 40}), at::randn({9, 3}), at::randn({40, 3}), 1.0, true, narrow),
       c10::ValueError);
 }

@@ -39,7 +39,7 @@ TEST(Library, DeclaresEveryOperatorWithACpuKernel) {
         "sum_of_products_",
         "copy_padded_",
         "low_rank_gradient_b",
-        "low_rank_gradient_b_beside",
+        "low_rank_gradient_b_into",
         "low_rank_gradient_a",
         "low_rank_gradient_x_",
         "magnitude_gradient",

@@ -26,7 +26,7 @@ namespace reference {
 at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed);
 
 /// Into the tensors that are defined; the others are made.
-void low_rank_gradient_b_into(
+void write_low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
     at::Tensor& dshrunk, at::Tensor& db);
 
@@ -34,7 +34,7 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask);
 
 /// The first into `dshrunk`; returns the second.
-at::Tensor low_rank_gradient_b_beside(
+at::Tensor low_rank_gradient_b_into(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
     at::Tensor& dshrunk);
 

@@ -30,7 +30,7 @@ RORA_INLINE at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a,
   return ops::sum_of_products({ops::dropout(x, Dropout{p, static_cast<uint64_t>(seed)})}, {a.t()}, scale);
 }
 
-RORA_INLINE void low_rank_gradient_b_into(
+RORA_INLINE void write_low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
     at::Tensor& dshrunk, at::Tensor& db) {
   if (mask[0] && dshrunk.defined()) {
@@ -50,15 +50,15 @@ RORA_INLINE void low_rank_gradient_b_into(
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask) {
   at::Tensor dshrunk, db;
-  low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
+  write_low_rank_gradient_b(dy, shrunk, b, scale, mask, dshrunk, db);
   return {dshrunk, db};
 }
 
-RORA_INLINE at::Tensor low_rank_gradient_b_beside(
+RORA_INLINE at::Tensor low_rank_gradient_b_into(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
     at::Tensor& dshrunk) {
   at::Tensor db;
-  low_rank_gradient_b_into(dy, shrunk, b, scale, {true, needs_db}, dshrunk, db);
+  write_low_rank_gradient_b(dy, shrunk, b, scale, {true, needs_db}, dshrunk, db);
   return db;
 }
 
@@ -112,13 +112,16 @@ RORA_INLINE at::Tensor low_rank_shrink(const at::Tensor& x, const at::Tensor& a,
 RORA_INLINE std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
     at::Tensor dshrunk, at::Tensor db) {
+  if (!mask[1]) {
+    db.reset();
+  }
   if (mask[0] && dshrunk.defined() && !db.defined()) {
-    db = detail::call_operation<reference::low_rank_gradient_b_beside>(
-        "rora::low_rank_gradient_b_beside", dy, shrunk, b, scale, mask[1], dshrunk);
+    db = detail::call_operation<reference::low_rank_gradient_b_into>(
+        "rora::low_rank_gradient_b_into", dy, shrunk, b, scale, mask[1], dshrunk);
     return {std::move(dshrunk), std::move(db)};
   }
   if (mask[1] && db.defined()) {
-    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
+    reference::write_low_rank_gradient_b(dy, shrunk, b, scale, mask, dshrunk, db);
     return {std::move(dshrunk), std::move(db)};
   }
   return detail::call_operation<reference::low_rank_gradient_b>(

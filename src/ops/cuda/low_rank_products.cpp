@@ -8,10 +8,18 @@
 
 #if defined(RORA_HAS_CUDA)
 #include <kernels/kernels.h>
+#include <kernels/timing.h>
 
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
+
+#include <cstdlib>
+#include <string_view>
+#include <vector>
 #endif
 
 namespace rora::ops::detail {
@@ -56,13 +64,24 @@ PartialSumsParameters::Result sum_of(const at::Tensor& partial, double scale, co
   return result;
 }
 
-} // namespace
+ThinShape thin_shape(ThinPass pass, const at::Tensor& activation, int64_t rank, bool in_part = false) {
+  const int64_t rows = activation.size(0) > 0 ? power_of_two_from(activation.size(0)) : 0;
+  const bool in_bfloat16 = activation.scalar_type() == at::kBFloat16;
+  return {pass, rows, activation.size(1), rank, in_bfloat16, in_part, activation.get_device()};
+}
 
-at::Tensor low_rank_shrink(
+/// What `by_kernel` gives, or `by_products` where that is to be preferred. Both return the same kind of result.
+template <class Kernel, class Products>
+auto run_faster(
+    const LowRankKernels& kernels, const ThinShape& shape, const Kernel& by_kernel, const Products& by_products) {
+  const bool products = kernels.prefers_products != nullptr && shape.rows > 0 &&
+      kernels.prefers_products(
+          shape, [&] { by_kernel(); }, [&] { by_products(); });
+  return products ? by_products() : by_kernel();
+}
+
+at::Tensor shrink_by_kernel(
     const LowRankKernels& kernels, const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
-  if (!can_take(x, a, a.size(0), LowRankProducts::kMostRank) || a.size(1) != x.size(1)) {
-    return reference::low_rank_shrink(x, a, scale, p, seed);
-  }
   const at::Tensor rows = as_rows(x), rows_of_a = as_rows(a);
   at::Tensor shrunk = at::empty({x.size(0), a.size(0)}, x.options());
   LowRankShrinkParameters parameters;
@@ -92,28 +111,18 @@ at::Tensor low_rank_shrink(
   return shrunk;
 }
 
-namespace {
+at::Tensor gradients_of_dy_by_products(
+    const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, std::array<bool, 2> mask,
+    at::Tensor& dshrunk) {
+  at::Tensor db;
+  reference::write_low_rank_gradient_b(dy, shrunk, b, scale, mask, dshrunk, db);
+  return db;
+}
 
-/// The first into `dshrunk` where that is defined; it is made where it is not.
-at::Tensor gradients_of_dy(
+/// In one pass over dy, of sizes and dtypes that the kernel takes.
+at::Tensor gradients_of_dy_by_kernel(
     const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
     std::array<bool, 2> mask, at::Tensor& dshrunk) {
-  constexpr int64_t kMost = LowRankProducts::kMostRank;
-  // Ŝ is read for dB alone: where B is frozen there need not be one.
-  const bool takes_shrunk = !mask[1] ||
-      (can_take(shrunk, dy, b.size(1), kMost) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0) &&
-       shrunk.scalar_type() == dy.scalar_type());
-  if ((!mask[0] && !mask[1]) || !can_take(dy, b, b.size(1), kMost) || b.size(0) != dy.size(1) || !takes_shrunk ||
-      (dshrunk.defined() && (dshrunk.scalar_type() != dy.scalar_type() || dshrunk.stride(1) != 1))) {
-    at::Tensor db;
-    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, mask, dshrunk, db);
-    return db;
-  }
-  if (mask[0] && b.size(1) > LowRankGradientParameters::kMostRankInOnePass) {
-    at::Tensor none;
-    reference::low_rank_gradient_b_into(dy, shrunk, b, scale, {true, false}, dshrunk, none);
-    return gradients_of_dy(kernels, dy, shrunk, b, scale, {false, mask[1]}, none);
-  }
   const at::Tensor wide = as_rows(dy), rows_of_b = as_rows(b);
   const at::Tensor thin = mask[1] ? as_rows(shrunk) : at::Tensor();
   LowRankGradientParameters parameters;
@@ -153,32 +162,33 @@ at::Tensor gradients_of_dy(
   return db;
 }
 
-} // namespace
-
-std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+/// The first into `dshrunk` where that is defined; it is made where it is not.
+at::Tensor gradients_of_dy(
     const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
-    std::array<bool, 2> mask) {
-  at::Tensor dshrunk;
-  at::Tensor db = gradients_of_dy(kernels, dy, shrunk, b, scale, mask, dshrunk);
-  return {std::move(dshrunk), std::move(db)};
+    std::array<bool, 2> mask, at::Tensor& dshrunk) {
+  constexpr int64_t kMost = LowRankProducts::kMostRank;
+  // Ŝ is read for dB alone: where B is frozen there need not be one.
+  const bool takes_shrunk = !mask[1] ||
+      (can_take(shrunk, dy, b.size(1), kMost) && shrunk.size(1) == b.size(1) && shrunk.size(0) == dy.size(0) &&
+       shrunk.scalar_type() == dy.scalar_type());
+  if ((!mask[0] && !mask[1]) || !can_take(dy, b, b.size(1), kMost) || b.size(0) != dy.size(1) || !takes_shrunk ||
+      (dshrunk.defined() && (dshrunk.scalar_type() != dy.scalar_type() || dshrunk.stride(1) != 1))) {
+    return gradients_of_dy_by_products(dy, shrunk, b, scale, mask, dshrunk);
+  }
+  if (mask[0] && b.size(1) > LowRankGradientParameters::kMostRankInOnePass) {
+    gradients_of_dy_by_products(dy, shrunk, b, scale, {true, false}, dshrunk);
+    at::Tensor none;
+    return gradients_of_dy(kernels, dy, shrunk, b, scale, {false, mask[1]}, none);
+  }
+  return run_faster(
+      kernels, thin_shape(ThinPass::kGradientB, dy, b.size(1), !mask[0] || !mask[1]),
+      [&] { return gradients_of_dy_by_kernel(kernels, dy, shrunk, b, scale, mask, dshrunk); },
+      [&] { return gradients_of_dy_by_products(dy, shrunk, b, scale, mask, dshrunk); });
 }
 
-at::Tensor low_rank_gradient_b_beside(
-    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
-    bool needs_db, at::Tensor& dshrunk) {
-  TORCH_CHECK_VALUE(
-      dshrunk.dim() == 2 && dshrunk.size(0) == dy.size(0) && dshrunk.size(1) == b.size(1), "dS of ", dy.sizes(), " by ",
-      b.sizes(), " is not ", dshrunk.sizes());
-  return gradients_of_dy(kernels, dy, shrunk, b, scale, {true, needs_db}, dshrunk);
-}
-
-at::Tensor low_rank_gradient_a(
+at::Tensor gradient_a_by_kernel(
     const LowRankKernels& kernels, const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p,
     int64_t seed) {
-  if (!can_take(x, dshrunk, dshrunk.size(1), LowRankProducts::kMostRank) || dshrunk.scalar_type() != x.scalar_type() ||
-      dshrunk.size(0) != x.size(0) || !is_known(dtype)) {
-    return reference::low_rank_gradient_a(dshrunk, x, dtype, p, seed);
-  }
   const at::Tensor wide = as_rows(x), thin = as_rows(dshrunk);
   LowRankGradientParameters parameters;
   parameters.type = parameters.b_type = kernel_type(x);
@@ -199,6 +209,49 @@ at::Tensor low_rank_gradient_a(
   sums.results[0] = sum_of(partial, 1.0, da);
   kernels.partial_sums(sums);
   return da;
+}
+
+} // namespace
+
+at::Tensor low_rank_shrink(
+    const LowRankKernels& kernels, const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
+  const auto by_products = [&] { return reference::low_rank_shrink(x, a, scale, p, seed); };
+  const auto by_kernel = [&] { return shrink_by_kernel(kernels, x, a, scale, p, seed); };
+  if (!can_take(x, a, a.size(0), LowRankProducts::kMostRank) || a.size(1) != x.size(1)) {
+    return by_products();
+  }
+  return p > 0.0 ? by_kernel()
+                 : run_faster(kernels, thin_shape(ThinPass::kShrink, x, a.size(0)), by_kernel, by_products);
+}
+
+std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
+    std::array<bool, 2> mask) {
+  at::Tensor dshrunk;
+  at::Tensor db = gradients_of_dy(kernels, dy, shrunk, b, scale, mask, dshrunk);
+  return {std::move(dshrunk), std::move(db)};
+}
+
+at::Tensor low_rank_gradient_b_into(
+    const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
+    bool needs_db, at::Tensor& dshrunk) {
+  TORCH_CHECK_VALUE(
+      dshrunk.dim() == 2 && dshrunk.size(0) == dy.size(0) && dshrunk.size(1) == b.size(1), "dS of ", dy.sizes(), " by ",
+      b.sizes(), " is not ", dshrunk.sizes());
+  return gradients_of_dy(kernels, dy, shrunk, b, scale, {true, needs_db}, dshrunk);
+}
+
+at::Tensor low_rank_gradient_a(
+    const LowRankKernels& kernels, const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p,
+    int64_t seed) {
+  const auto by_products = [&] { return reference::low_rank_gradient_a(dshrunk, x, dtype, p, seed); };
+  const auto by_kernel = [&] { return gradient_a_by_kernel(kernels, dshrunk, x, dtype, p, seed); };
+  if (!can_take(x, dshrunk, dshrunk.size(1), LowRankProducts::kMostRank) || dshrunk.scalar_type() != x.scalar_type() ||
+      dshrunk.size(0) != x.size(0) || !is_known(dtype)) {
+    return by_products();
+  }
+  return p > 0.0 ? by_kernel()
+                 : run_faster(kernels, thin_shape(ThinPass::kGradientA, x, dshrunk.size(1)), by_kernel, by_products);
 }
 
 at::Tensor& low_rank_gradient_x_(
@@ -236,11 +289,54 @@ void on_current_stream(const Parameters& p) {
   C10_CUDA_CHECK(launcher(p, c10::cuda::getCurrentCUDAStream()));
 }
 
+/// RORA_CUDA_THIN in the environment: kernels or products has that form taken wherever it can be, and timed the faster
+/// of one trial of each shape; unset, what tests/gpu/tune.py has found. Throws ValueError for another value.
+enum class ThinChoice { kTuned, kKernels, kProducts, kTimed };
+
+ThinChoice thin_choice() {
+  const char* value = std::getenv("RORA_CUDA_THIN");
+  const std::string_view name = value != nullptr ? value : "";
+  TORCH_CHECK_VALUE(
+      name.empty() || name == "kernels" || name == "products" || name == "timed", "RORA_CUDA_THIN is '", name,
+      "', not kernels, products or timed");
+  return name.empty()      ? ThinChoice::kTuned
+      : name == "kernels"  ? ThinChoice::kKernels
+      : name == "products" ? ThinChoice::kProducts
+                           : ThinChoice::kTimed;
+}
+
+bool prefers_products(
+    const ThinShape& shape, c10::function_ref<void()> by_kernel, c10::function_ref<void()> by_products) {
+  static const std::vector<TunedThin> found{
+#include "tuned_thin.inc"
+  };
+  static const TunedForms<TunedThin> tuned(found);
+  static auto* const fastest = new FastestForms<ThinShape>; // never destroyed: threads may outlive static objects
+  static const ThinChoice choice = thin_choice();
+  if (choice == ThinChoice::kKernels || choice == ThinChoice::kProducts) {
+    return choice == ThinChoice::kProducts;
+  }
+  if (choice == ThinChoice::kTuned) {
+    constexpr int kMeasuredMajor = 9; // tests/gpu/tune.py writes a table for such GPUs alone
+    return at::cuda::getDeviceProperties(shape.device)->major == kMeasuredMajor && tuned.of(shape) == 1;
+  }
+  if (at::globalContext().deterministicAlgorithms()) { // a trial may end another way in another run
+    return false;
+  }
+  const bool may_time = c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
+  return fastest->choose(shape, 2, may_time, [&](int form) {
+    return kernels::cuda::milliseconds(c10::cuda::getCurrentCUDAStream(), [&] {
+      form == 0 ? by_kernel() : by_products();
+      return true;
+    });
+  }) == 1;
+}
+
 constexpr LowRankKernels kCudaKernels{
     on_current_stream<kernels::LowRankShrinkParameters, kernels::cuda::low_rank_shrink>,
     on_current_stream<kernels::LowRankGradientParameters, kernels::cuda::low_rank_gradient>,
     on_current_stream<kernels::LowRankGradientXParameters, kernels::cuda::low_rank_gradient_x>,
-    on_current_stream<kernels::PartialSumsParameters, kernels::cuda::partial_sums>};
+    on_current_stream<kernels::PartialSumsParameters, kernels::cuda::partial_sums>, prefers_products};
 
 at::Tensor shrink_on_cuda(const at::Tensor& x, const at::Tensor& a, double scale, double p, int64_t seed) {
   const c10::DeviceGuard guard(x.device());
@@ -251,11 +347,11 @@ std::tuple<at::Tensor, at::Tensor> gradient_b_on_cuda(
   const c10::DeviceGuard guard(dy.device());
   return low_rank_gradient_b(kCudaKernels, dy, shrunk, b, scale, mask);
 }
-at::Tensor gradient_b_beside_on_cuda(
+at::Tensor gradient_b_into_on_cuda(
     const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale, bool needs_db,
     at::Tensor& dshrunk) {
   const c10::DeviceGuard guard(dy.device());
-  return low_rank_gradient_b_beside(kCudaKernels, dy, shrunk, b, scale, needs_db, dshrunk);
+  return low_rank_gradient_b_into(kCudaKernels, dy, shrunk, b, scale, needs_db, dshrunk);
 }
 at::Tensor gradient_a_on_cuda(
     const at::Tensor& dshrunk, const at::Tensor& x, at::ScalarType dtype, double p, int64_t seed) {
@@ -270,7 +366,7 @@ at::Tensor& gradient_x_on_cuda(at::Tensor& dx, const at::Tensor& dshrunk, const 
 TORCH_LIBRARY_IMPL(rora, CUDA, m) {
   m.impl("low_rank_shrink", shrink_on_cuda);
   m.impl("low_rank_gradient_b", gradient_b_on_cuda);
-  m.impl("low_rank_gradient_b_beside", gradient_b_beside_on_cuda);
+  m.impl("low_rank_gradient_b_into", gradient_b_into_on_cuda);
   m.impl("low_rank_gradient_a", gradient_a_on_cuda);
   m.impl("low_rank_gradient_x_", gradient_x_on_cuda);
 }

@@ -2,7 +2,10 @@
 
 #include <kernels/parameters.h>
 
+#include "fastest_form.h"
+
 #include <ATen/core/Tensor.h>
+#include <c10/util/FunctionRef.h>
 
 #include <array>
 #include <tuple>
@@ -17,6 +20,10 @@ struct LowRankKernels {
   void (*gradient)(const kernels::LowRankGradientParameters&);
   void (*gradient_x)(const kernels::LowRankGradientXParameters&);
   void (*partial_sums)(const kernels::PartialSumsParameters&);
+  /// Whether the reference's matrix products are to be taken for a pass, either form of which can be run as a trial.
+  /// Null: no.
+  bool (*prefers_products)(
+      const ThinShape&, c10::function_ref<void()> by_kernel, c10::function_ref<void()> by_products) = nullptr;
 };
 
 at::Tensor low_rank_shrink(
@@ -27,7 +34,7 @@ std::tuple<at::Tensor, at::Tensor> low_rank_gradient_b(
     std::array<bool, 2> mask);
 
 /// The first into `dshrunk`, whose rows may lie apart; returns the second.
-at::Tensor low_rank_gradient_b_beside(
+at::Tensor low_rank_gradient_b_into(
     const LowRankKernels& kernels, const at::Tensor& dy, const at::Tensor& shrunk, const at::Tensor& b, double scale,
     bool needs_db, at::Tensor& dshrunk);
 

@@ -108,17 +108,17 @@ std::pair<Choice, Form> asked_for() {
   return {name.empty() ? Choice::kTuned : Choice::kTimed, kGemms};
 }
 
-const detail::TunedForms& tuned_forms() {
+const detail::TunedForms<detail::TunedSum>& tuned_forms() {
   static const std::vector<detail::TunedSum> found{
 #include "tuned_sums.inc"
   };
-  static const detail::TunedForms all(found);
+  static const detail::TunedForms<detail::TunedSum> all(found);
   return all;
 }
 
 /// Never destroyed: threads may outlive static objects.
-detail::FastestForms& fastest_forms() {
-  static auto* const all = new detail::FastestForms;
+detail::FastestForms<detail::SumShape>& fastest_forms() {
+  static auto* const all = new detail::FastestForms<detail::SumShape>;
   return *all;
 }
 
