@@ -5,7 +5,9 @@
 #include <rora/adapters/adapter_kind.h>
 #include <rora/adapters/attach.h>
 #include <rora/adapters/peft_folder.h>
+#include <rora/model/weights_with_room.h>
 
+#include <algorithm>
 #include <charconv>
 #include <iostream>
 #include <map>
@@ -21,6 +23,19 @@ const std::vector<std::pair<std::string, Scaling>> kScalings{
 
 ModuleSelection selection(const std::vector<std::string>& names) {
   return names == std::vector<std::string>{kAllLinear} ? ModuleSelection::every_linear() : ModuleSelection(names);
+}
+
+/// On a GPU in bfloat16, memory for A and B beside the frozen weights, where the adapters' ranks are such that products
+/// over so much longer rows are faster.
+void leave_room(CausalLM model, const AdapterOptions& options) {
+  constexpr int64_t kMostRank = 128;
+  int64_t rank = options.low_rank().rank();
+  for (const auto& [pattern, own] : options.rank_pattern()) {
+    rank = std::max(rank, own);
+  }
+  if (model->device().is_cuda() && model->dtype() == at::kBFloat16 && !options.kind() && rank <= kMostRank) {
+    leave_room_beside_weights(model, rank);
+  }
 }
 
 bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
@@ -264,6 +279,7 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
 void AdapterFlags::attach(
     CausalLM model, const AdapterOptions& options, const std::function<void()>& attach_fresh) const {
   const bool tied = model->options.tie_word_embeddings();
+  leave_room(model, options);
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
     LoadAdapterOptions load;

@@ -91,7 +91,7 @@ MemoryEstimate print_plan(
     std::cout << line;
   };
   row("frozen weights", estimate.weights);
-  row("packed weights", estimate.packed);
+  row(model->device().is_cuda() ? "room beside weights" : "packed weights", estimate.packed);
   row("trained parameters", estimate.trained);
   row("gradients", estimate.gradients);
   row("optimiser state", estimate.optimizer);

@@ -29,7 +29,7 @@ struct KeptForBackward {
 /// pages that the C library's allocator does not give back, most where batches have many lengths (`MemoryBound`).
 struct MemoryEstimate {
   int64_t weights = 0; ///< frozen, mapped from the file or not
-  int64_t packed = 0; ///< frozen weights once more, as the CPU's products read them
+  int64_t packed = 0; ///< frozen weights once more, as the CPU's products read them; on a GPU the room for A and B
   int64_t trained = 0; ///< trained parameters
   int64_t gradients = 0; ///< as large, and the largest trained weight's once more while it is formed
   int64_t optimizer = 0; ///< the optimiser's state: AdamW's two moments
