@@ -14,14 +14,20 @@ namespace {
 
 using Projections = std::vector<ProjectionImpl*>;
 
-/// The `projections` by what reads one x: q, k and v of an attention, gate and up of an MLP, any other by itself.
+/// The `projections` by what reads one x: q, k and v of an attention, gate and up of an MLP, any other by itself, and
+/// those whose weights are not alike.
 std::vector<Projections> by_input(CausalLMImpl& model, Projections projections) {
   std::vector<Projections> groups;
   const auto take = [&](Projections group) {
     const auto is_left = [&](ProjectionImpl* each) {
       return std::find(projections.begin(), projections.end(), each) != projections.end();
     };
-    if (std::all_of(group.begin(), group.end(), is_left)) {
+    const auto is_like_the_first = [&](ProjectionImpl* each) {
+      return each->weight.size(1) == group[0]->weight.size(1) && each->weight.dtype() == group[0]->weight.dtype() &&
+          each->weight.device() == group[0]->weight.device();
+    };
+    if (std::all_of(group.begin(), group.end(), is_left) &&
+        std::all_of(group.begin(), group.end(), is_like_the_first)) {
       for (ProjectionImpl* each : group) {
         projections.erase(std::find(projections.begin(), projections.end(), each));
       }

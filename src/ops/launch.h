@@ -49,10 +49,14 @@ inline at::Tensor rows_of(const at::Tensor& memory) {
   return memory.dim() == 2 ? memory : memory.view({-1, memory.size(-1)});
 }
 
-/// Whether a kernel may write into `memory` what is like x.
+/// Whether a kernel may write into `memory` what is like x: one stride describes its rows.
 inline bool takes_rows(const at::Tensor& memory, const at::Tensor& x) {
-  return memory.sizes() == x.sizes() && memory.dtype() == x.dtype() && memory.device() == x.device() &&
+  bool even = memory.sizes() == x.sizes() && memory.dtype() == x.dtype() && memory.device() == x.device() &&
       memory.stride(-1) == 1;
+  for (int64_t dim = memory.dim() - 3; even && dim >= 0; --dim) {
+    even = memory.size(dim) == 1 || memory.stride(dim) == memory.size(dim + 1) * memory.stride(dim + 1);
+  }
+  return even;
 }
 
 inline kernels::Rows kernel_rows(const at::Tensor& rows) {

@@ -67,7 +67,8 @@ void forward_into_reference(
 
 void forward_into_kernel(
     const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse, at::Tensor& y) {
-  if (!has_forward_kernel(x, cos, sin) || !detail::takes_rows(y, x)) {
+  if (!has_forward_kernel(x, cos, sin) || y.sizes() != x.sizes() || y.dtype() != x.dtype() ||
+      y.device() != x.device() || y.stride(3) != 1) {
     forward_into_reference(x, cos, sin, inverse, y);
     return;
   }

@@ -10,9 +10,10 @@ namespace {
 /// Rows of a block, W, with numbers behind each of them and further rows below the last.
 class WeightWithRoom : public DenseWeight {
  public:
-  /// W is the first `in` columns of the first `out` rows of `block`.
+  /// W is the first `in` columns of the first `out` rows of `block`. Its version is its own: what is written beside it
+  /// and below is no change of W.
   WeightWithRoom(at::Tensor block, int64_t out, int64_t in)
-      : DenseWeight(block.narrow(0, 0, out).narrow(1, 0, in)), block_(std::move(block)) {}
+      : DenseWeight(block.narrow(0, 0, out).narrow(1, 0, in).variable_data()), block_(std::move(block)) {}
 
   at::Tensor beside(int64_t columns) const override {
     const int64_t in = in_features();
@@ -24,6 +25,10 @@ class WeightWithRoom : public DenseWeight {
     const int64_t out = out_features();
     const bool fits = rows <= block_.size(0) - out;
     return fits && lies_in_block() ? block_.narrow(0, out, rows).narrow(1, 0, in_features()) : at::Tensor();
+  }
+
+  int64_t prepacked_bytes() const override {
+    return lies_in_block() ? static_cast<int64_t>(block_.nbytes() - tensor().nbytes()) : 0;
   }
 
  private:
@@ -53,7 +58,7 @@ std::vector<std::shared_ptr<LinearWeight>> weights_with_room(const std::vector<a
   }
   const int64_t in = weights[0].size(1), below = static_cast<int64_t>(weights.size()) * padded(rank);
   const at::NoGradGuard no_grad;
-  const at::Tensor block = at::empty({out + below, padded(in + rank)}, weights[0].options());
+  const at::Tensor block = at::empty({out + below, padded(in + padded(rank))}, weights[0].options());
   block.narrow(1, in, block.size(1) - in).zero_();
   block.narrow(0, out, below).zero_();
   std::vector<std::shared_ptr<LinearWeight>> stored;

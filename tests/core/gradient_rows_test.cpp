@@ -1,6 +1,7 @@
 #include <rora/core/gradient_rows.h>
 #include <rora/core/joined_gradients.h>
 #include <rora/core/low_rank_linear.h>
+#include <rora/ops/rms_norm.h>
 #include <rora/ops/weight_with_room.h>
 
 #include <ATen/ATen.h>
@@ -144,6 +145,91 @@ TEST(LowRankLinear, PutsAllABelowTheLastWeightForTheGradientOfX) {
   for (int64_t i = 0; i < 2; ++i) {
     EXPECT_TRUE(at::equal(below.narrow(0, i * kPadded, kRank), terms[i].a.detach().to(at::kBFloat16)));
     EXPECT_EQ(below.narrow(0, i * kPadded + kRank, kPadded - kRank).count_nonzero().item<int64_t>(), 0);
+  }
+}
+
+// Each form of the terms with rows and without.
+TEST(LowRankLinear, GivesTheSameGradientsInRowsWhateverTrains) {
+  struct Form {
+    const char* name;
+    int64_t rank;
+    bool trains_a, trains_b, trains_x, bias;
+  };
+  for (const Form& form :
+       {Form{"a rank without padding", 8, true, true, true, false},
+        {"a frozen A", kRank, false, true, true, false},
+        {"a frozen B", kRank, true, false, true, false},
+        {"only x", kRank, false, false, true, false},
+        {"a frozen x", kRank, true, true, false, false},
+        {"biases", kRank, true, true, true, true}}) {
+    const auto run = [&](bool with_rows) {
+      at::manual_seed(8);
+      const auto weights =
+          weights_with_room({at::randn({16, kIn}).to(at::kBFloat16), at::randn({8, kIn}).to(at::kBFloat16)}, form.rank);
+      const at::Tensor x = at::randn({kTokens, kIn}).to(at::kBFloat16).set_requires_grad(form.trains_x);
+      std::vector<LowRankTerm> terms;
+      std::vector<at::Tensor> inputs;
+      const auto add_input = [&](const at::Tensor& each) {
+        if (each.requires_grad()) {
+          inputs.push_back(each);
+        }
+      };
+      add_input(x);
+      for (const auto& weight : weights) {
+        LowRankTerm term;
+        term.weight = weight;
+        term.a = at::randn({form.rank, kIn}).set_requires_grad(form.trains_a);
+        term.b = at::randn({weight->out_features(), form.rank}).set_requires_grad(form.trains_b);
+        term.bias = form.bias ? at::randn({weight->out_features()}).set_requires_grad(true) : at::Tensor();
+        add_input(term.a);
+        add_input(term.b);
+        if (form.bias) {
+          add_input(term.bias);
+        }
+        terms.push_back(std::move(term));
+      }
+      const auto rows = with_rows ? detail::gradient_rows(terms, kFormOfGpu) : nullptr;
+      EXPECT_EQ(rows != nullptr, with_rows);
+      const auto outputs = detail::low_rank_linear_in(kFormOfGpu, x, terms, {}, rows);
+      std::vector<at::Tensor> all;
+      for (int pass = 0; pass < 2; ++pass) { // over one graph
+        std::vector<at::Tensor> dys;
+        for (size_t i = 0; i < outputs.size(); ++i) {
+          const at::Tensor dy = at::randn(outputs[i].sizes()).to(at::kBFloat16);
+          dys.push_back(with_rows ? GradientPlace{rows, i}.like(dy).copy_(dy) : dy);
+        }
+        for (at::Tensor& each : torch::autograd::grad(outputs, inputs, dys, /*retain_graph=*/true)) {
+          all.push_back(std::move(each));
+        }
+        EXPECT_TRUE(!with_rows || rows->take().places.empty()) << "the node has taken them";
+      }
+      return all;
+    };
+    const auto found = run(true), expected = run(false);
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) {
+      EXPECT_TRUE(at::equal(found[i], expected[i])) << form.name << " " << i;
+    }
+  }
+}
+
+// Both uses of an output give it a gradient, the first of which was put into its place.
+TEST(LowRankLinear, AddsUpTheGradientsOfAnOutputThatIsReadTwice) {
+  const auto run = [](bool with_rows) {
+    const std::vector<LowRankTerm> terms = stacked_terms();
+    const at::Tensor x = at::randn({kTokens, kIn}).to(at::kBFloat16).set_requires_grad(true);
+    const at::Tensor states = at::randn({kTokens, 16}).to(at::kBFloat16), gamma = at::ones({16}).to(at::kBFloat16);
+    const auto rows = with_rows ? detail::gradient_rows(terms, kFormOfGpu) : nullptr;
+    const auto y = detail::low_rank_linear_in(kFormOfGpu, x, terms, {}, rows);
+    const at::Tensor normed = std::get<1>(add_rms_norm(states, y[0], gamma, 1e-5, {rows, 0}));
+    const at::Tensor loss = normed.square().sum() + y[0].square().sum() + y[1].square().sum();
+    std::vector<at::Tensor> inputs = parameters_of(terms);
+    inputs.push_back(x);
+    return torch::autograd::grad({loss}, inputs);
+  };
+  const auto found = run(true), expected = run(false);
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_TRUE(at::equal(found[i], expected[i])) << i;
   }
 }
 

@@ -79,13 +79,15 @@ class Maker:
                  tensors=dict(**both, dy=dy), outputs=("dgate", "dup"))
         if "swiglu_backward_into" in schemas():
             def beside_each_other(op, t):
-                dgate, dup = places(t.gate, 2)
+                dgate, dup, rest = places(t.gate, 2)
                 op(t.dy, t.gate, t.up, dgate, dup)
+                untouched(rest)
                 return dgate, dup
 
             def norm_in_place(op, t):
-                dx, = places(t.x, 1)
+                dx, rest = places(t.x, 1)
                 op(t.dy, t.x, t.w, rms_norm(t.x, t.w)[1].reshape(t.x.shape[:-1]), t.dsum, dx)
+                untouched(rest)
                 return dx
 
             self.add("swiglu_backward_into", beside_each_other, swiglu_gradients, tensors=dict(**both, dy=dy),
@@ -141,8 +143,10 @@ class Maker:
                      "inverse" if inverse else "", tensors=tensors)
         if "rotary_embedding_forward_into" in schemas():
             def in_place(op, t):
-                y = places(t.x.flatten(2), 1)[0].unflatten(2, (heads, size)).transpose(1, 2)
+                y, rest = places(t.x.flatten(2), 1)
+                y = y.unflatten(2, (heads, size)).transpose(1, 2)
                 op(t.x.transpose(1, 2), t.cos, t.sin, True, y)
+                untouched(rest)
                 return y
 
             self.add("rotary_embedding_forward_into", in_place,
@@ -289,20 +293,25 @@ class Maker:
                  tensors=dict(dy=dy, b=b), wide=("b",), outputs=("dshrunk", "db"))
         if "copy_padded_" in schemas():
             def padded(op, t):
-                place_a, = places(t.a, 1)
-                place_b, = places(torch.nn.functional.pad(t.b, (0, 3)), 1)
+                place_a, rest_a = places(functional.pad(t.a, (0, 0, 0, 3)).to(t.x.dtype), 1)
+                place_b, rest_b = places(functional.pad(t.b, (0, 3)).to(t.x.dtype), 1)
                 op([place_a, place_b], [t.a, t.b])
+                untouched(rest_a)
+                untouched(rest_b)
                 return place_a, place_b
 
-            self.add("copy_padded_", padded, lambda t: (t.a, torch.nn.functional.pad(t.b, (0, 3))), f"r={r}",
-                     tensors=dict(a=a, b=b), outputs=("a", "b"))
-        if "low_rank_gradient_b_beside" in schemas():
+            self.add("copy_padded_", padded,
+                     lambda t: (functional.pad(t.a, (0, 0, 0, 3)).to(t.x.dtype), functional.pad(t.b, (0, 3)).to(t.x.dtype)),
+                     f"r={r}", tensors=dict(x=x, a=a, b=b), wide=("a", "b"), outputs=("a", "b"))
+        if "low_rank_gradient_b_into" in schemas():
             for needs_db in (True, False):
                 def in_place(op, t, needs_db=needs_db):
-                    ds, = places(t.dy[:, :1].expand(-1, t.b.shape[1]), 1)
-                    return ds, op(t.dy, t.s, t.b, SCALE, needs_db, ds)
+                    ds, rest = places(t.dy[:, :1].expand(-1, t.b.shape[1]), 1)
+                    db = op(t.dy, t.s, t.b, SCALE, needs_db, ds)
+                    untouched(rest)
+                    return ds, db
 
-                self.add("low_rank_gradient_b_beside", in_place,
+                self.add("low_rank_gradient_b_into", in_place,
                          lambda t, needs_db=needs_db: (SCALE * (t.dy @ t.b.to(t.dy.dtype)),
                                                        t.dy.t() @ t.s if needs_db else None),
                          f"r={r}, dS{'dB' * needs_db}", tensors=dict(dy=dy, s=shrunk, b=b), wide=("b",),
@@ -332,8 +341,10 @@ class Maker:
                          outputs=("dz", "sums"))
         if "directed_gradient_into" in schemas():
             def in_place(op, t):
-                dz, = places(t.dy, 1)
-                return dz, op(t.dy, t.scale, t.y, dz)
+                dz, rest = places(t.dy, 1)
+                sums = op(t.dy, t.scale, t.y, dz)
+                untouched(rest)
+                return dz, sums
 
             self.add("directed_gradient_into", in_place,
                      lambda t: (t.dy * t.scale.to(t.dy.dtype), (t.dy * t.y).sum(0, dtype=wide_of(t.y))),
@@ -388,10 +399,14 @@ class Maker:
 
 
 def places(like, count):
-    """`count` tensors like this one side by side in rows of memory, with other numbers behind them."""
+    """`count` tensors like this one side by side in rows of memory, and what lies behind them: sevens."""
     size = like.shape[-1]
     rows = torch.full((*like.shape[:-1], count * size + 8), 7.0, dtype=like.dtype, device=like.device)
-    return [rows[..., number * size:(number + 1) * size] for number in range(count)]
+    return *(rows[..., number * size:(number + 1) * size] for number in range(count)), rows[..., count * size:]
+
+
+def untouched(rest):
+    assert bool((rest == 7.0).all()), "something was written behind the rows"
 
 
 def schemas():

@@ -60,6 +60,12 @@ TEST(PaddedCopy, TakesManyMatricesInFewLaunches) {
   expect_copies(many, at::kBFloat16, 1, 1, 3);
 }
 
+TEST(PaddedCopy, TakesNothingOfAMatrixWithoutNumbers) {
+  expect_copies({at::empty({3, 0}), at::randn({3, 4}), at::empty({0, 4})}, at::kBFloat16, 0, 0, 1);
+  expect_copies({at::empty({3, 0})}, at::kBFloat16, 0, 0, 0);
+  expect_copies({at::empty({3, 0})}, at::kBFloat16, 1, 1, 1); // zeros
+}
+
 TEST(PaddedCopy, LeavesToTheReferenceWhatTheKernelDoesNotKnow) {
   expect_copies({at::randn({3, 4}, at::kDouble)}, at::kBFloat16, 1, 1, 0);
   expect_copies({at::randn({4, 3}).t()}, at::kFloat, 0, 0, 0);

@@ -40,8 +40,11 @@ TEST(WeightWithRoom, IsTheWeightAndKeepsWhatIsPutBesideIt) {
   ASSERT_EQ(room.sizes(), (std::vector<int64_t>{kOut, 8}));
   EXPECT_EQ(room.strides(), roomy->tensor().strides());
   EXPECT_EQ(room.storage_offset(), roomy->tensor().storage_offset() + kIn);
+  const auto version = roomy->tensor()._version();
   room.fill_(7.0);
+  roomy->below(8).fill_(7.0);
   EXPECT_TRUE(at::equal(roomy->tensor(), w));
+  EXPECT_EQ(roomy->tensor()._version(), version) << "what follows from W would be made anew";
   EXPECT_TRUE(roomy->beside(16).defined());
   EXPECT_FALSE(roomy->beside(17).defined());
   EXPECT_FALSE(ops::DenseWeight(w).beside(1).defined());

@@ -13,7 +13,7 @@
 #include <vector>
 
 // Small models of every form that a step on a device has.
-namespace rora::testing {
+namespace rora::testing::device_model {
 
 /// How a model differs from a tiny LLaMA with adapters of rank 4.
 struct Form {
@@ -169,4 +169,4 @@ inline std::vector<std::pair<std::string, at::Tensor>> trained(CausalLM model, c
   return trained;
 }
 
-} // namespace rora::testing
+} // namespace rora::testing::device_model

@@ -27,10 +27,10 @@
 namespace rora {
 namespace {
 
-using rora::testing::Form;
-using rora::testing::forms;
-using rora::testing::make;
-using rora::testing::trained;
+using rora::testing::device_model::Form;
+using rora::testing::device_model::forms;
+using rora::testing::device_model::make;
+using rora::testing::device_model::trained;
 
 /// For operators of one result that LibTorch has for Meta in Python alone: takes its shape from the CPU's kernel, given
 /// zeros.
@@ -136,9 +136,13 @@ TEST_P(DeviceStep, WithRoomFormsEachInputsGradientInOneProduct) {
   const LossSum loss = model->loss({batch.input_ids, batch.attention_mask}, batch.labels);
   std::vector<size_t> products;
   const testing::OperatorWatch watch([&](const at::RecordFunction& call) {
-    if (call.name() == std::string_view("rora::sum_of_products") && call.inputs()[0].toTensorVector().size() > 1) {
-      products.push_back(
-          ops::detail::join_pairs(call.inputs()[0].toTensorVector(), call.inputs()[1].toTensorVector()).a.size());
+    if (call.name() != std::string_view("rora::sum_of_products")) {
+      return;
+    }
+    const auto left = call.inputs()[0].toTensorVector(), right = call.inputs()[1].toTensorVector();
+    const bool forms_dx = right[0].stride(1) == 1; // else W stands as Wᵀ: z of DoRA, which a GPU's kernel forms
+    if (forms_dx && left.size() > 1) {
+      products.push_back(ops::detail::join_pairs(left, right).a.size());
     }
   });
   loss.sum.backward();

@@ -12,12 +12,12 @@
 
 namespace rora::ops {
 
-/// Memory `[tokens, Σ widths]` in which the gradients of a node's outputs lie side by side, and behind them its dS: dx =
-/// Σ dyᵢ·Wᵢ + dS·A is on a GPU one product of (dy₀ | dy₁ | … | dS) and (W₀ ; W₁ ; … ; A), wherever these lie below each
-/// other too.
+/// Memory `[tokens, Σ widths]` in which the gradients of a node's outputs lie side by side, and behind them its dS:
+/// dx = Σ dyᵢ·Wᵢ + dS·A is on a GPU one product of (dy₀ | dy₁ | … | dS) and (W₀ ; W₁ ; … ; A), wherever these lie below
+/// each other too.
 ///
 /// Made anew in each backward pass, by the first who asks for a place; the node takes it. A gradient that was written
-/// elsewhere is right as well: the node looks where it lies.
+/// elsewhere is right as well: the node looks where it lies. On a GPU, all who ask run on one stream.
 class GradientRows : public torch::CustomClassHolder {
  public:
   explicit GradientRows(std::vector<int64_t> widths) : widths_(std::move(widths)), given_(widths_.size()) {}

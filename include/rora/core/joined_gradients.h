@@ -31,6 +31,18 @@ inline int64_t sum_of_padded_ranks(const std::vector<LowRankTerm>& terms, const 
   return sum;
 }
 
+/// Whether the terms' W follow each other in one block of memory, as the rows of one matrix.
+inline bool lie_below_each_other(const std::vector<LowRankTerm>& terms) {
+  for (size_t i = 1; i < terms.size(); ++i) {
+    const at::Tensor above = terms[i - 1].weight->backward_matrix(), w = terms[i].weight->backward_matrix();
+    if (!above.defined() || !w.defined() || !w.is_alias_of(above) || w.strides() != above.strides() ||
+        w.storage_offset() != above.storage_offset() + above.size(0) * above.stride(0)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 /// Where all terms' A are to be copied so that they stand below the last W; undefined where that is nowhere.
 inline at::Tensor room_for_a(const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
   const LinearWeight& last = *terms.back().weight;
@@ -38,8 +50,8 @@ inline at::Tensor room_for_a(const std::vector<LowRankTerm>& terms, const LowRan
   return copies ? last.below(sum_of_padded_ranks(terms, form)) : at::Tensor();
 }
 
-/// The outputs' gradients in one block of memory with their dS, and memory below the last W for A: dx is one product with
-/// them.
+/// The outputs' gradients in one block of memory with their dS, and memory below the last W for A: dx is one product
+/// with them.
 struct JoinedGradients {
   std::vector<at::Tensor> places; ///< for each dy `[tokens, out]`, or n⊙dy with DoRA, and for dS
   at::Tensor room; ///< for A `[Σ padded rank, in]`

@@ -41,8 +41,8 @@ std::vector<at::Tensor> low_rank_linear_in(
 /// without. Throws where the terms do not share one Ŝ of x itself, or where it has another size or dtype or needs a
 /// gradient.
 ///
-/// `rows` is null, or what `detail::gradient_rows` has made for the same terms: where the outputs' gradients are
-/// written there, dx is one product with them.
+/// `rows` is null, or what `detail::gradient_rows` has made for the same terms, and throws for others: where the
+/// outputs' gradients are written there, dx is one product with them.
 std::vector<at::Tensor> low_rank_linear(
     const at::Tensor& x, std::vector<LowRankTerm> terms, const at::Tensor& shrunk = {},
     const c10::intrusive_ptr<GradientRows>& rows = {});

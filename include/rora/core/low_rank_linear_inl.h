@@ -85,7 +85,7 @@ inline std::vector<int64_t> widths_of_gradients(const std::vector<LowRankTerm>& 
 
 RORA_INLINE c10::intrusive_ptr<GradientRows> gradient_rows(
     const std::vector<LowRankTerm>& terms, const LowRankForm& form) {
-  if (!takes_shrunk(terms) || !room_for_a(terms, form).defined()) {
+  if (!takes_shrunk(terms) || !room_for_a(terms, form).defined() || !lie_below_each_other(terms)) {
     return {};
   }
   std::vector<int64_t> widths = widths_of_gradients(terms, form);
@@ -219,6 +219,9 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     }
     const bool all_there = std::all_of(dys.begin(), dys.end(), [](const at::Tensor& dy) { return dy.defined(); });
     const auto joined = all_there && input.wanted() ? JoinedGradients::of(node->rows, terms, form, dys) : std::nullopt;
+    if (!joined && node->rows != nullptr) {
+      node->rows->take(); // whoever has a gradient there keeps its memory alive
+    }
     const bool shares = joined || (shares_shrink(terms) && (needs_a || input.wanted()) && all_there);
     std::vector<at::Tensor> shared;
     if (joined) {

@@ -32,10 +32,10 @@ inline void copy_padded_(at::TensorList to, at::TensorList from) {
   std::vector<at::Tensor> places;
   for (size_t i = 0; i < to.size(); ++i) {
     const int64_t rows = from[i].size(0), columns = from[i].size(1);
-    const at::Tensor beside = to[i].narrow(0, 0, rows);
-    places.push_back(beside.narrow(1, 0, columns));
+    const at::Tensor filled_rows = to[i].narrow(0, 0, rows);
+    places.push_back(filled_rows.narrow(1, 0, columns));
     if (to[i].size(1) > columns) {
-      beside.narrow(1, columns, to[i].size(1) - columns).zero_();
+      filled_rows.narrow(1, columns, to[i].size(1) - columns).zero_();
     }
     if (to[i].size(0) > rows) {
       to[i].narrow(0, rows, to[i].size(0) - rows).zero_();
@@ -48,8 +48,8 @@ inline void copy_padded_(at::TensorList to, at::TensorList from) {
 
 } // namespace reference
 
-/// Copies each of the matrices `from` `[rows, columns]` into `to`, which may have more of either: zeros then. On a GPU
-/// in one launch. Throws for lists that are no pairs, and where one does not hold the other.
+/// Copies each of the matrices `from` `[rows, columns]` into `to`, which may have more of either: zeros then. On a GPU,
+/// 16 of float32 or bfloat16 are one launch. Throws for lists that are no pairs, and where one does not hold the other.
 inline void copy_padded_(at::TensorList to, at::TensorList from) {
   if (!to.empty()) {
     detail::call_operation<reference::copy_padded_>("rora::copy_padded_", to, from);

@@ -50,9 +50,12 @@ void copy_padded_by(void (*kernel)(const PaddedCopyParameters&), at::TensorList 
   }
   PaddedCopyParameters parameters;
   for (size_t i = 0; i < to.size(); ++i) {
-    parameters.matrices[parameters.count++] = matrix_of(to[i], from[i]);
-    mark_changed(to[i]);
-    if (parameters.count == PaddedCopyParameters::kMost || i + 1 == to.size()) {
+    if (to[i].numel() > 0) {
+      parameters.matrices[parameters.count++] = matrix_of(to[i], from[i]);
+      mark_changed(to[i]);
+    }
+    const bool last = i + 1 == to.size();
+    if (parameters.count == PaddedCopyParameters::kMost || (last && parameters.count > 0)) {
       kernel(parameters);
       parameters.count = 0;
     }
