@@ -10,6 +10,9 @@ RORA_CUDA_SUM once a process, so each form has one: a GEMM for each product, or 
 it is timed. Beside them stand, for information, the frozen product alone, and one product over longer rows, [x | s] and
 [W | B] as views into wider buffers.
 
+The gradients of what q, k and v, or gate and up, read are timed with dy, W, ds and A side by side, which is one product
+(`leave_room_beside_weights`), and apart.
+
 The thin passes are S = s·x·Aᵀ, dS and dB from one dy, and dA, by kernels of rora's own or by matrix products
 (RORA_CUDA_THIN, which two of the processes have), with torch.matmul for information.
 
@@ -43,6 +46,7 @@ THIN_FORMS = ("kernels", "products")
 PASSES = {"shrink": "kShrink", "gradient_b": "kGradientB", "gradient_a": "kGradientA"}
 RANKS = (16, 64, 8, 32, 128, 256)
 MOST_RANK = 128  # of the library's own kernels of thin passes: beyond it, products form them
+GROUPS = ((4096, (4096, 1024, 1024)), (4096, (14336, 14336)), (14336, (4096,)), (4096, (4096,)))  # in, outs
 PROJECTIONS = ((4096, 14336), (14336, 4096), (4096, 4096), (4096, 1024), (4096, 6144), (4096, 28672))  # in, out
 MOST_ERROR = {"sum": 5e-3, "thin": 1e-2}  # by norm, against float32: bfloat16 rounds to 2^-9
 FASTER = 0.99
@@ -111,17 +115,21 @@ class Tuning:
         self.rounds, self.samples = (1, 2) if self.cpu else (3, 8)
         self.tokens = 48 if self.cpu else 8192
         self.found = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                      "machine": machine, "library": library_of(build), "tokens": self.tokens, "sums": [], "thin": [],
+                      "machine": machine, "library": library_of(build), "tokens": self.tokens, "sums": [],
+                      "input_gradients": [], "thin": [],
                       "failed": [], "left_out": []}
 
     def units(self):
         """What is measured, the most wanted first."""
         projections, ranks = (((64, 48),), (8,)) if self.cpu else (PROJECTIONS, RANKS)
         seen = set()
+        groups = ((64, (48, 16)),) if self.cpu else GROUPS
         for rank in ranks:
             for forward in (True, False):
                 for k, n in projections:
                     yield self.measure_sum, dict(k=k, n=n, rank=rank, forward=forward)
+            for k, outs in groups if rank <= MOST_RANK else ():
+                yield self.measure_input_gradient, dict(k=k, outs=list(outs), rank=rank)
             for k in dict.fromkeys(k for k, _ in projections):
                 # Projections that read one x have their ranks side by side: q, k and v, or gate and up.
                 for together in (rank, 3 * rank, 2 * rank) if k == projections[0][0] else (rank,):
@@ -171,6 +179,19 @@ class Tuning:
                    longer_rows=medians[0].get("longer rows"), errors=[each.get("errors") for each in prepared])
         own["choice"] = choice(forms, is_own)
         self.found["sums"].append(own)
+
+    def measure_input_gradient(self, **shape):
+        what = f"{shape['k']} ← {shape['outs']}, rank {shape['rank']}"
+        first = self.forms[0]
+        first.send(do="input_gradient", tokens=self.tokens, count=self.rounds * self.samples, **shape)
+        found = first.answer()
+        if "failed" in found:
+            self.wrong(what, found["failed"])
+            return
+        for name, each in found["errors"].items():
+            if not each <= MOST_ERROR["sum"]:
+                self.wrong(f"{what}, {name}", f"error {each:.1e}")
+        self.found["input_gradients"].append({**shape, **found})
 
     def measure_thin(self, **shape):
         what = f"{shape['name']} of {shape['k'] or shape['n']}, rank {shape['rank']}"
@@ -241,6 +262,11 @@ def table(found):
         taken = "–" if each["choice"] is None else FORMS[each["choice"]][0]
         lines.append(f"| {name_of(each)} | {us(each['frozen'])} | {' | '.join(forms)} | {us(each['longer_rows'])} | "
                      f"{taken} |")
+    if found["input_gradients"]:
+        lines += ["", "| dx | of | rank | apart | in one |", "|---|---|---|---|---|"]
+    for each in found["input_gradients"]:
+        lines.append(f"| {each['k']} | {', '.join(map(str, each['outs']))} | {each['rank']} | {us(each['us']['apart'])} | "
+                     f"{us(each['us']['joined'])} |")
     if found["thin"]:
         lines += ["", f"| thin pass | of | rank | {' | '.join(THIN_FORMS)} | torch.matmul | taken |",
                   "|---|---|---|---|---|---|---|"]

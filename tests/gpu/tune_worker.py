@@ -74,6 +74,27 @@ class Sum:
         return found
 
 
+class InputGradient:
+    """Σ dyᵢ·Wᵢ + ds·A of projections that read one x: with all of it side by side and below each other as in rows
+    with room, which the library makes one product, and with each tensor in memory of its own."""
+
+    def __init__(self, device, tokens, k, outs, rank):
+        torch.manual_seed(k + rank)
+        widths = [*outs, rank * len(outs)]
+        dy = random(device, tokens, sum(widths))
+        weights = random(device, sum(widths), k + SPARE, scale=sum(widths)**-0.5)[:, :k]
+        joined = dy.split(widths, dim=1), weights.split(widths)
+        apart = [[each.contiguous() for each in side] for side in joined]
+        self.reference = dy.float() @ weights.float()
+        self.runs = {"joined": lambda: torch.ops.rora.sum_of_products(*joined),
+                     "apart": lambda: torch.ops.rora.sum_of_products(*apart)}
+
+    def check(self):
+        errors = {name: error(run(), self.reference) for name, run in self.runs.items()}
+        del self.reference
+        return errors
+
+
 def thin_pass(device, tokens, k, n, rank, name):
     """(rora's operator with A and B in float32 as they are trained, the same by LibTorch's products of bfloat16, what
     they give in float32)."""
@@ -128,6 +149,14 @@ class Worker:
 
     def time(self, count):
         return {"us": self.microseconds(self.sum.runs, count)}
+
+    def input_gradient(self, tokens, k, outs, rank, count):
+        self.sum = None
+        gradient = InputGradient(self.device, tokens, k, outs, rank)
+        errors = gradient.check()
+        self.warm(gradient.runs)
+        taken = self.microseconds(gradient.runs, count)
+        return {"errors": errors, "us": {each: statistics.median(times) for each, times in taken.items()}}
 
     def thin(self, tokens, k, n, rank, name, count):
         self.sum = None
