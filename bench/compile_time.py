@@ -50,7 +50,7 @@ def processor_seconds(command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/dev", help="a configured build folder")
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/default", help="a configured build folder")
     parser.add_argument("--times", type=int, default=3, help="compilations of each source")
     parser.add_argument("--most", type=float, default=1.2, help="times torch::nn::Linear's that a linked one may take")
     arguments = parser.parse_args()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The comparisons of bench/README.md on SmolLM2-135M, by `rora sweep` on one core. A sweep that was stopped goes on when
+# The comparisons of bench/README.md on SmolLM2-135M, by `rora sweep` on one thread. A sweep that was stopped goes on when
 # its command is run again.
 #
 #     bench/sweeps.sh NAME RORA MODEL DATA OUTPUT
 #
 # NAME is one of these; OUTPUT/NAME will have the report, and the inputs lie in OUTPUT/data:
 #
-#     scales       LoRA, RoRA and DoRA at three ranks and rates, on word problems
+#     scales       LoRA, RoRA and DoRA at three ranks and four rates, on word problems
 #     family       starts, optimisers and AdaLoRA beside RoRA, LoRA and DoRA, at rank 8, on the same
 #     pruned       the three at two ranks and rates, on the model without a fifth of its heads and channels
 #     commonsense  the three at two ranks, on questions with given answers, judged by likelihood and in the paper's

@@ -24,8 +24,8 @@ constexpr int kFailure = 1;
 constexpr int kWrongUsage = 2;
 
 constexpr Command kCommands[] = {
-    {"finetune", "Train an adapter of a LLaMA folder on a data file", add_finetune},
-    {"pretrain", "Train all weights of a LLaMA, from scratch or from a folder", add_pretrain},
+    {"finetune", "Train an adapter of a model's folder on a data file", add_finetune},
+    {"pretrain", "Train all weights of a model, from scratch or from a folder", add_pretrain},
     {"evaluate", "Score a model by perplexity or by its answers, as one JSON object", add_evaluate},
     {"generate", "Go on from a prompt", add_generate},
     {"chat", "Talk with a model", add_chat},
@@ -133,7 +133,7 @@ std::vector<std::string> expand(const std::list<Subcommand>& subcommands, const 
 }
 
 int run(const std::vector<std::string>& arguments, std::string& place) {
-  CLI::App app("Low-rank fine-tuning of LLaMA models", "rora");
+  CLI::App app("Low-rank fine-tuning of LLaMA-family models", "rora");
   app.require_subcommand(1);
   app.set_version_flag("--version", "rora " RORA_VERSION);
   std::list<Subcommand> subcommands;

@@ -53,9 +53,8 @@ Flag ModelFlags::add_threads(Flags& flags) {
 Flag ModelFlags::add_pack_weights(Flags& flags) {
   return flags.add(
       "pack-weights", pack_weights,
-      "Keep frozen weights in the layout of the CPU's products too: steps are a little faster and the layers' weights "
-      "take "
-      "three times their memory (default: off)");
+      "Keep frozen weights in the layout of the CPU's products too: a bfloat16 step may be up to 2% faster, and the "
+      "layers' weights take three times their memory (default: off)");
 }
 
 Flag ModelFlags::add_tokenizer(Flags& flags) {
