@@ -62,10 +62,12 @@ def beside_another_build():
 
 
 def processor():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    """With its family and model: of two that are called the same, one may form a bfloat16 product at half the rate."""
+    lines = [line.split(":", 1) for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    said = {name.strip(): value.strip() for name, value in reversed(lines)}
+    if "model name" not in said:
+        return platform.processor()
+    return f"{said['model name']}, family {said.get('cpu family', '?')}, model {said.get('model', '?')}"
 
 
 def vector_flags():
