@@ -153,7 +153,13 @@ int run(const std::vector<std::string>& arguments, std::string& place) {
     if (error.get_exit_code() == 0) {
       return app.exit(error); // --help
     }
-    throw UsageError(std::string(error.what()) + " (" + place + " --help lists the flags)");
+    std::string wrong = error.what();
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+      for (const std::string& each : app.remaining(/*recurse=*/true)) { // with what follows them, the last first
+        wrong = each.starts_with("-") ? each + " is no flag" : wrong;
+      }
+    }
+    throw UsageError(wrong + " (" + place + " --help lists the flags)");
   }
   for (const Subcommand& each : subcommands) {
     if (each.app->parsed()) {

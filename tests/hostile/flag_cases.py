@@ -113,7 +113,8 @@ def usage_cases():
     for name, words, names in [
             ("none", [], ("subcommand",)), ("an unknown command", ["fly"], ("fly",)),
             ("a long command", ["f" * 100_000], ()), ("a command of control characters", ["\x1b[31m\n\x07"], ()),
-            ("an unknown flag", [*LOAD, "--fly"], ("--fly",)), ("a long flag", [*LOAD, "--" + "f" * 100_000], ()),
+            ("an unknown flag", [*LOAD, "--fly", "3"], ("--fly is no flag",)),
+            ("a long flag", [*LOAD, "--" + "f" * 100_000], ()),
             ("a flag without a value", [*LOAD, "--limit"], ("--limit",)),
             ("a lone word", [*LOAD, "word"], ("word",)), ("of no model", ["evaluate", "--task", "choice"], ("--",)),
             ("of two prompts", [*GENERATE, "--prompt-file", "x"], ("--prompt-file",)),
