@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <unordered_set>
 #include <vector>
 
@@ -250,18 +251,9 @@ TEST(SumByGemms, ComesToTheDeepestProductLast) {
 
 /// Columns of one block of memory: that many each, from the first.
 std::vector<at::Tensor> side_by_side(int64_t rows, const std::vector<int64_t>& widths, at::ScalarType dtype) {
-  int64_t width = 3; // what nobody reads
-  for (const int64_t each : widths) {
-    width += each;
-  }
-  const at::Tensor block = at::randn({rows, width}).to(dtype);
-  std::vector<at::Tensor> columns;
-  int64_t begin = 0;
-  for (const int64_t each : widths) {
-    columns.push_back(block.narrow(1, begin, each));
-    begin += each;
-  }
-  return columns;
+  constexpr int64_t kUnread = 3;
+  const int64_t width = std::accumulate(widths.begin(), widths.end(), int64_t{0});
+  return at::randn({rows, width + kUnread}).to(dtype).narrow(1, 0, width).split_with_sizes(widths, 1);
 }
 
 TEST(JoinPairs, MakesOneProductOfNeighbours) {

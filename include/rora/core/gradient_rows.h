@@ -36,7 +36,7 @@ class GradientRows : public torch::CustomClassHolder {
       given_.assign(widths_.size(), false);
     }
     given_[i] = true;
-    return places_in(block_)[i];
+    return block_.split_with_sizes(widths_, 1)[i];
   }
 
   struct Taken {
@@ -47,27 +47,17 @@ class GradientRows : public torch::CustomClassHolder {
   Taken take() {
     const std::lock_guard<std::mutex> lock(mutex_);
     const at::Tensor block = std::exchange(block_, at::Tensor());
-    return block.defined() ? Taken{places_in(block), given_} : Taken();
+    return block.defined() ? Taken{block.split_with_sizes(widths_, 1), given_} : Taken();
   }
 
   /// Such places that nobody else is given.
   std::vector<at::Tensor> fresh(int64_t tokens, const at::TensorOptions& options) const {
-    return places_in(empty_block(tokens, options));
+    return empty_block(tokens, options).split_with_sizes(widths_, 1);
   }
 
  private:
   at::Tensor empty_block(int64_t tokens, const at::TensorOptions& options) const {
     return at::empty({tokens, std::accumulate(widths_.begin(), widths_.end(), int64_t{0})}, options);
-  }
-
-  std::vector<at::Tensor> places_in(const at::Tensor& block) const {
-    std::vector<at::Tensor> places;
-    int64_t column = 0;
-    for (const int64_t width : widths_) {
-      places.push_back(block.narrow(1, column, width));
-      column += width;
-    }
-    return places;
   }
 
   std::mutex mutex_;

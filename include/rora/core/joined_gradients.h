@@ -35,8 +35,7 @@ inline int64_t sum_of_padded_ranks(const std::vector<LowRankTerm>& terms, const 
 inline bool lie_below_each_other(const std::vector<LowRankTerm>& terms) {
   for (size_t i = 1; i < terms.size(); ++i) {
     const at::Tensor above = terms[i - 1].weight->backward_matrix(), w = terms[i].weight->backward_matrix();
-    if (!above.defined() || !w.defined() || !w.is_alias_of(above) || w.strides() != above.strides() ||
-        w.storage_offset() != above.storage_offset() + above.size(0) * above.stride(0)) {
+    if (!above.defined() || !w.defined() || !goes_on(above, w, 0)) {
       return false;
     }
   }

@@ -74,6 +74,13 @@ struct LowRankForm {
   }
 };
 
+/// Whether `next` goes on in memory where `matrix` ends, by rows (dim 0) or by columns (dim 1).
+inline bool goes_on(const at::Tensor& matrix, const at::Tensor& next, int64_t dim) {
+  return matrix.has_storage() && next.is_alias_of(matrix) && next.dtype() == matrix.dtype() &&
+      next.strides() == matrix.strides() && next.size(1 - dim) == matrix.size(1 - dim) &&
+      next.storage_offset() == matrix.storage_offset() + matrix.size(dim) * matrix.stride(dim);
+}
+
 /// Whether the `matrices` `[rank, in]` follow each other in one block of memory: then the block is what `vstack` gives.
 inline bool are_vstacked(const std::vector<at::Tensor>& matrices) {
   const at::Tensor& first = matrices[0];

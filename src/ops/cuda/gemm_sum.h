@@ -3,6 +3,7 @@
 #include "../launch.h"
 
 #include <kernels/gemm_layout.h>
+#include <rora/core/low_rank_matrices.h>
 
 #include <ATen/ATen.h>
 #include <ATen/MemoryOverlap.h>
@@ -66,13 +67,6 @@ inline void add_product(at::Tensor& y, const at::Tensor& a, const at::Tensor& b,
   } else {
     y.mul_(beta).add_(product, alpha);
   }
-}
-
-/// Whether `next` goes on in memory where `matrix` ends, by rows (dim 0) or by columns (dim 1).
-inline bool goes_on(const at::Tensor& matrix, const at::Tensor& next, int64_t dim) {
-  return matrix.has_storage() && next.is_alias_of(matrix) && next.dtype() == matrix.dtype() &&
-      next.strides() == matrix.strides() && next.size(1 - dim) == matrix.size(1 - dim) &&
-      next.storage_offset() == matrix.storage_offset() + matrix.size(dim) * matrix.stride(dim);
 }
 
 /// Pairs of matrices to be multiplied and added up.

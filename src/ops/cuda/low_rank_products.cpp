@@ -7,13 +7,12 @@
 #include <ATen/ATen.h>
 
 #if defined(RORA_HAS_CUDA)
-#include <kernels/kernels.h>
-#include <kernels/timing.h>
+#include "trial.h"
 
-#include <ATen/Context.h>
+#include <kernels/kernels.h>
+
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
@@ -320,16 +319,10 @@ bool prefers_products(
     constexpr int kMeasuredMajor = 9; // tests/gpu/tune.py writes a table for such GPUs alone
     return at::cuda::getDeviceProperties(shape.device)->major == kMeasuredMajor && tuned.of(shape) == 1;
   }
-  if (at::globalContext().deterministicAlgorithms()) { // a trial may end another way in another run
-    return false;
-  }
-  const bool may_time = c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
-  return fastest->choose(shape, 2, may_time, [&](int form) {
-    return kernels::cuda::milliseconds(c10::cuda::getCurrentCUDAStream(), [&] {
-      form == 0 ? by_kernel() : by_products();
-      return true;
-    });
-  }) == 1;
+  return form_by_trial(*fastest, shape, 2, [&](int form) {
+           form == 0 ? by_kernel() : by_products();
+           return true;
+         }) == 1;
 }
 
 constexpr LowRankKernels kCudaKernels{

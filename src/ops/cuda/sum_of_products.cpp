@@ -20,12 +20,11 @@
 
 #if defined(RORA_HAS_CUTLASS)
 #include "kappend_sum.h"
+#include "trial.h"
 
 #include <kernels/gemm_kappend_sm90.h>
-#include <kernels/timing.h>
 
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #endif
 
 namespace rora::ops {
@@ -140,24 +139,18 @@ Form form_of(const KAppendParameters& deep, const at::Tensor& y, at::TensorList 
     return asked.first == Choice::kGiven ? asked.second
                                          : static_cast<Form>(tuned_forms().of(detail::sum_shape(deep, y.get_device())));
   }
-  if (at::globalContext().deterministicAlgorithms()) { // a trial may end another way in another run
-    return kGemms;
-  }
   const double scale = deep.alpha;
   const bool accumulate = deep.beta != 0.0f;
-  const auto run = [&](at::Tensor& result, Form form) {
-    const auto tile = tile_of(form);
+  at::Tensor result; // of trials
+  const auto run = [&](int form) {
+    result = result.defined() ? result : at::empty_like(y);
+    const auto tile = tile_of(static_cast<Form>(form));
     return tile ? detail::sum_by_kappend(
                       result, a, b, scale, accumulate, *tile, [&](const auto& p) { return kappend(p, result); })
                 : add_by_gemms(result, a, b, scale, accumulate);
   };
-  const bool may_time = c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None;
   return static_cast<Form>(
-      fastest_forms().choose(detail::sum_shape(deep, y.get_device()), kForms, may_time, [&](int form) {
-        at::Tensor trial = at::empty_like(y);
-        return kernels::cuda::milliseconds(
-            at::cuda::getCurrentCUDAStream(), [&] { return run(trial, static_cast<Form>(form)); });
-      }));
+      detail::form_by_trial(fastest_forms(), detail::sum_shape(deep, y.get_device()), kForms, run));
 }
 
 /// Two of the products in one kernel, where that is faster than a GEMM for each; false, and nothing is done, where it
