@@ -1,6 +1,7 @@
 #include <rora/ops/weight_with_room.h>
 
 #include <ATen/ATen.h>
+#include <c10/util/intrusive_ptr.h>
 
 #include <utility>
 
@@ -12,33 +13,46 @@ class WeightWithRoom : public DenseWeight {
  public:
   /// W is the first `in` columns of the first `out` rows of `block`. Its version is its own: what is written beside it
   /// and below is no change of W.
-  WeightWithRoom(at::Tensor block, int64_t out, int64_t in)
-      : DenseWeight(block.narrow(0, 0, out).narrow(1, 0, in).variable_data()), block_(std::move(block)) {}
+  WeightWithRoom(const at::Tensor& block, int64_t out, int64_t in)
+      : DenseWeight(block.narrow(0, 0, out).narrow(1, 0, in).variable_data()),
+        storage_(block.storage().getWeakStorageImpl()),
+        offset_(block.storage_offset()),
+        rows_(block.size(0)),
+        columns_(block.size(1)),
+        dtype_(block.scalar_type()) {}
 
   at::Tensor beside(int64_t columns) const override {
     const int64_t in = in_features();
-    const bool fits = columns <= block_.size(1) - in;
-    return fits && lies_in_block() ? block_.narrow(0, 0, out_features()).narrow(1, in, columns) : at::Tensor();
+    return columns <= columns_ - in && lies_in_block() ? part(out_features(), columns, in) : at::Tensor();
   }
 
   at::Tensor below(int64_t rows) const override {
     const int64_t out = out_features();
-    const bool fits = rows <= block_.size(0) - out;
-    return fits && lies_in_block() ? block_.narrow(0, out, rows).narrow(1, 0, in_features()) : at::Tensor();
+    return rows <= rows_ - out && lies_in_block() ? part(rows, in_features(), out * columns_) : at::Tensor();
   }
 
   int64_t prepacked_bytes() const override {
-    return lies_in_block() ? static_cast<int64_t>(block_.nbytes() - tensor().nbytes()) : 0;
+    const at::Tensor w = tensor();
+    return lies_in_block() ? (rows_ * columns_ - w.numel()) * static_cast<int64_t>(w.element_size()) : 0;
   }
 
  private:
   bool lies_in_block() const {
-    const at::Tensor weight = tensor();
-    return weight.is_alias_of(block_) && weight.storage_offset() == block_.storage_offset() &&
-        weight.strides() == block_.strides() && weight.dtype() == block_.dtype();
+    const at::Tensor w = tensor();
+    return w.storage().unsafeGetStorageImpl() == storage_._unsafe_get_target() && w.storage_offset() == offset_ &&
+        w.strides() == at::IntArrayRef{columns_, 1} && w.scalar_type() == dtype_;
   }
 
-  at::Tensor block_; ///< `[out + room, in + room]`
+  /// The numbers of the block from the `begin`-th on; written to, they are no change of W.
+  at::Tensor part(int64_t rows, int64_t columns, int64_t begin) const {
+    return tensor().variable_data().as_strided({rows, columns}, {columns_, 1}, offset_ + begin);
+  }
+
+  // Held weakly: once W has been moved, nothing keeps the block.
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage_;
+  int64_t offset_;
+  int64_t rows_, columns_; ///< of the block, `[out + room, in + room]`
+  at::ScalarType dtype_;
 };
 
 } // namespace

@@ -10,8 +10,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/serialize/archive.h>
 
 #include <memory>
+#include <sstream>
 #include <vector>
 
 namespace rora {
@@ -52,7 +54,9 @@ TEST(WeightWithRoom, IsTheWeightAndKeepsWhatIsPutBesideIt) {
 
 TEST(WeightWithRoom, HasNoneForATensorThatWasMoved) {
   const auto roomy = weight_with_room(at::randn({kOut, kIn}), 8);
+  const auto block = roomy->tensor().storage().getWeakStorageImpl();
   roomy->tensor().set_data(roomy->tensor().clone(at::MemoryFormat::Contiguous));
+  EXPECT_TRUE(block.expired()) << "memory that nobody reads is kept";
   EXPECT_FALSE(roomy->beside(8).defined());
   EXPECT_FALSE(roomy->below(8).defined());
   EXPECT_ANY_THROW(weight_with_room(at::randn({3}), 8));
@@ -88,6 +92,14 @@ TEST(WeightWithRoom, GivesTheSameOutputsAndGradients) {
   EXPECT_EQ(roomy->beside(8).narrow(1, kRank, 8 - kRank).count_nonzero().item<int64_t>(), 0);
 }
 
+size_t saved_bytes(const ProjectionImpl& projection) {
+  torch::serialize::OutputArchive archive;
+  projection.save(archive);
+  std::stringstream stream;
+  archive.save_to(stream);
+  return stream.str().size();
+}
+
 TEST(LeaveRoomBesideWeights, ChangesNothingThatAModelComputesOrSaves) {
   at::manual_seed(3);
   DecoderForCausalLM model(DecoderOptions()
@@ -120,6 +132,8 @@ TEST(LeaveRoomBesideWeights, ChangesNothingThatAModelComputesOrSaves) {
   const at::Tensor x = at::randn({3, 16});
   EXPECT_TRUE(at::equal(copy->forward(x), projection.forward(x)));
   EXPECT_FALSE(copy->base().beside(8).defined());
+
+  EXPECT_EQ(saved_bytes(projection), saved_bytes(*copy)) << "the archive holds more than the weight";
 
   projection.weight.set_requires_grad(true);
   EXPECT_ANY_THROW(leave_room_beside_weights(model, 4));

@@ -237,17 +237,16 @@ RORA_INLINE void ProjectionImpl::to(at::Device device, bool non_blocking) {
 RORA_INLINE void ProjectionImpl::save(torch::serialize::OutputArchive& archive) const {
   check_not_merged("saving the projection");
   current_base();
-  if (!original_) {
-    torch::nn::Module::save(archive);
-    return;
-  }
   // As Module::save, with the base in the weight's place: the adapter that is read again rewrites it again. The archive
-  // reads tensors only when it is written out, so that putting the base back meanwhile would not do.
+  // reads tensors only when it is written out, so that putting the base back meanwhile would not do. A weight that is
+  // part of a larger block of memory is copied: the archive would hold the whole block.
+  const at::NoGradGuard no_grad;
+  const at::Tensor dense = original_ ? original_->weight : weight;
   for (const auto& parameter : named_parameters(/*recurse=*/false)) {
     if (parameter.key() != "weight") {
       archive.write(parameter.key(), parameter.value());
-    } else if (original_->weight.defined()) {
-      archive.write(parameter.key(), original_->weight);
+    } else if (dense.defined()) {
+      archive.write(parameter.key(), dense.contiguous());
     }
   }
   const auto write_child = [&archive](const std::string& name, const torch::nn::Module& child) {
@@ -255,7 +254,7 @@ RORA_INLINE void ProjectionImpl::save(torch::serialize::OutputArchive& archive) 
     child.save(child_archive);
     archive.write(name, child_archive);
   };
-  if (!original_->weight.defined()) {
+  if (original_ && !original_->weight.defined()) {
     write_child("weight", *original_->base);
   }
   for (const auto& child : named_children()) {
