@@ -25,19 +25,6 @@ ModuleSelection selection(const std::vector<std::string>& names) {
   return names == std::vector<std::string>{kAllLinear} ? ModuleSelection::every_linear() : ModuleSelection(names);
 }
 
-/// On a GPU in bfloat16, memory for A and B beside the frozen weights, where the adapters' ranks are such that products
-/// over so much longer rows are faster.
-void leave_room(CausalLM model, const AdapterOptions& options) {
-  constexpr int64_t kMostRank = 128;
-  int64_t rank = options.low_rank().rank();
-  for (const auto& [pattern, own] : options.rank_pattern()) {
-    rank = std::max(rank, own);
-  }
-  if (model->device().is_cuda() && model->dtype() == at::kBFloat16 && !options.kind() && rank <= kMostRank) {
-    leave_room_beside_weights(model, rank);
-  }
-}
-
 bool same_modules(const ModuleSelection& a, const ModuleSelection& b) {
   const auto sorted = [](const ModuleSelection& each) {
     return std::set<std::string>(each.names.begin(), each.names.end());
@@ -272,6 +259,12 @@ AdapterOptions AdapterFlags::resolve(const Flags& flags) {
   return options.low_rank(low_rank.dropout(dropout).dora_dropout(dora_dropout));
 }
 
+void leave_room(CausalLM model, int64_t rank) {
+  if (model->device().is_cuda() && model->dtype() == at::kBFloat16 && rank <= kMostRankBesideWeights) {
+    leave_room_beside_weights(model, rank);
+  }
+}
+
 void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
   attach(model, options, [&] { attach_adapters(*model, options); });
 }
@@ -279,7 +272,13 @@ void AdapterFlags::attach(CausalLM model, const AdapterOptions& options) const {
 void AdapterFlags::attach(
     CausalLM model, const AdapterOptions& options, const std::function<void()>& attach_fresh) const {
   const bool tied = model->options.tie_word_embeddings();
-  leave_room(model, options);
+  if (!options.kind()) {
+    int64_t rank = options.low_rank().rank();
+    for (const auto& [pattern, own] : options.rank_pattern()) {
+      rank = std::max(rank, own);
+    }
+    leave_room(model, rank);
+  }
   if (init_adapter) {
     const LowRankOptions& low_rank = options.low_rank();
     LoadAdapterOptions load;

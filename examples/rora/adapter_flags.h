@@ -68,4 +68,11 @@ struct AdapterFlags {
   MethodSettings settings() const;
 };
 
+/// Up to this rank, products over rows that are so much longer are faster than products apart.
+inline constexpr int64_t kMostRankBesideWeights = 128;
+
+/// On a GPU in bfloat16, memory for A and B of ranks up to `rank` beside the frozen weights
+/// (`leave_room_beside_weights`). Elsewhere, and for higher ranks, nothing happens.
+void leave_room(CausalLM model, int64_t rank);
+
 } // namespace rora::cli

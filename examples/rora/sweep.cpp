@@ -1,3 +1,4 @@
+#include "adapter_flags.h"
 #include "command.h"
 #include "lazy_tokenizer.h"
 #include "output_folder.h"
@@ -129,13 +130,14 @@ class Sweep {
       const std::string day = read_json(output_ / kPlanFile).value(kDay, std::string());
       training.prompts.chat_date = day.empty() ? std::nullopt : std::optional<std::string>(day);
     }
-    const DecoderOptions config = read_model_config(flags_.model.model);
+    const DecoderOptions config = flags_.model.read_config();
     if (flags_.reference_model) {
       require_same_vocabulary(*flags_.reference_model, config);
     }
     data_ = load_training_data(training, training.read_data(), tokenizer_, config.vocab_size(), flags_.model.model);
     evaluation_.emplace(flags_, data_.prompts, tokenizer_);
     model_ = flags_.model.load();
+    leave_room(model_, kMostRankBesideWeights); // whatever ranks are swept: a run's digits may depend on it
     // The smallest adapter there is, whatever is swept: what all runs share is compared.
     attach_adapters(
         *model_, AdapterOptions().low_rank(LowRankOptions().rank(1)).target_modules(ModuleSelection::every_linear()));
