@@ -2,25 +2,21 @@
 // its own, and is trained, gone on with, saved, loaded and merged as any adapter.
 
 #include "support/gradcheck.h"
-#include "support/test_data.h"
-#include "support/tiny_llama.h"
+#include "training.h"
 
 #include <rora/adapters/adapter_kind.h>
-#include <rora/adapters/attach.h>
-#include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/file.h>
 #include <rora/core/projection.h>
-#include <rora/error.h>
-#include <rora/training/trainer.h>
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 namespace rora {
 namespace {
 
 using nlohmann::json;
+using rora::testing::adapter_values;
+using rora::testing::logits;
 using rora::testing::relative_error;
 using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
@@ -94,56 +90,16 @@ AdapterOptions options(double initial = 1.0) {
   return AdapterOptions().kind(std::make_shared<OutputScaleKind>(initial));
 }
 
-std::vector<Example> counting() {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < 24; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 4 + i % 5; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
-at::Tensor logits(CausalLM model) {
-  at::NoGradGuard no_grad;
-  return model->forward({at::arange(10, at::kLong).view({1, 10}), {}, {}});
-}
-
-at::Tensor flat(const CausalLM& model) {
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& each : adapter_parameters(*model)) {
-    parts.push_back(each.detach().flatten());
-  }
-  return at::cat(parts).clone();
-}
-
-/// Trains it on counting, at most until `stop_after`. `losses` are those of its steps.
+/// Trains it, at most until `stop_after`. `losses` are those of its steps.
 DecoderForCausalLM train(
     const std::filesystem::path& folder, int64_t stop_after = 1000, std::vector<double>* losses = nullptr) {
   auto model = tiny_llama();
   attach_adapters(*model, options());
-  Trainer trainer(
-      model, counting(),
-      TrainerOptions()
-          .lr(2e-2)
-          .max_steps(8)
-          .batches(BatchOptions().batch_size(8).seed(5))
-          .save_every(2)
-          .output(folder)
-          .resume(true));
-  trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
-  trainer.set_callback([&](const StepMetrics& metrics) {
-    if (losses != nullptr) {
-      losses->push_back(metrics.loss);
-    }
-    if (metrics.step >= stop_after) {
-      trainer.request_stop();
-    }
-  });
-  trainer.train();
+  auto taken = testing::train_in(
+      folder, model, TrainerOptions().lr(2e-2).max_steps(8).batches(BatchOptions().batch_size(8).seed(5)), stop_after);
+  if (losses != nullptr) {
+    *losses = std::move(taken);
+  }
   return model;
 }
 
@@ -168,7 +124,7 @@ TEST(AdapterKind, LearnsAndGoesOnBitForBit) {
   EXPECT_LT(losses.back(), losses.front());
   train(parts.path(), 3);
   auto resumed = train(parts.path());
-  EXPECT_TRUE(at::equal(flat(resumed), flat(model)));
+  EXPECT_TRUE(at::equal(adapter_values(resumed), adapter_values(model)));
 }
 
 TEST(AdapterKind, IsLoadedAsItWasSaved) {

@@ -1,18 +1,9 @@
 // A base weight of one's own, in one file: int8 codes with a scale for each row.
 #include "support/gradcheck.h"
-#include "support/test_data.h"
-#include "support/tiny_llama.h"
+#include "training.h"
 
-#include <rora/adapters/attach.h>
-#include <rora/adapters/peft_folder.h>
 #include <rora/core/low_rank_adapter.h>
 #include <rora/core/rora_linear.h>
-#include <rora/error.h>
-#include <rora/evaluation/perplexity.h>
-#include <rora/training/trainer.h>
-
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
 
 namespace rora {
 namespace {
@@ -78,34 +69,10 @@ ProjectionImpl& some_projection(const DecoderForCausalLM& model) {
   return *testing::decoder_of(model)->layers->at<DecoderLayerImpl>(1).mlp->up_proj;
 }
 
-std::vector<Example> counting(int64_t count) {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < count; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 5 + i % 4; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
-struct TrainingRun {
-  explicit TrainingRun(const TrainerOptions& options, bool dora = false, const DecoderForCausalLM& base = quantised())
-      : model(base) {
-    at::manual_seed(3);
-    attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dora(dora).dropout(0.1)));
-    trainer.emplace(model, counting(24), options);
-    trainer->set_save([this](const std::filesystem::path& path) { save_adapter(*model, path); });
-  }
-
-  at::Tensor values() const {
-    return trainer->parameters().values().clone();
-  }
-
-  DecoderForCausalLM model;
-  std::optional<Trainer> trainer;
+struct TrainingOfQuantised : testing::TrainingOfToy {
+  explicit TrainingOfQuantised(
+      const TrainerOptions& options, bool dora = false, const DecoderForCausalLM& base = quantised())
+      : TrainingOfToy(options, base, LowRankOptions().rank(4).alpha(8).dora(dora).dropout(0.1)) {}
 };
 
 TrainerOptions options() {
@@ -132,57 +99,38 @@ TEST(Int8Weight, TakesTheDenseWeightsPlace) {
 
 TEST(Int8Weight, IsTrainedOverAndWhatIsSavedLoads) {
   for (const bool dora : {false, true}) {
-    const testing::TemporaryFolder folder;
-    TrainingRun run(options().max_steps(60), dora);
+    TrainingOfQuantised run(options().max_steps(60), dora);
     const at::Tensor codes = some_projection(run.model).named_buffers()["weight.codes"].clone();
-    const double before = evaluate_perplexity(run.model, counting(24)).loss;
-    run.trainer->train();
-    const double after = evaluate_perplexity(run.model, counting(24)).loss;
-    EXPECT_LT(after, 0.7 * before);
+    testing::expect_it_learns_and_loads(run, quantised());
     EXPECT_TRUE(at::equal(some_projection(run.model).named_buffers()["weight.codes"], codes));
-    save_adapter(*run.model, folder.path());
-    auto loaded = quantised();
-    load_adapter(*loaded, folder.path());
-    EXPECT_EQ(evaluate_perplexity(loaded, counting(24)).loss, after);
   }
 }
 
 TEST(Int8Weight, AResumedRunIsTheUninterruptedOneBitForBit) {
-  TrainingRun whole(options());
-  whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  TrainingRun first(resumable);
-  first.trainer->set_callback([&](const StepMetrics& metrics) {
-    if (metrics.step == 3) {
-      first.trainer->request_stop();
-    }
-  });
-  EXPECT_TRUE(first.trainer->train().interrupted);
-  TrainingRun second(resumable);
-  EXPECT_EQ(second.trainer->restore(), 3);
-  second.trainer->train();
-  EXPECT_TRUE(at::equal(second.values(), whole.values()));
+  testing::expect_resumed_is_uninterrupted<TrainingOfQuantised>(
+      [](const TrainerOptions& each) { return std::make_unique<TrainingOfQuantised>(each); }, options(), resumable);
   const auto changed = quantised();
   some_projection(changed).named_buffers()["weight.codes"].neg_();
-  TrainingRun other(resumable, /*dora=*/false, changed);
+  TrainingOfQuantised other(resumable, /*dora=*/false, changed);
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another base is another run";
 }
 
 TEST(Int8Weight, MergesIntoADenseWeightAndUnmergesItsCodes) {
-  TrainingRun run(options());
+  TrainingOfQuantised run(options());
   run.trainer->train();
   ProjectionImpl& projection = some_projection(run.model);
   const at::Tensor codes = projection.named_buffers()["weight.codes"].clone();
-  const double adapted = evaluate_perplexity(run.model, counting(24)).loss;
+  const double adapted = run.loss();
   merge_adapters(*run.model);
   EXPECT_TRUE(projection.weight.defined());
   EXPECT_FALSE(projection.named_buffers().contains("weight.codes"));
-  EXPECT_NEAR(evaluate_perplexity(run.model, counting(24)).loss, adapted, 1e-5);
+  EXPECT_NEAR(run.loss(), adapted, 1e-5);
   unmerge_adapters(*run.model);
   EXPECT_FALSE(projection.weight.defined());
   EXPECT_TRUE(at::equal(projection.named_buffers()["weight.codes"], codes));
-  EXPECT_EQ(evaluate_perplexity(run.model, counting(24)).loss, adapted);
+  EXPECT_EQ(run.loss(), adapted);
 }
 
 TEST(Int8Weight, IsClonedAndKeepsItsCodesInAnyDtype) {

@@ -1,23 +1,20 @@
 /// A model family in one file: a config reader and writer and the names of its tensors. Everything else, from loading
 /// to training and merging, goes as for the library's own.
 
-#include "support/test_data.h"
+#include "training.h"
 
-#include <rora/adapters/attach.h>
-#include <rora/adapters/peft_folder.h>
 #include <rora/checkpoint/model_folder.h>
 #include <rora/model/families/family.h>
 #include <rora/model/pretrained.h>
-#include <rora/training/trainer.h>
 
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace rora {
 namespace {
 
+using testing::adapter_values;
 using ::testing::Contains;
+using testing::logits;
 using testing::TemporaryFolder;
 
 /// Biases of q, k and v, norms of each head's q and k, and layers without rotary positions.
@@ -88,32 +85,6 @@ void write_toy(const std::filesystem::path& folder) {
   save_model(*model, folder);
 }
 
-std::vector<Example> counting(int64_t count) {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < count; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 4 + i % 5; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
-at::Tensor logits(CausalLM model) {
-  at::NoGradGuard no_grad;
-  return model->forward({at::arange(3, 24, at::kLong).view({1, 21}), {}, {}});
-}
-
-at::Tensor flat(const CausalLM& model) {
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& each : adapter_parameters(*model)) {
-    parts.push_back(each.detach().flatten());
-  }
-  return at::cat(parts).clone();
-}
-
 class ToyFamilyTest : public ::testing::Test {
  protected:
   ToyFamilyTest() {
@@ -126,15 +97,7 @@ class ToyFamilyTest : public ::testing::Test {
     CausalLM model = load_model(folder / "model");
     at::manual_seed(31);
     attach_adapters(*model, options);
-    Trainer trainer(
-        model, counting(12), TrainerOptions().lr(1e-2).max_steps(6).save_every(2).output(output).resume(true));
-    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
-    trainer.set_callback([&](const StepMetrics& metrics) {
-      if (metrics.step >= stop_after) {
-        trainer.request_stop();
-      }
-    });
-    trainer.train();
+    testing::train_in(output, model, TrainerOptions().lr(1e-2).max_steps(6), stop_after);
     model->eval();
     return model;
   }
@@ -161,7 +124,7 @@ TEST_F(ToyFamilyTest, IsTrainedSavedAndResumedBitForBit) {
   train(folder / "resumed", 3);
   EXPECT_TRUE(std::filesystem::exists(folder / "resumed" / "checkpoint-3" / "adapter_model.safetensors"));
   CausalLM resumed = train(folder / "resumed");
-  EXPECT_TRUE(at::equal(flat(resumed), flat(whole)));
+  EXPECT_TRUE(at::equal(adapter_values(resumed), adapter_values(whole)));
 }
 
 TEST_F(ToyFamilyTest, TakesItsAdapterBackAndItsMergedFolder) {

@@ -2,16 +2,10 @@
 // gone on with, saved and loaded as any adapter.
 
 #include "support/gradcheck.h"
-#include "support/test_data.h"
-#include "support/tiny_llama.h"
+#include "training.h"
 
-#include <rora/adapters/attach.h>
 #include <rora/adapters/gradient_capture.h>
-#include <rora/adapters/peft_folder.h>
 #include <rora/core/low_rank_adapter.h>
-#include <rora/training/trainer.h>
-
-#include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
@@ -19,6 +13,9 @@
 namespace rora {
 namespace {
 
+using rora::testing::adapter_values;
+using rora::testing::counting;
+using rora::testing::logits;
 using rora::testing::relative_error;
 using rora::testing::TemporaryFolder;
 using rora::testing::tiny_llama;
@@ -70,21 +67,8 @@ class PrincipalStart : public Initializer {
 constexpr double kAlpha = 8.0;
 constexpr double kGamma = 0.05;
 
-std::vector<Example> counting() {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < 24; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 4 + i % 5; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
 at::Tensor mean_loss_of(CausalLM model, int64_t batch) {
-  const auto examples = counting();
+  const auto examples = counting(24);
   const Batch rows = make_batch(examples, {{2 * batch}, {2 * batch + 1}});
   const LossSum loss = model->loss({rows.input_ids, rows.attention_mask, {}, {}}, rows.labels);
   return loss.sum / static_cast<double>(loss.tokens);
@@ -125,19 +109,6 @@ DecoderForCausalLM with_principal_start() {
   return model;
 }
 
-at::Tensor logits(CausalLM model) {
-  at::NoGradGuard no_grad;
-  return model->forward({at::arange(10, at::kLong).view({1, 10}), {}, {}});
-}
-
-at::Tensor flat(const CausalLM& model) {
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& each : adapter_parameters(*model)) {
-    parts.push_back(each.detach().flatten());
-  }
-  return at::cat(parts).clone();
-}
-
 TEST(GradientStart, IsAStepDownTheGradientThroughA) {
   auto model = tiny_llama();
   const auto statistics = captured(model, gradient_start());
@@ -171,22 +142,9 @@ class Starts : public ::testing::TestWithParam<std::function<DecoderForCausalLM(
   /// Trains a model with that start, at most until `stop_after`, and returns it.
   DecoderForCausalLM train(const std::filesystem::path& folder, int64_t stop_after = 1000) const {
     auto model = GetParam()();
-    Trainer trainer(
-        model, counting(),
-        TrainerOptions()
-            .lr(1e-2)
-            .max_steps(6)
-            .batches(BatchOptions().batch_size(4).seed(5))
-            .save_every(2)
-            .output(folder)
-            .resume(true));
-    trainer.set_save([&](const std::filesystem::path& path) { save_adapter(*model, path); });
-    trainer.set_callback([&](const StepMetrics& metrics) {
-      if (metrics.step >= stop_after) {
-        trainer.request_stop();
-      }
-    });
-    trainer.train();
+    testing::train_in(
+        folder, model, TrainerOptions().lr(1e-2).max_steps(6).batches(BatchOptions().batch_size(4).seed(5)),
+        stop_after);
     return model;
   }
 };
@@ -197,9 +155,9 @@ TEST_P(Starts, LearnAndGoOnBitForBit) {
   auto model = train(whole.path());
   EXPECT_LT(loss_of(model), before);
   auto stopped = train(parts.path(), 3);
-  EXPECT_FALSE(at::equal(flat(stopped), flat(model)));
+  EXPECT_FALSE(at::equal(adapter_values(stopped), adapter_values(model)));
   auto resumed = train(parts.path());
-  EXPECT_TRUE(at::equal(flat(resumed), flat(model)));
+  EXPECT_TRUE(at::equal(adapter_values(resumed), adapter_values(model)));
   EXPECT_TRUE(at::equal(logits(resumed), logits(model)));
 }
 

@@ -1,21 +1,15 @@
 // An optimiser of one's own that sees A and B as pairs, in one file: scaled gradient descent with momentum.
 #include "support/gradcheck.h"
-#include "support/test_data.h"
-#include "support/tiny_llama.h"
+#include "training.h"
 
-#include <rora/adapters/attach.h>
-#include <rora/adapters/peft_folder.h>
 #include <rora/core/low_rank_adapter.h>
-#include <rora/error.h>
-#include <rora/evaluation/perplexity.h>
-#include <rora/training/trainer.h>
 
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace rora {
 namespace {
+
+using testing::TrainingOfToy;
 
 /// Gradients preconditioned by the other factor (Zhang and Pilanci, arXiv 2402.02347), with δ against singular factors:
 ///
@@ -74,37 +68,6 @@ OptimizerFactory scaled_gradient_descent(double momentum = 0.9) {
       [momentum](ParameterTable& parameters) { return std::make_unique<ScaledGradientDescent>(parameters, momentum); };
 }
 
-/// Sequences that count upwards.
-std::vector<Example> counting(int64_t count) {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < count; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 5 + i % 4; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
-/// One trainer's whole life: model, adapter, run.
-struct TrainingOfToy {
-  explicit TrainingOfToy(const TrainerOptions& options) : model(testing::tiny_llama()) {
-    at::manual_seed(3);
-    attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.1)));
-    trainer.emplace(model, counting(24), options);
-    trainer->set_save([this](const std::filesystem::path& path) { save_adapter(*model, path); });
-  }
-
-  at::Tensor values() const {
-    return trainer->parameters().values().clone();
-  }
-
-  DecoderForCausalLM model;
-  std::optional<Trainer> trainer;
-};
-
 TrainerOptions options() {
   return TrainerOptions()
       .lr(0.02)
@@ -155,34 +118,15 @@ TEST(PairOptimizer, AnUpdateThatIsLeftOutChangesNothing) {
 }
 
 TEST(PairOptimizer, TrainsAndWhatItSavesLoads) {
-  const testing::TemporaryFolder folder;
   TrainingOfToy run(options().max_steps(60));
-  const double before = evaluate_perplexity(run.model, counting(24)).loss;
-  run.trainer->train();
-  const double after = evaluate_perplexity(run.model, counting(24)).loss;
-  EXPECT_LT(after, 0.7 * before);
-  save_adapter(*run.model, folder.path());
-  auto loaded = testing::tiny_llama();
-  load_adapter(*loaded, folder.path());
-  EXPECT_EQ(evaluate_perplexity(loaded, counting(24)).loss, after);
+  testing::expect_it_learns_and_loads(run);
 }
 
 TEST(PairOptimizer, AResumedRunIsTheUninterruptedOneBitForBit) {
-  TrainingOfToy whole(options());
-  whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  TrainingOfToy first(resumable);
-  first.trainer->set_callback([&](const StepMetrics& metrics) {
-    if (metrics.step == 3) {
-      first.trainer->request_stop();
-    }
-  });
-  EXPECT_TRUE(first.trainer->train().interrupted);
-  TrainingOfToy second(resumable);
-  EXPECT_EQ(second.trainer->restore(), 3);
-  second.trainer->train();
-  EXPECT_TRUE(at::equal(second.values(), whole.values()));
+  testing::expect_resumed_is_uninterrupted<TrainingOfToy>(
+      [](const TrainerOptions& each) { return std::make_unique<TrainingOfToy>(each); }, options(), resumable);
   TrainingOfToy other(TrainerOptions(resumable).optimizer(scaled_gradient_descent(0.8)));
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another momentum is another run";
   TrainingOfToy adamw(TrainerOptions(resumable).optimizer(nullptr));

@@ -1,15 +1,5 @@
 // A rank schedule of one's own, in one file: a hook that takes the least important ranks away as the run goes on.
-#include "support/test_data.h"
-#include "support/tiny_llama.h"
-
-#include <rora/adapters/attach.h>
-#include <rora/adapters/peft_folder.h>
-#include <rora/error.h>
-#include <rora/evaluation/perplexity.h>
-#include <rora/training/trainer.h>
-
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
+#include "training.h"
 
 #include <cmath>
 
@@ -93,32 +83,13 @@ class RankSchedule : public TrainingHook {
   at::Tensor mask_; ///< `[pairs, rank]`, 0 where a rank is taken away
 };
 
-std::vector<Example> counting(int64_t count) {
-  std::vector<Example> examples;
-  for (int64_t i = 0; i < count; ++i) {
-    Example example;
-    for (int64_t place = 0; place < 5 + i % 4; ++place) {
-      example.input_ids.push_back((3 * i + place) % 32);
-    }
-    example.labels = example.input_ids;
-    examples.push_back(example);
-  }
-  return examples;
-}
-
-struct TrainingOfToy {
-  explicit TrainingOfToy(const TrainerOptions& options, int64_t target = 2) : model(testing::tiny_llama()) {
-    at::manual_seed(3);
-    attach_adapters(*model, AdapterOptions().low_rank(LowRankOptions().rank(4).alpha(8).dropout(0.1)));
-    hook = std::make_shared<RankSchedule>(target, 1e-3);
-    trainer.emplace(model, counting(24), options);
+struct TrainingWithSchedule : testing::TrainingOfToy {
+  explicit TrainingWithSchedule(const TrainerOptions& options, int64_t target = 2)
+      : TrainingOfToy(options), hook(std::make_shared<RankSchedule>(target, 1e-3)) {
     trainer->add_hook(hook);
-    trainer->set_save([this](const std::filesystem::path& path) { save_adapter(*model, path); });
   }
 
-  DecoderForCausalLM model;
   std::shared_ptr<RankSchedule> hook;
-  std::optional<Trainer> trainer;
 };
 
 TrainerOptions options() {
@@ -126,7 +97,7 @@ TrainerOptions options() {
 }
 
 TEST(RankSchedule, KeepsToItsBudgetAtEachStepAndHoldsTheOthersAtZero) {
-  TrainingOfToy run(options());
+  TrainingWithSchedule run(options());
   run.trainer->set_callback([&](const StepMetrics& metrics) {
     EXPECT_EQ(run.hook->mask().sum().item<int64_t>(), run.hook->budget(metrics.step, metrics.total_steps));
     EXPECT_GT(metrics.extra_loss, 0.0);
@@ -142,37 +113,19 @@ TEST(RankSchedule, KeepsToItsBudgetAtEachStepAndHoldsTheOthersAtZero) {
 }
 
 TEST(RankSchedule, TrainsAndWhatItSavesLoads) {
-  const testing::TemporaryFolder folder;
-  TrainingOfToy run(options().max_steps(60));
-  const double before = evaluate_perplexity(run.model, counting(24)).loss;
-  run.trainer->train();
-  const double after = evaluate_perplexity(run.model, counting(24)).loss;
-  EXPECT_LT(after, 0.7 * before);
-  save_adapter(*run.model, folder.path());
-  auto loaded = testing::tiny_llama();
-  load_adapter(*loaded, folder.path());
-  EXPECT_EQ(evaluate_perplexity(loaded, counting(24)).loss, after);
+  TrainingWithSchedule run(options().max_steps(60));
+  testing::expect_it_learns_and_loads(run);
 }
 
 TEST(RankSchedule, AResumedRunIsTheUninterruptedOneBitForBit) {
-  TrainingOfToy whole(options());
-  whole.trainer->train();
   const testing::TemporaryFolder folder;
   const auto resumable = options().output(folder.path()).resume(true);
-  TrainingOfToy first(resumable);
-  first.trainer->set_callback([&](const StepMetrics& metrics) {
-    if (metrics.step == 3) {
-      first.trainer->request_stop();
-    }
-  });
-  EXPECT_TRUE(first.trainer->train().interrupted);
-  TrainingOfToy second(resumable);
-  EXPECT_EQ(second.trainer->restore(), 3);
-  EXPECT_TRUE(at::equal(second.hook->mask(), first.hook->mask()));
-  second.trainer->train();
-  EXPECT_TRUE(at::equal(second.trainer->parameters().values(), whole.trainer->parameters().values()));
-  EXPECT_TRUE(at::equal(second.hook->mask(), whole.hook->mask()));
-  TrainingOfToy other(resumable, /*target=*/1);
+  testing::expect_resumed_is_uninterrupted<TrainingWithSchedule>(
+      [](const TrainerOptions& each) { return std::make_unique<TrainingWithSchedule>(each); }, options(), resumable,
+      [](const TrainingWithSchedule& a, const TrainingWithSchedule& b) {
+        EXPECT_TRUE(at::equal(a.hook->mask(), b.hook->mask()));
+      });
+  TrainingWithSchedule other(resumable, /*target=*/1);
   EXPECT_THROW(other.trainer->restore(), FormatError) << "another schedule is another run";
 }
 
