@@ -33,6 +33,7 @@ void encode_file(
     int64_t max_length, Dataset& dataset) {
   const int64_t before = dataset.size();
   int64_t unanswered = 0;
+  std::string first_left_out;
   for (const Record& record : records) {
     auto [example, truncated, unwritten] = encoder.encode(record, file);
     if (unwritten && dataset.unwritten++ == 0) {
@@ -45,6 +46,9 @@ void encode_file(
       dataset.truncated += truncated ? 1 : 0;
     } else {
       ++(truncated ? unanswered : dataset.skipped);
+      if (first_left_out.empty()) {
+        first_left_out = record.place();
+      }
     }
   }
   dataset.unanswered += unanswered;
@@ -54,7 +58,8 @@ void encode_file(
         "expected an example with a label, found " + std::to_string(records.size()) + " records, " +
             std::to_string(static_cast<int64_t>(records.size()) - unanswered) +
             " of them empty or without a label and " + std::to_string(unanswered) + " without one once cut to " +
-            std::to_string(max_length) + " tokens");
+            std::to_string(max_length) + " tokens" +
+            (first_left_out.empty() ? "" : "; the first is " + first_left_out));
   }
 }
 

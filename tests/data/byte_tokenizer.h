@@ -84,4 +84,12 @@ class ByteTokenizer : public Tokenizer {
   std::vector<std::string> pieces_;
 };
 
+/// A space in front of every text, as sentencepiece's dummy prefix.
+class PrefixingTokenizer : public ByteTokenizer {
+ public:
+  std::vector<int64_t> encode(std::string_view text, bool add_special_tokens = true) const override {
+    return ByteTokenizer::encode(text.empty() ? "" : " " + std::string(text), add_special_tokens);
+  }
+};
+
 } // namespace rora::testing
