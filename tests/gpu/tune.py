@@ -11,7 +11,7 @@ it is timed. Beside them stand, for information, the frozen product alone, and o
 [W | B] as views into wider buffers.
 
 The gradients of what q, k and v, or gate and up, read are timed with dy, W, ds and A side by side, which is one product
-(`leave_room_beside_weights`), and apart.
+(`leave_room_beside_weights`), and apart; so are the copies of A and B that each pass makes there.
 
 The thin passes are S = s·x·Aᵀ, dS and dB from one dy, and dA, by kernels of rora's own or by matrix products
 (RORA_CUDA_THIN, which two of the processes have), with torch.matmul for information.
@@ -116,7 +116,7 @@ class Tuning:
         self.tokens = 48 if self.cpu else 8192
         self.found = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                       "machine": machine, "library": library_of(build), "tokens": self.tokens, "sums": [],
-                      "input_gradients": [], "thin": [],
+                      "input_gradients": [], "copies": [], "thin": [],
                       "failed": [], "left_out": []}
 
     def units(self):
@@ -130,6 +130,7 @@ class Tuning:
                     yield self.measure_sum, dict(k=k, n=n, rank=rank, forward=forward)
             for k, outs in groups if rank <= MOST_RANK else ():
                 yield self.measure_input_gradient, dict(k=k, outs=list(outs), rank=rank)
+                yield self.measure_copies, dict(k=k, outs=list(outs), rank=rank)
             for k in dict.fromkeys(k for k, _ in projections):
                 # Projections that read one x have their ranks side by side: q, k and v, or gate and up.
                 for together in (rank, 3 * rank, 2 * rank) if k == projections[0][0] else (rank,):
@@ -192,6 +193,19 @@ class Tuning:
             if not each <= MOST_ERROR["sum"]:
                 self.wrong(f"{what}, {name}", f"error {each:.1e}")
         self.found["input_gradients"].append({**shape, **found})
+
+    def measure_copies(self, **shape):
+        what = f"copies of A and B, {shape['k']} → {shape['outs']}, rank {shape['rank']}"
+        first = self.forms[0]
+        first.send(do="copies", count=self.rounds * self.samples, **shape)
+        found = first.answer()
+        if "failed" in found:
+            self.wrong(what, found["failed"])
+            return
+        for name, is_right in found["is_right"].items():
+            if not is_right:
+                self.wrong(what, f"{name} is not what was copied")
+        self.found["copies"].append({**shape, "us": found["us"]})
 
     def measure_thin(self, **shape):
         what = f"{shape['name']} of {shape['k'] or shape['n']}, rank {shape['rank']}"
@@ -267,6 +281,11 @@ def table(found):
     for each in found["input_gradients"]:
         lines.append(f"| {each['k']} | {', '.join(map(str, each['outs']))} | {each['rank']} | {us(each['us']['apart'])} | "
                      f"{us(each['us']['joined'])} |")
+    if found["copies"]:
+        lines += ["", "| copies a pass | of | rank | A | B |", "|---|---|---|---|---|"]
+    for each in found["copies"]:
+        lines.append(f"| {each['k']} | {', '.join(map(str, each['outs']))} | {each['rank']} | {us(each['us']['A'])} | "
+                     f"{us(each['us']['B'])} |")
     if found["thin"]:
         lines += ["", f"| thin pass | of | rank | {' | '.join(THIN_FORMS)} | torch.matmul | taken |",
                   "|---|---|---|---|---|---|---|"]

@@ -95,6 +95,26 @@ class InputGradient:
         return errors
 
 
+class Copies:
+    """A and B of projections that read one x, in float32 as they are trained, into their places below and beside W in
+    bfloat16: what a pass spends that an optimiser which wrote them there would spare."""
+
+    def __init__(self, device, k, outs, rank):
+        torch.manual_seed(k + rank)
+        self.matrices = {"A": [random(device, rank, k).float() for _ in outs],
+                         "B": [random(device, n, rank).float() for n in outs]}
+        block = torch.zeros(sum(outs) + rank * len(outs), k + SPARE, device=device, dtype=torch.bfloat16)
+        self.places = {"A": block[sum(outs):, :k].split(rank), "B": block[:sum(outs), k:k + rank].split(outs)}
+        self.runs = {name: lambda name=name: torch.ops.rora.copy_padded_(self.places[name], self.matrices[name])
+                     for name in self.places}
+
+    def check(self):
+        for run in self.runs.values():
+            run()
+        return {name: all(torch.equal(place, each.bfloat16()) for place, each in zip(self.places[name], matrices))
+                for name, matrices in self.matrices.items()}
+
+
 def thin_pass(device, tokens, k, n, rank, name):
     """(rora's operator with A and B in float32 as they are trained, the same by LibTorch's products of bfloat16, what
     they give in float32)."""
@@ -157,6 +177,14 @@ class Worker:
         self.warm(gradient.runs)
         taken = self.microseconds(gradient.runs, count)
         return {"errors": errors, "us": {each: statistics.median(times) for each, times in taken.items()}}
+
+    def copies(self, k, outs, rank, count):
+        self.sum = None
+        copies = Copies(self.device, k, outs, rank)
+        is_right = copies.check()
+        self.warm(copies.runs)
+        taken = self.microseconds(copies.runs, count)
+        return {"is_right": is_right, "us": {each: statistics.median(times) for each, times in taken.items()}}
 
     def thin(self, tokens, k, n, rank, name, count):
         self.sum = None
