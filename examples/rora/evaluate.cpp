@@ -55,7 +55,7 @@ CausalLM load_model(const Arguments& arguments) {
 
 Json perplexity(const Arguments& arguments) {
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
-  const DecoderOptions config = read_model_config(arguments.model.model);
+  const DecoderOptions config = arguments.model.read_config();
   const std::vector<RecordFile> files = read_record_files({arguments.data}, arguments.prompts.column_names());
   const auto has = [&](auto holds) { return std::any_of(files[0].records.begin(), files[0].records.end(), holds); };
   Prompts prompts;

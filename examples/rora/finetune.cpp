@@ -116,7 +116,7 @@ int finetune(Arguments& arguments, const Flags& flags) {
     }
     hooks.push_back(std::move(hook));
   }
-  const DecoderOptions config = read_model_config(arguments.model.model);
+  const DecoderOptions config = arguments.model.read_config();
   LazyTokenizer tokenizer([&] { return arguments.model.load_tokenizer(); });
   TrainingData data = load_training_data(
       training, training.read_data(), tokenizer, config.vocab_size(), arguments.model.model,

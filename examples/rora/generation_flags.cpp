@@ -30,7 +30,7 @@ GenerationOptions GenerationFlags::options(const ModelFlags& model, const Tokeni
   if (beams > 1 && temperature > 0) {
     throw UsageError("--beams " + std::to_string(beams) + " does not sample: --temperature must be 0");
   }
-  if (const int64_t vocab_size = read_model_config(model.model).vocab_size(); beams > vocab_size) {
+  if (const int64_t vocab_size = model.read_config().vocab_size(); beams > vocab_size) {
     throw UsageError(
         "--beams " + std::to_string(beams) + " is over the model's vocab_size " + std::to_string(vocab_size));
   }

@@ -155,7 +155,11 @@ int merge(const Arguments& arguments) {
   require_neither_model_nor_adapter(output);
   CausalLM model = arguments.model.load();
   load_adapter(*model, arguments.adapter);
-  check_mergeable(*model);
+  try {
+    check_mergeable(*model);
+  } catch (const c10::ValueError& error) {
+    throw FormatError(arguments.adapter, error.what_without_backtrace());
+  }
   const at::Tensor expected = probe(model);
   const auto changed = changed_projections(model);
   if (changed.empty()) {

@@ -1,6 +1,7 @@
 #include "model_flags.h"
 
 #include <rora/adapters/peft_folder.h>
+#include <rora/error.h>
 #include <rora/model/prepacked_weights.h>
 #include <rora/ops/busy_machine_guard.h>
 #include <rora/ops/prepacked_weight.h>
@@ -100,6 +101,13 @@ void ModelFlags::check_cuda_graph(bool wanted) const {
 
 LoadModelOptions ModelFlags::load_options(std::optional<at::ScalarType> in_dtype) const {
   return LoadModelOptions().dtype(in_dtype).mapped(!no_mmap).infer_widths(infer_widths);
+}
+
+DecoderOptions ModelFlags::read_config() const {
+  if (std::filesystem::is_regular_file(model)) { // which `read_model_config` would take for a config.json
+    throw FileError(model, "is not a folder");
+  }
+  return read_model_config(model);
 }
 
 CausalLM ModelFlags::load() const {

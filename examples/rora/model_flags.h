@@ -45,6 +45,8 @@ struct ModelFlags {
   at::Device open_device() const;
   /// Throws `UsageError` for CUDA graphs on another device.
   void check_cuda_graph(bool wanted) const;
+  /// The model's config.json. Throws `FileError` for a model that is no folder.
+  DecoderOptions read_config() const;
   /// How `load` loads the model, in that dtype.
   LoadModelOptions load_options(std::optional<at::ScalarType> in_dtype) const;
   /// The model, and the adapter where one was asked for, on the device; in evaluation mode.

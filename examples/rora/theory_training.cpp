@@ -86,7 +86,7 @@ const GrowthRun& ModelGrowth::run(int64_t rank, const theory::RankScale& scale) 
 ModelGrowth measure_model_growth(
     const GrowthFlags& flags, ModelFlags model_flags, const std::vector<int64_t>& ranks, double alpha, int64_t seed) {
   model_flags.model = *flags.model;
-  const DecoderOptions config = read_model_config(model_flags.model);
+  const DecoderOptions config = model_flags.read_config();
   TrainingFlags training;
   training.data = flags.data;
   training.max_length = flags.max_length;

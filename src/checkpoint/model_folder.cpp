@@ -42,9 +42,6 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
 ModelFolder::ModelFolder(const std::filesystem::path& folder, bool mapped) : path_(folder) {
   std::error_code ignored;
   detail::require_folder(folder);
-  if (!std::filesystem::is_directory(folder, ignored)) {
-    throw FileError(folder, "is not a folder that can be read");
-  }
   // As transformers does, the single file comes first where both are there.
   const auto index_path = folder / detail::kModelIndex;
   if (!std::filesystem::exists(std::filesystem::symlink_status(index_path, ignored)) ||

@@ -11,7 +11,7 @@ bool is_lfs_pointer(std::string_view content) {
   return content.starts_with("version https://git-lfs.github.com/spec/");
 }
 
-void require_folder(const std::filesystem::path& folder) {
+void require_path(const std::filesystem::path& folder) {
   std::error_code ignored;
   if (std::filesystem::exists(folder, ignored)) {
     return;
@@ -25,6 +25,14 @@ void require_folder(const std::filesystem::path& folder) {
           (is_hub_name ? "; if it is a name on the Hugging Face Hub: `hf download " + name +
                    " --local-dir DIR` fetches it, and DIR is what is given here"
                        : std::string()));
+}
+
+void require_folder(const std::filesystem::path& folder) {
+  require_path(folder);
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    throw FileError(folder, "is not a folder");
+  }
 }
 
 std::string weights_in_another_form(const std::filesystem::path& folder, const std::string& stem) {

@@ -89,6 +89,22 @@ TEST(FlagBounds, OfAModelsConfigurationAreThatItFitsTheMachine) {
   EXPECT_FALSE(place.exists("run"));
 }
 
+TEST(ModelFolders, AreNoFiles) {
+  const Workplace place;
+  const std::string file = place.path("model/config.json"), data = place.path("train.jsonl");
+  const std::vector<Arguments> commands{
+      {"inspect"},
+      {"finetune", "--data", data, "--output", place.path("run")},
+      {"evaluate", "--data", data, "--task", "perplexity"},
+      {"generate", "--prompt", "a"},
+      {"tokenize", "--text", "a"}};
+  for (const Arguments& command : commands) {
+    expect_error(run_rora(command + Arguments{"--model", file}), 1, "config.json: is not a folder");
+  }
+  expect_error(run_rora(evaluate(place) + Arguments{"--adapter", file}), 1, "config.json: is not a folder");
+  EXPECT_FALSE(place.exists("run"));
+}
+
 TEST(NumbersThatOverflow, EndEveryCommandWithOneLine) {
   const Workplace place;
   save_text_model(place.path("text"));

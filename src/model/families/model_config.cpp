@@ -10,7 +10,7 @@
 namespace rora {
 
 DecoderOptions read_model_config(const std::filesystem::path& folder_or_file) {
-  detail::require_folder(folder_or_file);
+  detail::require_path(folder_or_file);
   const std::filesystem::file_status status = std::filesystem::status(folder_or_file);
   const bool file = std::filesystem::exists(status) && !std::filesystem::is_directory(status);
   const JsonObject config = JsonObject::read(file ? folder_or_file : folder_or_file / "config.json");
