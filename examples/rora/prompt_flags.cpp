@@ -1,8 +1,10 @@
 #include "prompt_flags.h"
 
-#include <rora/checkpoint/json_object.h>
 #include <rora/checkpoint/file.h>
+#include <rora/checkpoint/json_object.h>
+#include <rora/data/record.h>
 
+#include <algorithm>
 #include <array>
 #include <ostream>
 
@@ -15,6 +17,12 @@ const char* name_of(PromptFormat format) {
   return format == PromptFormat::kChat ? "chat" : "alpaca";
 }
 
+std::string text_of(const std::tm& day) {
+  std::array<char, 16> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d", &day);
+  return text.data();
+}
+
 /// Noon of a day, in local time. Throws `UsageError`.
 std::time_t noon_of(const std::string& date) {
   std::tm day{};
@@ -24,16 +32,18 @@ std::time_t noon_of(const std::string& date) {
   }
   day.tm_hour = 12;
   day.tm_isdst = -1;
-  return std::mktime(&day);
+  const std::time_t noon = std::mktime(&day);
+  if (text_of(day) != date) { // such as February 31, which is taken for a day of March
+    throw UsageError("--chat-date: there is no day '" + date + "'");
+  }
+  return noon;
 }
 
 std::string today() {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   localtime_r(&now, &local);
-  std::array<char, 16> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%d", &local);
-  return text.data();
+  return text_of(local);
 }
 
 /// A text that a run has noted of its prompts in run.json; empty where it has not.
@@ -105,8 +115,16 @@ std::map<std::string, std::string> PromptFlags::column_names() const {
     if (equals == std::string::npos || equals == 0 || equals + 1 == each.size()) {
       throw UsageError("--columns: expected KEY=COLUMN, found '" + each + "'");
     }
-    if (!names.emplace(each.substr(0, equals), each.substr(equals + 1)).second) {
-      throw UsageError("--columns: '" + each.substr(0, equals) + "' is given twice");
+    const std::string key = each.substr(0, equals);
+    if (std::find(record_keys().begin(), record_keys().end(), key) == record_keys().end()) {
+      std::string known;
+      for (const std::string& name : record_keys()) {
+        known += (known.empty() ? "" : ", ") + name;
+      }
+      throw UsageError("--columns: '" + key + "' is no key of a record; those are " + known);
+    }
+    if (!names.emplace(key, each.substr(equals + 1)).second) {
+      throw UsageError("--columns: '" + key + "' is given twice");
     }
   }
   return names;

@@ -5,6 +5,7 @@
 #include <rora/checkpoint/file.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 
 namespace rora::cli {
@@ -26,9 +27,13 @@ void tokenize_records(const Arguments& arguments, const Tokenizer& tokenizer) {
   Prompts prompts = arguments.prompts.resolve(arguments.model.model, std::nullopt, &tokenizer);
   const auto is_chat = [](const Record& record) { return record.kind == RecordKind::kChat; };
   guess_chat_template(prompts, std::any_of(records.begin(), records.end(), is_chat), tokenizer, std::cerr);
+  DatasetOptions options;
+  options.chat_template(prompts.chat_template).prompt_format(prompts.format).now(prompts.now);
+  if (std::filesystem::exists(std::filesystem::path(arguments.model.model) / "config.json")) {
+    options.vocab_size(arguments.model.read_config().vocab_size());
+  }
   const Dataset dataset = encode_records(
-      files, [&] { return &tokenizer; },
-      DatasetOptions().chat_template(prompts.chat_template).prompt_format(prompts.format).now(prompts.now));
+      files, [&] { return &tokenizer; }, options);
   for (const Example& example : dataset.examples) {
     std::cout << Json{{"input_ids", example.input_ids}, {"labels", example.labels}}.dump() << "\n";
   }

@@ -56,9 +56,10 @@ void encode_file(
     throw FormatError(
         file,
         "expected an example with a label, found " + std::to_string(records.size()) + " records, " +
-            std::to_string(static_cast<int64_t>(records.size()) - unanswered) +
-            " of them empty or without a label and " + std::to_string(unanswered) + " without one once cut to " +
-            std::to_string(max_length) + " tokens" +
+            std::to_string(static_cast<int64_t>(records.size()) - unanswered) + " of them empty or without a label" +
+            (max_length > 0 ? " and " + std::to_string(unanswered) + " without one once cut to " +
+                     std::to_string(max_length) + " tokens"
+                            : "") +
             (first_left_out.empty() ? "" : "; the first is " + first_left_out));
   }
 }

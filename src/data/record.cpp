@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "checkpoint/json.h"
+#include "checkpoint/quote.h"
 #include "data/record_parser.h"
 #include "utf8_sequence.h"
 
@@ -166,7 +167,19 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
   return prompt + "### Response:\n";
 }
 
+const std::vector<std::string>& record_keys() {
+  static const std::vector<std::string> keys{"instruction", "input",         "output", "prompt", "completion",
+                                             "messages",    "conversations", "text",   "tools",  "input_ids",
+                                             "labels",      "system",        "answer"};
+  return keys;
+}
+
 std::vector<Record> read_records(const std::filesystem::path& file, const std::map<std::string, std::string>& columns) {
+  for (const auto& [key, column] : columns) {
+    TORCH_CHECK_VALUE(
+        std::find(record_keys().begin(), record_keys().end(), key) != record_keys().end(),
+        "columns: ", detail::quote(key), " is no key of a record");
+  }
   const std::string bytes = read_file_or_pipe(file);
   const size_t invalid = detail::find_invalid_utf8(bytes);
   if (invalid != std::string::npos) {

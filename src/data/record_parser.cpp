@@ -69,6 +69,7 @@ class RecordParser {
       } else {
         continue;
       }
+      refuse_unread(value);
       parse_system(value);
       parse_tools(value);
       parse_answer(value);
@@ -132,9 +133,34 @@ class RecordParser {
     return integers;
   }
 
+  /// What asks for something that is not done: passed over, a record would mean something else.
+  void refuse_unread(const json& value) const {
+    const auto refuse = [&](const char* key, const char* why) {
+      const auto found = value.find(key);
+      const bool is_given = found != value.end() && !found->is_null() && !(found->is_structured() && found->empty());
+      if (is_given) {
+        fail_field(key, "none, as " + std::string(why), describe(*found));
+      }
+    };
+    if (record_.kind == RecordKind::kChat) {
+      refuse("chat_template_kwargs", "a chat template is given no values but the messages and the tools");
+      refuse("documents", "a chat template is given no documents");
+    }
+    if (record_.kind == RecordKind::kCompletion) {
+      refuse("history", "only `messages` and `conversations` have turns before the last");
+      refuse("tools", "only `messages` and `conversations` have a place for them");
+    }
+  }
+
   void parse_tokenized(const json& value, bool has_labels) {
     record_.kind = RecordKind::kTokenized;
     record_.input_ids = integers_field(value, "input_ids");
+    if (value.contains("attention_mask") && !value.at("attention_mask").is_null()) {
+      const std::vector<int64_t> mask = integers_field(value, "attention_mask");
+      if (mask != std::vector<int64_t>(record_.input_ids.size(), 1)) {
+        fail_field("attention_mask", "a 1 for each of `input_ids`, as batches are padded here", "another");
+      }
+    }
     record_.labels = has_labels ? integers_field(value, "labels") : record_.input_ids;
     if (record_.labels.size() != record_.input_ids.size()) {
       fail_field(
@@ -206,12 +232,16 @@ class RecordParser {
 
   /// Other tools leave a message without labels that says so; here it would be trained on.
   void refuse_weights(const json& message, const std::string& field) const {
-    if (const auto weight = message.find("weight"); weight != message.end() && !weight->is_null() && *weight != 1) {
-      fail_field(field + "weight", "1 or none, as a message's labels cannot be chosen", describe(*weight));
+    const auto require = [&](const char* key, const json& trained) {
+      if (const auto found = message.find(key); found != message.end() && !found->is_null() && *found != trained) {
+        fail_field(field + key, trained.dump() + " or none, as a message's labels cannot be chosen", describe(*found));
+      }
+    };
+    require("weight", 1);
+    for (const char* key : {"train", "training", "loss"}) {
+      require(key, true);
     }
-    if (const auto train = message.find("train"); train != message.end() && !train->is_null() && *train != true) {
-      fail_field(field + "train", "true or none, as a message's labels cannot be chosen", describe(*train));
-    }
+    require("mask", false);
   }
 
   std::string role_of_sharegpt(const std::string& from, const std::string& field) const {

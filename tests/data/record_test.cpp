@@ -284,7 +284,44 @@ TEST(Records, RefusesMessagesThatAreNotToBeTrainedOn) {
   };
   EXPECT_THAT(refusal(chat_with(R"("weight": 0)")), HasSubstr("field `messages[1].weight`: expected 1 or none"));
   EXPECT_THAT(refusal(chat_with(R"("train": false)")), HasSubstr("field `messages[1].train`: expected true or none"));
-  EXPECT_EQ(read(chat_with(R"("weight": 1, "train": true)")).size(), 1u);
+  EXPECT_THAT(refusal(chat_with(R"("training": false)")), HasSubstr("field `messages[1].training`: expected true or"));
+  EXPECT_THAT(refusal(chat_with(R"("loss": false)")), HasSubstr("field `messages[1].loss`: expected true or none"));
+  EXPECT_THAT(refusal(chat_with(R"("mask": true)")), HasSubstr("field `messages[1].mask`: expected false or none"));
+  EXPECT_EQ(read(chat_with(R"("weight": 1, "train": true, "mask": false)")).size(), 1u);
+}
+
+TEST(Records, RefusesFieldsThatAskForMoreThanIsDone) {
+  const std::string chat = R"("messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}])";
+  const std::string instruction = R"("instruction": "i", "output": "o")";
+  const std::string tools = R"("tools": [{"name": "add"}])";
+  const auto refusal_of = [](const std::string& record, const std::string& field) {
+    return refusal("[{" + record + ", " + field + "}]");
+  };
+  EXPECT_THAT(
+      refusal_of(chat, R"("chat_template_kwargs": {"enable_thinking": false})"),
+      HasSubstr("field `chat_template_kwargs`: expected none"));
+  EXPECT_THAT(refusal_of(chat, R"("documents": [{"text": "t"}])"), HasSubstr("field `documents`: expected none"));
+  EXPECT_THAT(refusal_of(instruction, R"("history": [["a", "b"]])"), HasSubstr("field `history`: expected none"));
+  EXPECT_THAT(refusal_of(instruction, tools), HasSubstr("field `tools`: expected none"));
+  EXPECT_THAT(refusal_of(R"("prompt": "p", "completion": "c")", tools), HasSubstr("field `tools`: expected none"));
+  EXPECT_EQ(read("[{" + chat + R"(, "documents": [], "chat_template_kwargs": null}])").size(), 1u);
+  EXPECT_EQ(read("[{" + instruction + R"(, "history": [], "tools": []}])").size(), 1u);
+  EXPECT_EQ(read(R"([{"text": "t", "documents": [1], "history": [1], "tools": [1]}])").size(), 1u) << "a column";
+}
+
+TEST(Records, RefusesAMaskThatHidesTokens) {
+  EXPECT_EQ(read(R"([{"input_ids": [1, 2], "attention_mask": [1, 1]}])").size(), 1u);
+  for (const char* mask : {"[1, 0]", "[1]", "[1, 1, 1]"}) {
+    EXPECT_THAT(
+        refusal(R"([{"input_ids": [1, 2], "attention_mask": )" + std::string(mask) + "}]"),
+        HasSubstr("field `attention_mask`: expected a 1 for each of `input_ids`"));
+  }
+}
+
+TEST(Records, RefusesColumnsForKeysThatThereAreNot) {
+  const DataFile file(R"([{"instruction": "i", "context": "c", "output": "o"}])");
+  EXPECT_EQ(read_records(file.path(), {{"input", "context"}})[0].messages[0].content, "i\n\nc");
+  EXPECT_THROW(read_records(file.path(), {{"inptu", "context"}}), c10::ValueError);
 }
 
 TEST(Records, RefusesAFileThatIsNotThere) {

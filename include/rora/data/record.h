@@ -46,14 +46,21 @@ struct Record {
 /// system, tool and their like) and `value`. A `system` beside a chat, a prompt or an instruction is the message before
 /// the others; in a prompt's text it stands in front, with an empty line behind.
 ///
+/// What asks for something else than is done is refused: a message's `weight`, `train`, `training`, `loss` or `mask`
+/// that leaves it without labels, a chat's `chat_template_kwargs` and `documents`, an instruction's `history` and
+/// `tools`, and an `attention_mask` that hides any of the `input_ids`.
+///
 /// A pipe is read once, up to 1 GiB, and a record may have 16 MiB of text. Throws `FileError`, and `FormatError` that
 /// names record, line and field: malformed JSON or UTF-8, a key given twice, a record of no kind, a field of another
 /// type, labels that are not as many as the ids, a file without records.
 ///
-/// `columns` says what a key is called in the file, {{"instruction", "question"}}: a record without that column is
-/// refused.
+/// `columns` says what a key of `record_keys` is called in the file, {{"instruction", "question"}}: a record without
+/// that column is refused. Throws `c10::ValueError` for another key.
 std::vector<Record> read_records(
     const std::filesystem::path& file, const std::map<std::string, std::string>& columns = {});
+
+/// The keys of a record that are read.
+const std::vector<std::string>& record_keys();
 
 /// The prompt of an alpaca record, ending where the answer begins:
 /// "### Instruction:\n{instruction}\n\n[### Input:\n{input}\n\n]### Response:\n".
