@@ -22,6 +22,8 @@ constexpr const char* kMetricsFile = "metrics.jsonl";
 constexpr const char* kCheckpointPrefix = "checkpoint-";
 constexpr const char* kStage = ".partial";
 
+constexpr const char* kTemplatesFolder = "additional_chat_templates";
+
 const std::vector<std::string> kCompanionFiles{
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json",      "merges.txt",     "chat_template.jinja",   "generation_config.json"};
@@ -122,6 +124,11 @@ void copy_companion_files(const fs::path& from, const fs::path& to) {
       write_file(to / name, read_file(from / name));
     }
   }
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(from / kTemplatesFolder, ignored)) {
+    make_folder(to / kTemplatesFolder);
+    write_file(to / kTemplatesFolder / entry.path().filename(), read_file(entry.path()));
+  }
 }
 
 StagedFolder::StagedFolder(fs::path output) : output_(std::move(output)), stage_(output_ / kStage) {
@@ -151,6 +158,9 @@ void StagedFolder::commit() {
   for (const fs::path& file : files) {
     std::error_code error;
     const fs::path target = output_ / file.filename();
+    if (fs::is_directory(file, error)) { // which takes no other's place that holds anything
+      fs::remove_all(target, error);
+    }
     fs::rename(file, target, error);
     if (error) {
       throw FileError(target, "cannot be written: " + error.message());

@@ -195,7 +195,13 @@ void warn_of_warmup(const TrainingFlags& flags, int64_t steps) {
 
 void write_chat_template(const Prompts& prompts, bool has_chats, const std::filesystem::path& folder) {
   if (has_chats) {
-    write_file(folder / "chat_template.jinja", prompts.chat_template->source());
+    const std::optional<std::string> joined = prompts.chat_template->joined_source();
+    if (!joined) {
+      std::cerr << prompts.chat_template->origin()
+                << ": the template of chats with tools is not kept beside what is trained: it marks what is generated, "
+                   "and the other does not, or the other way round\n";
+    }
+    write_file(folder / "chat_template.jinja", joined.value_or(prompts.chat_template->source()));
   }
 }
 

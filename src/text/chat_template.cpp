@@ -190,6 +190,22 @@ const std::string& ChatTemplate::source() const {
   return impl_->source;
 }
 
+std::optional<std::string> ChatTemplate::joined_source() const {
+  if (with_tools_ == nullptr || with_tools_->source == impl_->source) {
+    return source();
+  }
+  if (marks_generation(true) != marks_generation(false)) {
+    return std::nullopt;
+  }
+  // The empty expressions keep the white space at a branch's ends from what tags do to it; a template's last newline is
+  // none of its text.
+  const auto branch = [](const std::string& text) {
+    return "{{ '' }}" + text.substr(0, text.size() - (text.ends_with('\n') ? 1 : 0)) + "{{ '' }}";
+  };
+  return "{% if tools is defined and tools is not none %}" + branch(with_tools_->source) + "{% else %}" +
+      branch(impl_->source) + "{% endif %}";
+}
+
 const std::string& ChatTemplate::origin() const {
   return impl_->origin;
 }

@@ -67,12 +67,32 @@ void JsonTokenizer::read_added_tokens(const JsonField& field) {
     if (spelling.size() > kMaxAddedTokenBytes) {
       element["content"].fail("it is longer than 1024 bytes once normalized");
     }
-    if (!added_ids_.emplace(token.content, token.id).second ||
-        !(token.normalized ? normalized_tokens_ : raw_tokens_).add(token, spelling)) {
+    if (!insert(token, std::move(spelling))) {
       element["content"].fail(quote(token.content) + " is spelled like another added token");
     }
-    added_tokens_[token.id] = {std::move(spelling), token.special};
   }
+}
+
+bool JsonTokenizer::insert(const AddedToken& token, std::string spelling) {
+  if (!added_ids_.emplace(token.content, token.id).second ||
+      !(token.normalized ? normalized_tokens_ : raw_tokens_).add(token, spelling)) {
+    return false;
+  }
+  added_tokens_[token.id] = {std::move(spelling), token.special};
+  return true;
+}
+
+bool JsonTokenizer::add_token(AddedToken token) {
+  if (added_ids_.contains(token.content)) {
+    return true;
+  }
+  const std::optional<int64_t> id = model_.id(token.content);
+  if (!id) {
+    return false;
+  }
+  token.id = *id;
+  std::string spelling = token.normalized && normalizer_ ? normalizer_->normalize(token.content) : token.content;
+  return insert(token, std::move(spelling));
 }
 
 void JsonTokenizer::read_post_processor(const JsonField& field) {
@@ -203,7 +223,7 @@ std::optional<int64_t> JsonTokenizer::token_id(std::string_view token) const {
   return added == added_ids_.end() ? model_.id(token) : std::optional<int64_t>(added->second);
 }
 
-std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path) {
+std::unique_ptr<JsonTokenizer> load_json_tokenizer(const std::filesystem::path& path) {
   const nlohmann::json document = read_json_object(path);
   return std::make_unique<JsonTokenizer>(JsonField(path, document));
 }

@@ -23,6 +23,10 @@ class JsonTokenizer : public Tokenizer {
   int64_t vocab_size() const override;
   std::optional<int64_t> token_id(std::string_view token) const override;
 
+  /// Finds `token` in texts from now on, by the id that the vocabulary has for its content. Nothing changes for one
+  /// that is found already. Returns false where the vocabulary does not have it, or another token is spelled so.
+  bool add_token(AddedToken token);
+
  private:
   struct DecodedToken {
     std::string spelling;
@@ -30,6 +34,8 @@ class JsonTokenizer : public Tokenizer {
   };
 
   void read_added_tokens(const JsonField& field);
+  /// Returns false where another token is spelled so.
+  bool insert(const AddedToken& token, std::string spelling);
   void read_post_processor(const JsonField& field);
   void read_template(const JsonField& field);
   void encode_text(std::string_view text, bool begins_text, std::vector<int64_t>& ids) const;
@@ -49,6 +55,6 @@ class JsonTokenizer : public Tokenizer {
 };
 
 /// Reads `path`, a tokenizer.json.
-std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path);
+std::unique_ptr<JsonTokenizer> load_json_tokenizer(const std::filesystem::path& path);
 
 } // namespace rora::detail

@@ -4,6 +4,7 @@
 #include "checkpoint/quote.h"
 #include "text/json_field.h"
 #include "text/json_tokenizer.h"
+#include "text/named_tokens.h"
 #include "text/sentencepiece_tokenizer.h"
 
 #include <rora/error.h>
@@ -147,9 +148,14 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder, T
       throw FileError(folder, "no tokenizer.model and no tokenizer.json here");
     }
   }
-  std::unique_ptr<Tokenizer> tokenizer = kind == TokenizerKind::kSentencePiece
-      ? detail::load_sentencepiece_tokenizer(folder)
-      : detail::load_json_tokenizer(json);
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (kind == TokenizerKind::kSentencePiece) {
+    tokenizer = detail::load_sentencepiece_tokenizer(folder);
+  } else {
+    auto own = detail::load_json_tokenizer(json);
+    detail::add_named_tokens(folder, *own);
+    tokenizer = std::move(own);
+  }
   read_special_tokens(folder, *tokenizer);
   check_config(folder / "tokenizer_config.json", *tokenizer, kind);
   return tokenizer;

@@ -137,6 +137,7 @@ TEST_F(ChatsTest, NameWhatATemplateRefuses) {
   write_template(kTemplate);
   expect_error(finetune("chat.json", "run", {"--chat-template", "none.jinja"}), 1, "none.jinja: no file, and no");
   expect_error(finetune("chat.json", "run", {"--chat-date", "yesterday"}), 2, "--chat-date");
+  expect_error(finetune("chat.json", "run", {"--chat-date", "2024-02-31"}), 2, "there is no day '2024-02-31'");
 }
 
 TEST_F(ChatsTest, TellTheDayThatIsAskedFor) {
@@ -170,6 +171,38 @@ TEST_F(ChatsTest, ShowTheirTokensAndLabels) {
   EXPECT_EQ(line["input_ids"].size(), line["labels"].size());
   EXPECT_EQ(line["labels"].back(), line["input_ids"].back());
   EXPECT_EQ(line["labels"].front(), -100);
+  place.write("ids.json", R"([{"input_ids": [1, 600]}])");
+  expect_error(run("tokenize", {"--data", place.path("ids.json")}), 1, "ids.json: record 1: field `input_ids[1]`");
+}
+
+TEST_F(ChatsTest, HaveColumnsForTheKeysThatThereAre) {
+  place.write("columns.json", R"([{"instruction": "Add.", "context": "2 and 3", "output": "5"}])");
+  EXPECT_THAT(
+      first_text("columns.json", {"--prompt-format", "alpaca", "--columns", "input=context"}), HasSubstr("2 and 3"));
+  expect_error(
+      finetune("columns.json", "run", {"--columns", "inptu=context"}), 2,
+      "--columns: 'inptu' is no key of a record; those are instruction, input,");
+}
+
+TEST_F(ChatsTest, WithToolsAreWrittenAlikeByTheAdapterAndTheMergedModel) {
+  place.write(
+      "tools.json",
+      R"([{"messages": [{"role": "user", "content": "2 and 3?"}, {"role": "assistant", "content": "5"}],
+           "tools": [{"name": "add"}]}])");
+  Json config = Json::object();
+  config["chat_template"] = {
+      {{"name", "default"}, {"template", kTemplate}},
+      {{"name", "tool_use"}, {"template", "{% for m in messages %}TOOLS{{ m.content }}{% endfor %}"}}};
+  place.write("model_with_text/tokenizer_config.json", config.dump());
+  ASSERT_EQ(finetune("tools.json", "run", {"--lr", "0.1"}).code, 0);
+  ASSERT_EQ(run("merge", {"--adapter", place.path("run"), "--output", place.path("merged")}).code, 0);
+  const auto tokens = [&](const std::string& data, const std::string& folder) {
+    return run_rora({"tokenize", "--data", place.path(data), "--model", place.path(folder)}).out;
+  };
+  for (const char* data : {"tools.json", "chat.json"}) {
+    EXPECT_EQ(tokens(data, "merged"), tokens(data, "model_with_text")) << data;
+  }
+  EXPECT_NE(tokens("tools.json", "merged"), "");
 }
 
 TEST_F(ChatsTest, GoIntoAMergedModelWithTheirTemplate) {

@@ -191,6 +191,28 @@ TEST_F(ChatTemplateFolder, HasAFileThatGoesBeforeTheConfig) {
   EXPECT_EQ(load_chat_template("tool_use", folder.path()).render({{"user", "u"}}).text, "t");
 }
 
+TEST_F(ChatTemplateFolder, JoinsTheTemplateForToolsWithTheOther) {
+  const std::vector<std::pair<std::string, std::string>> pairs{
+      {"d", "t"},
+      {"\n  {% for m in messages %}\n{{ m.content }}\n  {% endfor %}  \n", "\n\n {{ tools|tojson }} \n\n"},
+      {"{%- for m in messages -%} {{ m.content }} {%- endfor -%}", "  {%- if tools %} t {% endif -%}  "},
+      {"", "\n"}};
+  for (const auto& [plain, with_tools] : pairs) {
+    write("chat_template.jinja", plain);
+    EXPECT_EQ(load_chat_template(folder.path())->joined_source(), plain);
+    write("additional_chat_templates/tool_use.jinja", with_tools);
+    const ChatTemplate both = *load_chat_template(folder.path());
+    const ChatTemplate joined(both.joined_source().value(), "joined");
+    for (const auto& options : {RenderOptions(), RenderOptions().tools("[{\"name\": \"add\"}]")}) {
+      EXPECT_EQ(joined.render({{"user", "u"}}, options).text, both.render({{"user", "u"}}, options).text) << plain;
+    }
+    std::filesystem::remove_all(folder / "additional_chat_templates");
+  }
+  write("chat_template.jinja", "{% generation %}d{% endgeneration %}");
+  write("additional_chat_templates/tool_use.jinja", "t");
+  EXPECT_EQ(load_chat_template(folder.path())->joined_source(), std::nullopt);
+}
+
 TEST_F(ChatTemplateFolder, HasAListWithNames) {
   write(
       "tokenizer_config.json",

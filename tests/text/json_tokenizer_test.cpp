@@ -175,6 +175,60 @@ TEST(LoadTokenizer, RefusesSpecialTokensOutsideTheVocabulary) {
   EXPECT_THAT(testing::refusal(folder.path()), HasSubstr("config.json: eos_token_id: expected an integer, found '2'"));
 }
 
+// The ids are those of transformers 5.23.
+TEST(LoadTokenizer, FindsTheSpecialTokensThatOtherFilesName) {
+  const std::string text = "A pain, river pain";
+  const auto encoded_with = [&](const std::string& file, const std::string& content) {
+    TemporaryFolder folder;
+    copy_tokenizer_json(folder, "byte_level");
+    write_file(folder / file, content);
+    return load_tokenizer(folder.path())->encode(text, false);
+  };
+  EXPECT_THAT(encoded_with("tokenizer_config.json", "{}"), ElementsAre(32, 339, 11, 349, 81, 339));
+  for (const auto& [file, content] : std::vector<std::pair<std::string, std::string>>{
+           {"tokenizer_config.json", R"({"pad_token": "pain"})"},
+           {"tokenizer_config.json", R"({"mask_token": {"content": "pain", "special": true}})"},
+           {"tokenizer_config.json", R"({"additional_special_tokens": ["<|end|>", "pain"]})"},
+           {"tokenizer_config.json", R"({"extra_special_tokens": ["pain"]})"},
+           {"tokenizer_config.json", R"({"extra_special_tokens": {"image_token": "pain"}})"},
+           {"tokenizer_config.json", R"({"added_tokens_decoder": {"338": {"content": "pain", "special": false}}})"},
+           {"special_tokens_map.json", R"({"additional_special_tokens": ["pain"]})"},
+           {"added_tokens.json", R"({"<|end|>": 361, "pain": 338})"}}) {
+    EXPECT_THAT(encoded_with(file, content), ElementsAre(32, 220, 338, 11, 349, 81, 220, 338)) << content;
+  }
+  EXPECT_THAT(
+      encoded_with("tokenizer_config.json", R"({"pad_token": {"content": "pain", "lstrip": true, "special": true}})"),
+      ElementsAre(32, 338, 11, 349, 81, 338));
+}
+
+TEST(LoadTokenizer, RefusesTokensOfOtherFilesThatTokenizerJsonLacks) {
+  const auto refusal_of = [](const std::string& file, const std::string& content) {
+    TemporaryFolder folder;
+    copy_tokenizer_json(folder, "byte_level");
+    write_file(folder / file, content);
+    return testing::refusal(folder.path());
+  };
+  const char* const config = "tokenizer_config.json";
+  EXPECT_THAT(
+      refusal_of(config, R"({"additional_special_tokens": ["<X>"]})"),
+      HasSubstr("tokenizer_config.json: additional_special_tokens[0]: '<X>' is not in the vocabulary"));
+  EXPECT_THAT(
+      refusal_of(config, R"({"added_tokens_decoder": {"364": {"content": "<X>"}}})"),
+      HasSubstr("'<X>' is not in the vocabulary"));
+  EXPECT_THAT(
+      refusal_of(config, R"({"added_tokens_decoder": {"7": {"content": "<|end|>"}}})"),
+      HasSubstr("'<|end|>' has the id 361 in tokenizer.json, not 7"));
+  EXPECT_THAT(
+      refusal_of(config, R"({"added_tokens_decoder": {"x": {"content": "<|end|>"}}})"),
+      HasSubstr("expected ids for keys, found 'x'"));
+  EXPECT_THAT(
+      refusal_of("added_tokens.json", R"({"<X>": 364})"), HasSubstr("added_tokens.json: <X>: it is not in the"));
+  EXPECT_THAT(refusal_of("added_tokens.json", R"({"cats": 3})"), HasSubstr("'cats' has the id 363"));
+  EXPECT_THAT(
+      refusal_of(config, R"({"additional_special_tokens": [7]})"),
+      HasSubstr("additional_special_tokens[0]: expected an object, found 7"));
+}
+
 TEST(LoadTokenizer, RefusesAConfigurationThatTokenizerJsonContradicts) {
   const auto refusal_of = [](const std::string& name, const std::string& config) {
     TemporaryFolder folder;

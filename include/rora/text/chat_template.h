@@ -65,6 +65,9 @@ class ChatTemplate {
 
   /// The Jinja source and where it comes from: a file, or the name of one of the library's.
   const std::string& source() const;
+  /// One template that writes both chats with tools and chats without: where those have another, each in a branch of
+  /// its own. Nothing where that is not possible, as one of the two marks what is generated and the other does not.
+  std::optional<std::string> joined_source() const;
   const std::string& origin() const;
   /// Whether `generated` is filled in, for chats with or without tools.
   bool marks_generation(bool with_tools = false) const;

@@ -91,8 +91,20 @@ Value raise_exception(Run&, const Arguments& arguments) {
   throw Failure(Failure::Kind::kRaised, bind_arguments("raise_exception", arguments, {"message"}, 1)[0].text());
 }
 
+/// The format without what tells the time zone: Python's `datetime.now()` has none.
+std::string without_zone(const std::string& format) {
+  std::string kept;
+  for (size_t i = 0; i < format.size(); ++i) {
+    const bool is_code = format[i] == '%' && i + 1 < format.size();
+    const std::string part = format.substr(i, is_code ? 2 : 1);
+    kept += part == "%Z" || part == "%z" ? "" : part;
+    i += is_code ? 1 : 0;
+  }
+  return kept;
+}
+
 Value strftime_now(Run& run, const Arguments& arguments) {
-  const std::string format = bind_arguments("strftime_now", arguments, {"format"}, 1)[0].text();
+  const std::string format = without_zone(bind_arguments("strftime_now", arguments, {"format"}, 1)[0].text());
   const std::time_t now = run.now();
   std::tm local{};
   localtime_r(&now, &local);

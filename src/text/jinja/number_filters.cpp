@@ -12,11 +12,24 @@ namespace rora::detail::jinja {
 
 namespace {
 
-/// Python's `int(text)`; nothing where it is none.
+/// Whether the text begins with the prefix that Python's numbers of that base may have: 0x, 0o or 0b.
+bool has_prefix(std::string_view text, int base) {
+  const char letter = base == 16 ? 'x' : base == 8 ? 'o' : base == 2 ? 'b' : '\0';
+  return letter != '\0' && text.size() > 2 && text[0] == '0' && (text[1] | 0x20) == letter;
+}
+
+/// Python's `int(text, base)`; nothing where it is none.
 std::optional<int64_t> read_integer(std::string_view text, int base) {
   std::string digits = strip(text, nullptr, true, true);
   if (digits.starts_with('+') && !digits.starts_with("+-")) {
     digits.erase(0, 1);
+  }
+  const size_t sign = digits.starts_with('-') ? 1 : 0;
+  if (has_prefix(std::string_view(digits).substr(sign), base)) {
+    digits.erase(sign, 2);
+    if (digits[sign] == '-') {
+      return std::nullopt;
+    }
   }
   int64_t value = 0;
   const auto end = std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
