@@ -22,6 +22,10 @@ namespace {
 using detail::NamedProjection;
 
 std::vector<NamedProjection> projections(const torch::nn::Module& model) {
+  TORCH_CHECK_VALUE(
+      model.as<ProjectionImpl>() == nullptr,
+      "adapters are looked for in the modules below a model, and this one is a projection itself: it has functions of "
+      "its own to attach, merge and detach");
   std::vector<NamedProjection> found;
   for (const auto& item : model.named_modules("", /*include_self=*/false)) {
     if (auto projection = std::dynamic_pointer_cast<ProjectionImpl>(item.value())) {

@@ -3,6 +3,7 @@
 
 #include <rora/adapters/attach.h>
 #include <rora/core/low_rank_adapter.h>
+#include <rora/core/rora_linear.h>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -43,6 +44,14 @@ LowRankAdapter& adapter_at(CausalLM model, const std::string& module) {
 TEST(AttachAdapters, TargetsAllProjectionsUnlessToldOtherwise) {
   auto model = tiny_llama();
   EXPECT_THAT(attach_adapters(*model, AdapterOptions()), SizeIs(14));
+}
+
+TEST(AttachAdapters, SaysThatAProjectionIsNoModelOfProjections) {
+  RoRALinear layer(8, 8);
+  EXPECT_THROW(attach_adapters(*layer, AdapterOptions()), c10::ValueError);
+  EXPECT_THROW(merge_adapters(*layer), c10::ValueError);
+  EXPECT_THROW(activate_adapters(*layer, kDefaultAdapter), c10::ValueError);
+  EXPECT_FALSE(layer->merged());
 }
 
 TEST(AttachAdapters, MatchesWholeNamesAndSuffixesAfterADot) {

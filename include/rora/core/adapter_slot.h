@@ -41,7 +41,8 @@ class AdapterSlot {
     adapters_[name] = std::move(adapter);
   }
 
-  /// Makes the adapter of that name the active one; the empty name makes none active. Throws for an unknown name.
+  /// Makes the adapter of that name the active one; the empty name makes none active. A backward pass that is still to
+  /// come of what the one before has computed gives that one no gradients any more. Throws for an unknown name.
   void activate(const std::string& name) {
     if (!name.empty()) {
       require(name);

@@ -6,6 +6,7 @@
 #include <rora/core/projection.h>
 #include <rora/core/rora_linear_options.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -106,8 +107,10 @@ class LowRankAdapter : public Adapter {
   /// A, or R·A.
   at::Tensor read_factor() const;
 
-  /// ‖W + s·B·A‖ by row. It changes only when A, B or W does, which their versions tell. Threads may share an adapter
-  /// that nobody changes, as they may any module.
+  /// ‖W + s·B·A‖ by row. It is kept outside of training until A, B or W may have changed: by their versions, and behind
+  /// each pass that records gradients and each backward pass, as an optimiser may write without raising those
+  /// (`torch::optim::SGD` does). A write through `.data()` at another time goes unseen, as it does by autograd. Threads
+  /// may share an adapter that nobody changes, as they may any module.
   at::Tensor norm(const ProjectionImpl& projection) const;
 
   /// What `train_nested` said.
@@ -127,6 +130,8 @@ class LowRankAdapter : public Adapter {
   mutable TensorVersion a_version_;
   mutable TensorVersion b_version_;
   mutable TensorVersion r_version_;
+  mutable uint64_t passes_ = 0; ///< that there were when the norm was formed
+  std::shared_ptr<std::atomic<uint64_t>> backward_passes_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 } // namespace rora

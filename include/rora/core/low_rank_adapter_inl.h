@@ -127,6 +127,7 @@ RORA_INLINE bool LowRankAdapter::low_rank_term(const ProjectionImpl& projection,
   if (options.dora()) {
     term.magnitude = lora_magnitude_vector;
     term.norm = norm(projection);
+    term.backward_passes = backward_passes_;
   }
   return true;
 }
@@ -143,7 +144,8 @@ RORA_INLINE at::Tensor LowRankAdapter::merged_weight(const ProjectionImpl& proje
   if (options.dora()) {
     ops::LowRankTerm term;
     term.magnitude = lora_magnitude_vector;
-    term.norm = norm(projection);
+    term.norm =
+        ops::dora_norm(projection.base(), ops::row_norm_squared(projection.base()), read_factor(), lora_B, scale_);
     merged.mul_(term.direction_scale().unsqueeze(1));
   }
   return merged.to(base.scalar_type());
@@ -216,8 +218,10 @@ RORA_INLINE void LowRankAdapter::set_gradient_buffer(
 }
 
 RORA_INLINE std::shared_ptr<Adapter> LowRankAdapter::empty_copy() const {
-  return std::shared_ptr<Adapter>(
+  const std::shared_ptr<LowRankAdapter> copy(
       new LowRankAdapter(options, lora_A.size(1), lora_B.size(0), lora_A.options().requires_grad(false)));
+  copy->nested_ = nested_;
+  return copy;
 }
 
 RORA_INLINE void LowRankAdapter::pretty_print(std::ostream& stream) const {
@@ -234,26 +238,36 @@ RORA_INLINE void LowRankAdapter::load(torch::serialize::InputArchive& archive) {
 
 RORA_INLINE at::Tensor LowRankAdapter::norm(const ProjectionImpl& projection) const {
   const auto version_of = [](const at::Tensor& tensor) {
-    return TensorVersion{tensor.const_data_ptr(), static_cast<int64_t>(tensor._version())};
+    const int64_t version = tensor.is_inference() ? 0 : static_cast<int64_t>(tensor._version());
+    return TensorVersion{tensor.const_data_ptr(), version};
   };
   const WeightVersion weight_version{
       projection.base_version(), projection.weight.defined() ? version_of(projection.weight) : TensorVersion{}};
   const TensorVersion a_version = version_of(lora_A), b_version = version_of(lora_B);
   const TensorVersion r_version = options.core() ? version_of(lora_R) : TensorVersion{};
+  const uint64_t passes = *backward_passes_;
+  const bool trains = lora_A.requires_grad() || lora_B.requires_grad() || (options.core() && lora_R.requires_grad());
+  const bool trains_weight = projection.weight.defined() && projection.weight.requires_grad();
+  const bool records = at::GradMode::is_enabled() && (trains || trains_weight);
+  const at::NoGradGuard no_grad;
   const std::lock_guard<std::mutex> lock(norm_mutex_);
-  if (!weight_norm_squared_.defined() || weight_version != weight_version_) {
+  const bool may_have_changed = records || passes != passes_;
+  if (!weight_norm_squared_.defined() || weight_version != weight_version_ || (may_have_changed && trains_weight)) {
     weight_norm_squared_ = ops::row_norm_squared(projection.base());
     weight_version_ = weight_version;
     norm_ = at::Tensor();
   }
-  if (!norm_.defined() || a_version != a_version_ || b_version != b_version_ || r_version != r_version_) {
-    at::NoGradGuard no_grad;
-    norm_ = ops::dora_norm(projection.base(), weight_norm_squared_, read_factor(), lora_B, scale_);
-    a_version_ = a_version;
-    b_version_ = b_version;
-    r_version_ = r_version;
+  if (norm_.defined() && !may_have_changed && a_version == a_version_ && b_version == b_version_ &&
+      r_version == r_version_) {
+    return norm_;
   }
-  return norm_;
+  const at::Tensor formed = ops::dora_norm(projection.base(), weight_norm_squared_, read_factor(), lora_B, scale_);
+  norm_ = records || is_training() ? at::Tensor() : formed;
+  a_version_ = a_version;
+  b_version_ = b_version;
+  r_version_ = r_version;
+  passes_ = passes;
+  return formed;
 }
 
 } // namespace rora

@@ -4,6 +4,7 @@
 #include <rora/core/low_rank_gradients.h>
 #include <rora/core/low_rank_linear.h>
 #include <rora/core/operation.h>
+#include <rora/core/values_of_weight.h>
 
 #include <ATen/ATen.h>
 #include <ATen/core/ivalue.h>
@@ -118,14 +119,25 @@ struct LowRankNode : torch::CustomClassHolder {
       std::vector<LowRankTerm> all, const LowRankForm& form, std::vector<int64_t> sizes,
       c10::intrusive_ptr<GradientRows> rows)
       : terms(std::move(all)), form(form), sizes(std::move(sizes)), rows(std::move(rows)) {
-    for (LowRankTerm& term : terms) { // autograd keeps those itself, with their versions, and gives them back
-      for (at::Tensor* parameter : parameters_of(term)) {
+    for (LowRankTerm& term : terms) {
+      values.emplace_back(*term.weight);
+      for (at::Tensor* parameter : parameters_of(term)) { // autograd keeps those itself, and gives them back
         parameter->reset();
       }
     }
   }
 
+  /// The terms with the weights that the forward pass has read.
+  std::vector<LowRankTerm> terms_of_forward() const {
+    std::vector<LowRankTerm> all = terms;
+    for (size_t i = 0; i < all.size(); ++i) {
+      all[i].weight = values[i].of_forward(all[i].weight);
+    }
+    return all;
+  }
+
   std::vector<LowRankTerm> terms; ///< without their parameters
+  std::vector<ValuesOfWeight> values;
   LowRankForm form;
   std::vector<int64_t> sizes; ///< x's
   c10::intrusive_ptr<GradientRows> rows; ///< for the outputs' gradients; may be null
@@ -189,7 +201,7 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
       const at::Tensor y = low_rank_forward(own[i], rows, kept);
       auto shape = x.sizes().vec();
       shape.back() = y.size(1);
-      outputs.push_back(y.view(shape));
+      outputs.push_back(at::_unsafe_view(y, shape)); // as a view it could not be written to in place
       keep_what_is_read(terms[i], outputs.back(), kept);
       if (reads_x(terms[i])) {
         saved.x = x;
@@ -207,7 +219,12 @@ class LowRankLinearFunction : public torch::autograd::Function<LowRankLinearFunc
     refuse_second_derivative("rora::low_rank_linear");
     const auto node = c10::static_intrusive_pointer_cast<LowRankNode>(ctx->saved_data["node"].toCapsule());
     const LowRankForm& form = node->form;
-    std::vector<LowRankTerm> terms = node->terms;
+    std::vector<LowRankTerm> terms = node->terms_of_forward();
+    for (const LowRankTerm& term : terms) {
+      if (term.backward_passes != nullptr) {
+        ++*term.backward_passes;
+      }
+    }
     SavedNode saved = SavedNode::restore(ctx, terms.size());
     const at::Tensor x = saved.x.defined() ? saved.x.reshape({-1, saved.x.size(-1)}) : at::Tensor();
     InputGradient input(ctx->needs_input_grad(0));

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 
 namespace rora::ops {
@@ -30,6 +32,8 @@ struct LowRankTerm {
   DoraDropout dora_dropout = DoraDropout::kInput;
   std::shared_ptr<GradientBuffer> a_gradient; ///< where A's gradient may be written; null: nowhere
   std::shared_ptr<GradientBuffer> b_gradient; ///< the same of B
+  /// Counts backward passes, behind each of which an optimiser may change A and B; null: nobody asks.
+  std::shared_ptr<std::atomic<uint64_t>> backward_passes;
 
   bool low_rank() const {
     return a.defined();

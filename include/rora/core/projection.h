@@ -30,10 +30,11 @@ namespace rora {
 ///   in another layout beside it is copied without that layout.
 /// - `to(dtype)` brings a dense weight and the bias to that dtype and leaves adapters in fp32 (fp64 for fp64).
 /// - `torch::save` writes W as it was loaded and the adapters' tensors. It throws while an adapter is merged, as
-///   `torch::load` does, for which the module must have the same adapters attached.
+///   `torch::load` does, for which the module must have the same adapters attached; where it throws, also for tensors
+///   of other sizes, the module is as it was.
 /// - `merge()` writes the active adapter into `weight`, and `unmerge()` puts the base back, bit for bit.
-/// - A `weight` of the same sizes that is assigned anew is the base from then on, and a parameter in the old one's
-///   place.
+/// - A `weight` of the same sizes that is assigned anew is the base from then on. `parameters()` has it in the old
+///   one's place once the module has been used, by `forward` or `base()`.
 class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
  public:
   /// A weight of the given sizes, uninitialised: to be loaded or `torch::nn::init`-ed.
@@ -78,8 +79,9 @@ class ProjectionImpl : public torch::nn::Cloneable<ProjectionImpl> {
   /// How often W was stored another way: what follows from W's values alone is made anew when this changes.
   uint64_t base_version() const;
 
-  /// Puts `adapter` into the slot under `name` and makes it the active one. Throws for a name in use, and for one that
-  /// is no module's or the weight's.
+  /// Puts `adapter` into the slot under `name` and makes it the active one, in training mode or not as the projection
+  /// is. Throws for a name in use, for one that is no module's or the weight's, and for factors of other sizes than
+  /// W's.
   void attach(const std::string& name, std::shared_ptr<Adapter> adapter);
 
   /// Takes the adapter of that name out of the slot; none is active afterwards if it was. Throws for an unknown name.

@@ -2,6 +2,7 @@
 
 #include <rora/core/low_rank_linear.h>
 #include <rora/core/projection.h>
+#include <rora/core/tensors_before.h>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -147,9 +148,28 @@ RORA_INLINE void ProjectionImpl::attach(const std::string& name, std::shared_ptr
   check_not_merged("attaching another");
   TORCH_CHECK_VALUE(
       name != "weight" && name != "bias", "an adapter cannot be named '", name, "' as the projection's own");
+  const std::string before = active_name();
   slot_.add(name, adapter);
-  register_module(name, std::move(adapter));
-  set_active(name);
+  for (const LowRankPair& pair : adapter->pairs()) {
+    if (pair.a.size(1) != in_features() || pair.b.size(0) != out_features()) {
+      slot_.remove(name);
+      C10_THROW_ERROR(
+          ValueError,
+          c10::str(
+              "an adapter for [", pair.b.size(0), ", ", pair.a.size(1), "] is none for [", out_features(), ", ",
+              in_features(), "]"));
+    }
+  }
+  register_module(name, adapter);
+  try {
+    adapter->train(is_training());
+    set_active(name);
+  } catch (...) {
+    slot_.remove(name);
+    unregister_module(name);
+    set_active(before);
+    throw;
+  }
 }
 
 RORA_INLINE std::shared_ptr<Adapter> ProjectionImpl::detach(const std::string& name) {
@@ -266,7 +286,16 @@ RORA_INLINE void ProjectionImpl::load(torch::serialize::InputArchive& archive) {
   check_not_merged("loading the projection");
   current_base();
   put_back();
-  torch::nn::Module::load(archive);
+  detail::TensorsBefore before(*this);
+  try {
+    torch::nn::Module::load(archive);
+    before.check_sizes();
+  } catch (...) {
+    before.put_back();
+    ++base_version_;
+    use_rewritten_weight();
+    throw;
+  }
   ++base_version_;
   use_rewritten_weight();
 }

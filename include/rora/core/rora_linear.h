@@ -18,8 +18,8 @@ namespace rora {
 ///   y = W·x + (α/√r)·B·A·x + bias,  x `[..., in]`, W `[out, in]`, A `[r, in]`, B `[out, r]`
 ///
 /// B begins at zero, so that the layer begins as its frozen base. `parameters()` holds W too, which does not require
-/// gradients; `adapter_parameters()` holds what is trained. Rank 0 is the frozen layer. What `clone`, `to`,
-/// `torch::save` and `merge` do, `Projection` says.
+/// gradients; `adapter_parameters()` holds what is trained. Rank 0 is the frozen layer. y has x's dtype, also under
+/// autocast. What `clone`, `to`, `torch::save` and `merge` do, `Projection` says.
 class RoRALinearImpl : public ProjectionImpl {
  public:
   static constexpr const char* kAdapterName = "default";
@@ -28,7 +28,9 @@ class RoRALinearImpl : public ProjectionImpl {
   explicit RoRALinearImpl(const RoRALinearOptions& options);
   RoRALinearImpl(int64_t in_features, int64_t out_features);
 
-  /// Adapts `linear`: its weight and bias themselves become this layer's, and are frozen there too.
+  /// Adapts `linear`: its weight and bias themselves become this layer's, and are frozen there too. What `merge` and a
+  /// start that rewrites the base write into the weight, `linear` then computes with as well; it is to have one such
+  /// layer.
   RoRALinearImpl(const torch::nn::Linear& linear, const LowRankOptions& low_rank);
 
   /// W and bias anew, then the adapter.
