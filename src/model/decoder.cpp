@@ -25,7 +25,15 @@ at::Tensor default_positions(const ModelInput& input, int64_t cached) {
 }
 
 void check_input(const ModelInput& input, int64_t cached) {
-  TORCH_CHECK_VALUE(input.input_ids.dim() == 2, "input_ids is [batch, seq], not ", input.input_ids.sizes());
+  TORCH_CHECK_VALUE(
+      input.input_ids.dim() == 2 && input.input_ids.numel() > 0, "input_ids is [batch, seq], neither of them 0, not ",
+      input.input_ids.sizes());
+  if (input.position_ids.defined()) {
+    TORCH_CHECK_VALUE(
+        input.position_ids.dim() == 2 && input.position_ids.size(1) == input.input_ids.size(1) &&
+            (input.position_ids.size(0) == input.input_ids.size(0) || input.position_ids.size(0) == 1),
+        "position_ids for input_ids ", input.input_ids.sizes(), " is not ", input.position_ids.sizes());
+  }
   if (input.attention_mask.defined()) {
     TORCH_CHECK_VALUE(
         input.attention_mask.dim() == 2 && input.attention_mask.size(0) == input.input_ids.size(0) &&

@@ -229,6 +229,17 @@ at::Tensor positions_in_sequence(const at::Tensor& sequence) {
 
 at::Tensor attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequence& sequence, const Window& asked) {
+  TORCH_CHECK_VALUE(
+      q.dim() == 4 && k.dim() == 4 && v.sizes() == k.sizes() && q.size(0) == k.size(0) && q.size(3) == k.size(3) &&
+          k.size(1) > 0 && q.size(1) % k.size(1) == 0 && q.size(2) <= k.size(2),
+      "attention takes q [batch, heads, queries, head_dim] and k and v [batch, kv_heads, keys, head_dim], kv_heads a "
+      "divisor of heads and no more queries than keys, not ",
+      q.sizes(), ", ", k.sizes(), " and ", v.sizes());
+  if (sequence && sequence->defined()) {
+    TORCH_CHECK_VALUE(
+        sequence->dim() == 2 && sequence->size(0) == k.size(0) && sequence->size(1) == k.size(2), "the sequences of k ",
+        k.sizes(), " are [batch, keys], not ", sequence->sizes());
+  }
   const Window window = asked.size < k.size(2) - asked.prefix ? asked : Window(); // it hides keys
   const bool sees_all = (!sequence || !sequence->defined()) && window.size == 0;
   // A GPU's kernels for attention end in "misaligned address" where they are given rows that lie otherwise.

@@ -269,13 +269,25 @@ variable_list detail::add_rms_norm_gradients(
   return found;
 }
 
+void detail::check_rms_norm(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added) {
+  TORCH_CHECK_VALUE(
+      x.dim() >= 1 && x.is_floating_point() && weight.sizes() == x.sizes().slice(x.dim() - 1),
+      "a norm takes x [..., size] of floating point and a weight [size], not ", x.sizes(), " in ", x.scalar_type(),
+      " and ", weight.sizes());
+  TORCH_CHECK_VALUE(
+      !added || added->sizes() == x.sizes(), "what a norm adds to x ", x.sizes(), " has its sizes, not ",
+      added->sizes());
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  detail::check_rms_norm(x, weight);
   return RMSNormFunction::apply(x, weight, eps);
 }
 
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const GradientPlace& place) {
   const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
+  detail::check_rms_norm(x, weight, given);
   const variable_list outputs = AddRMSNormFunction::apply(x, weight, given, eps, place);
   return {outputs[0], outputs[1]};
 }

@@ -8,6 +8,10 @@
 
 namespace rora::ops::detail {
 
+/// Throws `c10::ValueError` for sizes that do not go together.
+void check_rms_norm(
+    const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& added = std::nullopt);
+
 /// (sum, y, rstd) by the device's operators; without `added`, the sum is undefined.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rms_norm_of_sum(
     const at::Tensor& x, const std::optional<at::Tensor>& added, const at::Tensor& weight, double eps);

@@ -55,6 +55,7 @@ NormedAndShrunk add_rms_norm_shrink(
     const at::Tensor& x, const at::Tensor& added, const at::Tensor& weight, double eps, const at::Tensor& a,
     double scale, const GradientPlace& place) {
   const auto given = added.defined() ? std::optional<at::Tensor>(added) : std::nullopt;
+  detail::check_rms_norm(x, weight, given);
   variable_list outputs = RMSNormShrinkFunction::apply(x, weight, given, eps, a.detach(), scale, place);
   return {std::move(outputs[0]), std::move(outputs[1]), std::move(outputs[2])};
 }

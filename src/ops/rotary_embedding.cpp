@@ -130,6 +130,15 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 
 at::Tensor rotary_embedding(
     const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, const GradientPlace& place) {
+  TORCH_CHECK_VALUE(
+      x.dim() == 4 && x.size(3) % 2 == 0, "rotary positions turn x [batch, heads, seq, head_dim], head_dim even, not ",
+      x.sizes());
+  for (const at::Tensor* table : {&cos, &sin}) {
+    TORCH_CHECK_VALUE(
+        table->dim() == 3 && (table->size(0) == 1 || table->size(0) == x.size(0)) && table->size(1) == x.size(2) &&
+            table->size(2) == x.size(3) && table->size(0) == cos.size(0),
+        "cos and sin for ", x.sizes(), " are [batch or 1, seq, head_dim], not ", cos.sizes(), " and ", sin.sizes());
+  }
   return RotaryEmbeddingFunction::apply(x, cos, sin, place);
 }
 

@@ -138,6 +138,7 @@ TORCH_LIBRARY_IMPL(rora, CompositeImplicitAutograd, m) {
 } // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const c10::intrusive_ptr<GradientRows>& gradient_rows) {
+  TORCH_CHECK_VALUE(gate.sizes() == up.sizes(), "gate and up have one size, not ", gate.sizes(), " and ", up.sizes());
   return SwiGLUFunction::apply(gate, up, gradient_rows);
 }
 

@@ -50,6 +50,10 @@ at::Tensor by_runs(
   const int64_t* begin = places.const_data_ptr<int64_t>();
   std::vector<at::Tensor> runs;
   for (int64_t run = 0; run + 1 < places.numel(); ++run) {
+    TORCH_CHECK_VALUE(
+        (run > 0 || begin[0] == 0) && begin[run] <= begin[run + 1] && begin[run + 1] <= q.size(0),
+        "the boundaries of runs rise from 0 to the number of tokens, ", q.size(0), ", and do not hold ", begin[run],
+        " before ", begin[run + 1]);
     const auto heads = [&](const at::Tensor& x) {
       return x.slice(0, begin[run], begin[run + 1]).transpose(0, 1).unsqueeze(0);
     };
@@ -108,6 +112,13 @@ Sequences read_sequences(const at::Tensor& mask, at::Device device) {
 
 at::Tensor varlen_attention(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, int64_t longest) {
+  TORCH_CHECK_VALUE(
+      q.dim() == 3 && k.dim() == 3 && v.sizes() == k.sizes() && q.size(0) == k.size(0) && q.size(2) == k.size(2) &&
+          k.size(1) > 0 && q.size(1) % k.size(1) == 0 && boundaries.dim() == 1 && boundaries.scalar_type() == at::kInt,
+      "attention within runs takes q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], kv_heads a "
+      "divisor "
+      "of heads, and int32 boundaries [runs + 1], not ",
+      q.sizes(), ", ", k.sizes(), ", ", v.sizes(), " and ", boundaries.sizes(), " in ", boundaries.scalar_type());
   if (q.is_meta()) {
     return at::empty_like(q);
   }

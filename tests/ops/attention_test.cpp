@@ -129,6 +129,34 @@ Expected read_by_definition(const at::Tensor& mask) {
   return expected;
 }
 
+TEST(Attention, RefusesSizesThatDoNotGoTogether) {
+  const auto x = [](at::IntArrayRef sizes) { return at::randn(sizes); };
+  const auto refuses = [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    EXPECT_THROW(attention(q, k, v), c10::ValueError) << q.sizes() << k.sizes() << v.sizes();
+  };
+  const at::Tensor q = x({2, 4, 6, 8}), k = x({2, 2, 6, 8});
+  refuses(q, x({2, 3, 6, 8}), x({2, 3, 6, 8}));
+  refuses(q, x({2, 2, 6, 4}), x({2, 2, 6, 4}));
+  refuses(q, k, x({2, 2, 1, 8}));
+  refuses(q, x({1, 2, 6, 8}), x({1, 2, 6, 8}));
+  refuses(q, x({2, 2, 5, 8}), x({2, 2, 5, 8}));
+  refuses(q[0], k[0], k[0]);
+  for (const at::IntArrayRef sizes : std::vector<std::vector<int64_t>>{{2, 5}, {1, 6}, {6}}) {
+    EXPECT_THROW(attention(q, k, k, at::ones(sizes, at::kLong)), c10::ValueError) << sizes;
+  }
+}
+
+TEST(VarlenAttention, RefusesSizesAndBoundariesThatDoNotGoTogether) {
+  const at::Tensor q = at::randn({5, 4, 8}), k = at::randn({5, 2, 8});
+  const auto runs = [](const std::vector<int32_t>& begins) { return at::tensor(begins, at::kInt); };
+  EXPECT_NO_THROW(varlen_attention(q, k, k, runs({0, 2, 5}), 3));
+  for (const std::vector<int32_t>& begins : {std::vector<int32_t>{0, 2, 9}, {0, 4, 2, 5}, {1, 5}, {-1, 5}}) {
+    EXPECT_THROW(varlen_attention(q, k, k, runs(begins), 5), c10::ValueError);
+  }
+  EXPECT_THROW(varlen_attention(q, k, k, at::zeros({2}, at::kLong), 5), c10::ValueError);
+  EXPECT_THROW(varlen_attention(q, at::randn({4, 2, 8}), at::randn({4, 2, 8}), runs({0, 5}), 5), c10::ValueError);
+}
+
 TEST(FindSequences, ReadsBoundariesAsTheyAreDefined) {
   at::manual_seed(9);
   int whole = 0, torn = 0;

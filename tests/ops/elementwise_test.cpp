@@ -103,6 +103,22 @@ TEST(RotaryEmbedding, PassesGradcheckInDouble) {
   EXPECT_LT(gradient_error(function, {random({2, 2, 3, 4})}), 1e-7);
 }
 
+TEST(ElementwiseOps, RefuseSizesThatDoNotGoTogether) {
+  const auto x = [](at::IntArrayRef sizes) { return at::randn(sizes); };
+  EXPECT_THROW(rms_norm(x({3, 8}), x({1}), 1e-5), c10::ValueError);
+  EXPECT_THROW(rms_norm(x({3, 8}), x({4}), 1e-5), c10::ValueError);
+  EXPECT_THROW(rms_norm(x({}), x({1}), 1e-5), c10::ValueError);
+  EXPECT_THROW(rms_norm(at::ones({3, 8}, at::kLong), x({8}), 1e-5), c10::ValueError);
+  EXPECT_THROW(add_rms_norm(x({3, 8}), x({1, 8}), x({8}), 1e-5), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({1, 2, 5, 6}), x({1, 4, 6}), x({1, 4, 6})), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({1, 2, 5, 6}), x({1, 5, 4}), x({1, 5, 4})), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({3, 2, 5, 6}), x({2, 5, 6}), x({2, 5, 6})), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({3, 2, 5, 6}), x({3, 5, 6}), x({1, 5, 6})), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({2, 5, 6}), x({1, 5, 6}), x({1, 5, 6})), c10::ValueError);
+  EXPECT_THROW(rotary_embedding(x({1, 2, 5, 3}), x({1, 5, 3}), x({1, 5, 3})), c10::ValueError);
+  EXPECT_THROW(swiglu(x({3, 8}), x({1, 8})), c10::ValueError);
+}
+
 TEST(SwiGLU, PassesGradcheckInDouble) {
   const auto function = [](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
     return {swiglu(in[0], in[1])};

@@ -23,7 +23,7 @@ struct ModelInput {
   /// sequence. A token sees the earlier tokens of its own sequence. Undefined: every row is one sequence. For a model
   /// on a GPU it should stay on the CPU, where it is read: a mask on the GPU has to be waited for.
   at::Tensor attention_mask{};
-  /// `[batch, seq]`; where undefined, each sequence counts its own tokens from 0.
+  /// `[batch or 1, seq]`; where undefined, each sequence counts its own tokens from 0.
   at::Tensor position_ids{};
   /// `[batch, seq, hidden]`: what enters the first layer instead of the embeddings of `input_ids`, if defined.
   at::Tensor inputs_embeds{};
