@@ -224,6 +224,7 @@ struct Trainer::State {
         break;
       }
       if (!progress.validation_due) {
+        model->train(); // a callback may have left it in evaluation mode
         const StepMetrics metrics = take_step();
         if (on_step) {
           on_step(metrics);
@@ -398,6 +399,7 @@ TrainingResult Trainer::train() {
   state.check_workers();
   state.model->train();
   TrainingResult result = state.take_steps();
+  state.stop_requested = false; // a further `train` goes on
   state.model->eval();
   if (!result.interrupted && state.progress.best_values.defined()) {
     at::NoGradGuard no_grad;

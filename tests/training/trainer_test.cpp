@@ -201,6 +201,41 @@ TEST(Trainer, ALossThatIsNotFiniteHarmsNoParameterAndSavesNothing) {
   EXPECT_FALSE(std::filesystem::exists(folder / "checkpoint-3"));
 }
 
+TEST(Trainer, GoesOnAfterAStopAsIfThereHadBeenNone) {
+  const auto trained = [](bool stops) {
+    auto model = adapted(0.2);
+    Trainer trainer(model, counting(24), options());
+    trainer.set_callback([&](const StepMetrics& metrics) {
+      if (stops && metrics.step == 2) {
+        trainer.request_stop();
+      }
+    });
+    EXPECT_EQ(trainer.train().interrupted, stops);
+    if (stops) {
+      EXPECT_EQ(trainer.step(), 2);
+      EXPECT_FALSE(trainer.train().interrupted);
+    }
+    EXPECT_EQ(trainer.step(), 6);
+    return flat(model);
+  };
+  EXPECT_TRUE(at::equal(trained(true), trained(false)));
+}
+
+TEST(Trainer, TrainsWithDropoutWhateverModeACallbackLeavesTheModelIn) {
+  const auto trained = [](bool evaluates) {
+    auto model = adapted(0.2);
+    Trainer trainer(model, counting(24), options());
+    trainer.set_callback([&](const StepMetrics&) {
+      if (evaluates) {
+        model->eval();
+      }
+    });
+    trainer.train();
+    return flat(model);
+  };
+  EXPECT_TRUE(at::equal(trained(true), trained(false)));
+}
+
 TEST(Trainer, RefusesWhatItCannotTrainOn) {
   EXPECT_THROW(Trainer(adapted(), {}, options()), c10::ValueError);
   EXPECT_THROW(Trainer(tiny_llama(), counting(4), options()), c10::ValueError) << "nothing requires gradients";

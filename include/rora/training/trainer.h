@@ -115,7 +115,7 @@ class Trainer {
   TrainingResult train();
 
   /// Ends `train` after the present step, with a checkpoint; a validation is left off, to be made when resumed. May be
-  /// called from a signal handler.
+  /// called from a signal handler. The next `train` goes on from there.
   void request_stop() noexcept;
 
  private:
