@@ -130,6 +130,27 @@ void require_writable(const std::filesystem::path& file) {
   }
 }
 
+/// Throws `FileError` for a file that is read: the records, and those of the model and the adapter.
+void require_no_input(const std::filesystem::path& file, const Arguments& arguments) {
+  namespace fs = std::filesystem;
+  if (!fs::exists(file)) {
+    return;
+  }
+  std::vector<fs::path> inputs{arguments.data};
+  for (const std::string& folder : {arguments.model.model, arguments.model.adapter.value_or("")}) {
+    std::error_code ignored; // reading it will say what is wrong
+    for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+      inputs.push_back(entry.path());
+    }
+  }
+  for (const fs::path& input : inputs) {
+    std::error_code ignored;
+    if (fs::equivalent(file, input, ignored)) {
+      throw FileError(file, "is read by this command: --predictions would be written in its place");
+    }
+  }
+}
+
 int evaluate(const Arguments& arguments) {
   if (arguments.merge && !arguments.model.adapter) {
     throw UsageError("--merge needs --adapter");
@@ -143,6 +164,7 @@ int evaluate(const Arguments& arguments) {
   }
   if (arguments.predictions) {
     require_writable(*arguments.predictions);
+    require_no_input(*arguments.predictions, arguments);
   }
   std::vector<Record> records = read_records(arguments.data, arguments.prompts.column_names());
   keep_first(records, arguments.limit);

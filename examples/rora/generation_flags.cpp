@@ -1,6 +1,7 @@
 #include "generation_flags.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <string_view>
 #include <utility>
@@ -36,6 +37,14 @@ GenerationOptions GenerationFlags::options(const ModelFlags& model, const Tokeni
   }
   if (top_p <= 0.0 || top_p > 1.0) {
     throw UsageError("--top-p must be above 0 and at most 1");
+  }
+  if (const std::vector<std::string> left_out = fields_not_followed(model.model); !left_out.empty()) {
+    std::string names;
+    for (const std::string& each : left_out) {
+      names += (names.empty() ? "" : ", ") + each;
+    }
+    std::cerr << (std::filesystem::path(model.model) / "generation_config.json").string() << ": " << names
+              << (left_out.size() == 1 ? " is not followed" : " are not followed") << std::endl;
   }
   std::vector<int64_t> stops = read_stop_token_ids(model.model);
   if (tokenizer.eos_id && std::find(stops.begin(), stops.end(), *tokenizer.eos_id) == stops.end()) {

@@ -48,7 +48,8 @@ std::string list(const std::set<std::string>& names) {
   C10_THROW_ERROR(
       ValueError,
       "target module " + quote(target) + " matches nothing; the model has " +
-          (kinds.empty() ? "no projections" : list(kinds)));
+          (kinds.empty() ? "no projections" : list(kinds)) +
+          (last_part(target) == "lm_head" ? "; a head that is tied to the embedding takes no adapter of its own" : ""));
 }
 
 /// Whether a selection means each of the names, compiled once.

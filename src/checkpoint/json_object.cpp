@@ -91,6 +91,10 @@ bool JsonObject::is_string(const std::string& field) const {
   return has(field) && value_->json.at(field).is_string();
 }
 
+bool JsonObject::is_number(const std::string& field) const {
+  return has(field) && value_->json.at(field).is_number();
+}
+
 bool JsonObject::is_object(const std::string& field) const {
   return has(field) && value_->json.at(field).is_object();
 }

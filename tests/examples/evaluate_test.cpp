@@ -11,6 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 
 namespace rora {
@@ -137,6 +138,26 @@ TEST_F(EvaluateTest, WritesPredictions) {
     EXPECT_EQ(prediction["gold"], "true");
   }
   EXPECT_EQ(count, 3u);
+}
+
+TEST_F(EvaluateTest, WritesPredictionsOverNothingThatItReads) {
+  const std::vector<std::string> generation{"--data", path("questions.jsonl"), "--task", "generation"};
+  std::filesystem::create_hard_link(path("questions.jsonl"), path("another_name.jsonl"));
+  for (const char* file : {"questions.jsonl", "another_name.jsonl", "model/config.json", "model/model.safetensors"}) {
+    std::vector<std::string> arguments = generation;
+    arguments.insert(arguments.end(), {"--predictions", path(file)});
+    const auto size = std::filesystem::file_size(path(file));
+    expect_error(run("evaluate", arguments), 1, std::string(file) + ": is read by this command");
+    EXPECT_EQ(std::filesystem::file_size(path(file)), size);
+  }
+}
+
+TEST_F(EvaluateTest, SaysWhatOfTheGenerationConfigIsNotFollowed) {
+  write("model/generation_config.json", R"({"repetition_penalty": 1.1, "stop_strings": ["a"]})");
+  const Outcome outcome = run("generate", {"--prompt", "a", "--max-new-tokens", "1"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(
+      outcome.err, path("model/generation_config.json") + ": repetition_penalty, stop_strings are not followed\n");
 }
 
 TEST_F(EvaluateTest, RefusesWhatItCannotScore) {

@@ -6,6 +6,7 @@
 #include <rora/model/pretrained.h>
 #include <rora/model/generation.h>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -232,8 +233,26 @@ TEST(StopTokens, AreThoseOfTheGenerationConfigElseOfTheConfig) {
   EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{3});
   write_file(folder / "generation_config.json", R"({"eos_token_id": [7, 8]})");
   EXPECT_EQ(read_stop_token_ids(folder.path()), (Ids{7, 8}));
+  write_file(folder / "generation_config.json", R"({"eos_token_id": [-1, 8]})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{8});
   write_file(folder / "generation_config.json", R"({"eos_token_id": "</s>"})");
   EXPECT_THROW(read_stop_token_ids(folder.path()), FormatError);
+}
+
+TEST(FieldsNotFollowed, AreThoseThatAskForSomething) {
+  const testing::TemporaryFolder folder;
+  EXPECT_TRUE(fields_not_followed(folder.path()).empty());
+  write_file(
+      folder / "generation_config.json",
+      R"({"eos_token_id": 2, "do_sample": true, "temperature": 0.6, "repetition_penalty": 1, "no_repeat_ngram_size": 0,
+          "suppress_tokens": [], "stop_strings": null})");
+  EXPECT_TRUE(fields_not_followed(folder.path()).empty());
+  write_file(
+      folder / "generation_config.json",
+      R"({"repetition_penalty": 1.1, "suppress_tokens": [7], "stop_strings": "Paris", "forced_bos_token_id": 0})");
+  EXPECT_THAT(
+      fields_not_followed(folder.path()),
+      ::testing::ElementsAre("repetition_penalty", "suppress_tokens", "forced_bos_token_id", "stop_strings"));
 }
 
 TEST(Sampling, FollowsFromTheSeed) {

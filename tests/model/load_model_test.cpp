@@ -45,6 +45,28 @@ TEST_F(LoadLlama, RefusesAHeadAloneThatIsNotTied) {
   EXPECT_THAT(failure_with("tie_word_embeddings", false), HasSubstr("model.embed_tokens.weight is missing"));
 }
 
+TEST_F(LoadLlama, RefusesAMissingHeadThatIsNotTied) {
+  for (const json& value : {json(false), json()}) {
+    EXPECT_THAT(
+        failure_with("tie_word_embeddings", value),
+        HasSubstr("lm_head.weight is missing, and tie_word_embeddings is false"));
+  }
+}
+
+TEST_F(LoadLlama, TakesBiasesUnlessTheConfigSaysThatThereAreNone) {
+  for (const char* layer : {"0", "1"}) {
+    for (const char* name : {"q", "k", "v", "o"}) {
+      const std::string projection = std::string("model.layers.") + layer + ".self_attn." + name + "_proj.";
+      tensors[projection + "bias"] = at::ones({tensors.at(projection + "weight").size(0)});
+    }
+  }
+  config["attention_bias"] = nullptr;
+  EXPECT_TRUE(load()->options.bias().q);
+  EXPECT_THAT(
+      failure_with("attention_bias", false),
+      HasSubstr("/config.json: attention_bias is false, but model.layers.0.self_attn.q_proj.bias is there"));
+}
+
 TEST_F(LoadLlama, NamesATensorThatIsNotTheModels) {
   for (const char* name :
        {"model.layers.0.self_attn.q_norm.weight", "model.layers.1.mlp.down_proj.bias", "score.weight"}) {

@@ -31,6 +31,7 @@ class JsonObject {
   /// Whether the value asks for nothing: null, false, or an empty list, object or string.
   bool is_off(const std::string& field) const;
   bool is_string(const std::string& field) const;
+  bool is_number(const std::string& field) const;
   bool is_object(const std::string& field) const;
   /// The value as JSON text, cut to a line's length, for messages.
   std::string text(const std::string& field) const;

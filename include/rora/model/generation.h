@@ -32,7 +32,12 @@ std::vector<std::vector<int64_t>> generate(
     const std::function<void(int64_t, int64_t)>& on_token = nullptr);
 
 /// The tokens that end a text of this model: `eos_token_id` of generation_config.json or, where that names none, of
-/// config.json, as in transformers. Throws `FileError`, or `FormatError` naming the field.
+/// config.json, as in transformers; negative ids are none. Throws `FileError`, or `FormatError` naming the field.
 std::vector<int64_t> read_stop_token_ids(const std::filesystem::path& folder);
+
+/// The fields of the folder's generation_config.json by which transformers would generate something else than
+/// `generate`, whatever its options: penalties, tokens that are forced or forbidden, texts that stop it. Throws
+/// `FileError`, or `FormatError` naming the field.
+std::vector<std::string> fields_not_followed(const std::filesystem::path& folder);
 
 } // namespace rora

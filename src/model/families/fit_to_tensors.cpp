@@ -159,8 +159,9 @@ bool is_tied(const ParameterFolder& folder, bool configured) {
   if (!embedding && !head) {
     throw FormatError(folder.path(), "neither " + folder.key(kEmbedding) + " nor " + folder.key(kHead) + " is there");
   }
-  if (!configured && !embedding) {
-    throw FormatError(folder.path(), folder.key(kEmbedding) + " is missing, and tie_word_embeddings is false");
+  if (!configured && !(embedding && head)) { // transformers would go on with a random one
+    throw FormatError(
+        folder.path(), folder.key(embedding ? kHead : kEmbedding) + " is missing, and tie_word_embeddings is false");
   }
   if (!(embedding && head)) {
     return true;
@@ -182,15 +183,21 @@ void check_vocabulary(const ParameterFolder& folder, const DecoderOptions& optio
   }
 }
 
-/// Biases that config.json does not speak of: of q and of gate, as those of the whole block.
-void find_biases(DecoderOptions& options, const std::vector<std::string>& names) {
-  const auto any = [&](const char* end) {
-    return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return name.ends_with(end); });
+/// Biases that config.json does not speak of: of q and of gate, as those of the whole block. Throws where it says that
+/// there are none: transformers would leave them out.
+void find_biases(const ParameterFolder& folder, DecoderOptions& options, const std::vector<std::string>& names) {
+  const JsonObject config = JsonObject::read(folder.path() / "config.json");
+  const auto has_bias = [&](const char* field, const char* end) {
+    const auto found = std::find_if(names.begin(), names.end(), [&](const auto& name) { return name.ends_with(end); });
+    if (found != names.end() && config.has(field)) {
+      config.fail(field, "is " + config.text(field) + ", but " + folder.key(*found) + " is there");
+    }
+    return found != names.end();
   };
-  if (!options.bias().q && any("self_attn.q_proj.bias")) {
+  if (!options.bias().q && has_bias("attention_bias", "self_attn.q_proj.bias")) {
     options.attention_bias(true);
   }
-  if (!options.bias().gate && any("mlp.gate_proj.bias")) {
+  if (!options.bias().gate && has_bias("mlp_bias", "mlp.gate_proj.bias")) {
     options.mlp_bias(true);
   }
 }
@@ -206,7 +213,7 @@ DecoderOptions ModelFamily::fit_to_tensors(
   check_vocabulary(folder, options);
   check_layers(folder, names, options.num_hidden_layers());
   fit_widths(folder, options, infer_widths);
-  find_biases(options, names);
+  find_biases(folder, options, names);
   return options;
 }
 
