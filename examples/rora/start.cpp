@@ -27,6 +27,10 @@ std::string text_of(double value) {
   return Json(value).dump();
 }
 
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 int64_t weight_bytes(const CausalLM& model) {
   int64_t bytes = 0;
   for (const at::Tensor& parameter : model->parameters()) {
@@ -107,9 +111,19 @@ StatisticsByModule Start::statistics(
   if (!reads_statistics(*options.low_rank().initializer())) {
     return {};
   }
+  const auto begin = std::chrono::steady_clock::now();
   std::map<std::string, std::string> from;
-  if (flags_.statistics) {
+  if (flags_.statistics || shared_) {
     from = captured_from(model, options, examples, batches);
+  }
+  if (shared_) {
+    if (auto found = shared_->find(from)) {
+      note_ += found->note + (found->note.empty() ? "" : "; ") + flags_.init + ": captured by an earlier run";
+      seconds_ = found->seconds;
+      return std::move(found->statistics);
+    }
+  }
+  if (flags_.statistics) {
     std::error_code error;
     if (fs::exists(*flags_.statistics, error)) {
       return load_statistics(*flags_.statistics, from);
@@ -143,6 +157,9 @@ StatisticsByModule Start::statistics(
   }
   if (flags_.statistics) {
     save_statistics(*flags_.statistics, captured, from);
+  }
+  if (shared_) {
+    shared_->keep({captured, seconds_since(begin), note_}, from);
   }
   return captured;
 }
@@ -200,7 +217,7 @@ void Start::attach(
   } else {
     attach_adapters(*model, options);
   }
-  seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  seconds_ += seconds_since(begin);
 }
 
 void Start::require_kept(int64_t restored) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "shared_statistics.h"
 #include "start_flags.h"
 
 #include <rora/adapters/adapter_options.h>
@@ -11,7 +12,9 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rora::cli {
@@ -22,6 +25,11 @@ class Start {
   /// `file` keeps the start of the run, and none is kept where it is empty. A run that `goes_on` reads it, where it is
   /// there.
   Start(const StartFlags& flags, std::filesystem::path file, bool goes_on);
+
+  /// Has what it captures kept for other starts, and takes what one of them has captured.
+  void share(SharedStatistics shared) {
+    shared_ = std::move(shared);
+  }
 
   /// Attaches what `options` mean, drawn from LibTorch's generator. Captures what the start reads over the first
   /// batches that a training by `batches` would take from `examples`; or reads it from --statistics, or writes it
@@ -47,7 +55,7 @@ class Start {
     return note_;
   }
 
-  /// Seconds that capturing and decomposing took.
+  /// Seconds that capturing and decomposing took; capturing counts where it is an earlier start's, too.
   double seconds() const {
     return seconds_;
   }
@@ -71,6 +79,7 @@ class Start {
   std::filesystem::path file_;
   bool goes_on_;
   bool restored_ = false;
+  std::optional<SharedStatistics> shared_;
   StatisticsByModule start_; ///< to keep
   std::map<std::string, std::string> from_; ///< what it was made from
   std::string note_;

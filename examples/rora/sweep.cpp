@@ -33,6 +33,7 @@ constexpr const char* kDay = "day"; ///< a key of it
 constexpr const char* kBaseFile = "base.json";
 constexpr const char* kReferenceFile = "reference.json";
 constexpr const char* kRunsFolder = "runs";
+constexpr const char* kStatisticsFile = "statistics.safetensors";
 
 /// Makes the sweep's folder, or finds the one to go on with. Throws `FileError` for one that holds something else, and
 /// without `resume` for one that holds a sweep.
@@ -136,6 +137,7 @@ class Sweep {
     }
     data_ = load_training_data(training, training.read_data(), tokenizer_, config.vocab_size(), flags_.model.model);
     evaluation_.emplace(flags_, data_.prompts, tokenizer_);
+    statistics_.emplace(output_ / kStatisticsFile);
     model_ = flags_.model.load();
     leave_room(model_, kMostRankBesideWeights); // whatever ranks are swept: a run's digits may depend on it
     // The smallest adapter there is, whatever is swept: what all runs share is compared.
@@ -157,7 +159,7 @@ class Sweep {
   }
 
   SweepContext context() const {
-    return {flags_, common_, model_, data_, *evaluation_};
+    return {flags_, common_, model_, data_, *evaluation_, *statistics_};
   }
 
   /// Seconds of a run's validations, by one batch.
@@ -281,6 +283,7 @@ class Sweep {
       }
     }
     bar.finish();
+    statistics_->remove();
   }
 
   std::string summary(const SweepResult& result) const {
@@ -324,6 +327,7 @@ class Sweep {
   std::optional<StagedFolder> folder_; ///< keeps others out, and leaves no folder behind where nothing was written
   TrainingData data_;
   std::optional<SweepEvaluation> evaluation_;
+  std::optional<SharedStatistics> statistics_;
   CausalLM model_{nullptr};
   Json identity_;
   int64_t total_steps_ = 0;

@@ -180,6 +180,9 @@ void Trainee::attach(const SweepContext& context, const SweepRun& run, const fs:
     flags.gora_batches = flags.capture_batches = 1;
   }
   Start start(flags, folder.empty() ? fs::path() : folder / kStartFile, /*goes_on=*/true);
+  if (!folder.empty()) {
+    start.share(context.statistics);
+  }
   TrainingFlags training = context.flags.training;
   training.seed = run.seed;
   start.attach(

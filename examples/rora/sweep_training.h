@@ -20,6 +20,7 @@ struct SweepContext {
   CausalLM base; ///< without adapters between runs
   const TrainingData& data;
   const SweepEvaluation& evaluation;
+  const SharedStatistics& statistics; ///< which runs with the same start but another learning rate share
 };
 
 /// Where a signal asked to stop.

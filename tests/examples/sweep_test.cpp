@@ -281,6 +281,45 @@ TEST(Sweep, EveryMethodTakesPart) {
   EXPECT_EQ(full.code, 0) << full.err;
 }
 
+TEST(Sweep, RunsThatDifferInTheirRateAloneShareWhatTheirStartCaptured) {
+  const Workplace place;
+  const std::vector<std::string> methods{"gora", "lora-ga", "lora-one", "eva", "lora-sb"};
+  std::string list;
+  for (const std::string& each : methods) {
+    list += (list.empty() ? "" : ",") + each;
+  }
+  const std::vector<std::string> flags{"--methods", list, "--ranks", "2,4", "--seeds", "1", "--lora-sb-step", "1e-4"};
+  const auto with_rates = [&](const std::string& rates) {
+    std::vector<std::string> all = flags;
+    all.insert(all.end(), {"--lrs", rates});
+    return all;
+  };
+  ASSERT_EQ(run_rora(sweep(place, "two", with_rates("0.001,0.01"))).code, 0);
+  ASSERT_EQ(run_rora(sweep(place, "one", with_rates("0.01"))).code, 0);
+  const auto run = [&](const std::string& output, const std::string& method, const char* rank, const char* rate) {
+    for (const char* alpha : {"-alpha16", ""}) {
+      const std::string file = output + "/runs/" + method + alpha + "-r" + rank + "-lr" + rate + "-seed42/run.json";
+      if (place.exists(file)) {
+        return place.json(file);
+      }
+    }
+    ADD_FAILURE() << method;
+    return Json::object();
+  };
+  for (const std::string& method : methods) {
+    for (const char* rank : {"2", "4"}) {
+      const Json first = run("two", method, rank, "0.001"), second = run("two", method, rank, "0.01");
+      const Json alone = run("one", method, rank, "0.01");
+      EXPECT_THAT(first.value("start", ""), Not(HasSubstr("captured by an earlier run"))) << method;
+      EXPECT_THAT(second.value("start", ""), HasSubstr("captured by an earlier run")) << method;
+      EXPECT_GT(second["start_s"], 0.0);
+      EXPECT_EQ(second["results"]["best_eval_loss"].get<double>(), alone["results"]["best_eval_loss"].get<double>())
+          << method << " " << rank;
+    }
+  }
+  EXPECT_FALSE(place.exists("two/statistics.safetensors"));
+}
+
 TEST(Sweep, ADivergedRunIsAResultThatIsNotRepeated) {
   const Workplace place;
   for (const char* const eval_every : {"1", "4"}) { // it is a validation that overflows, or a step
