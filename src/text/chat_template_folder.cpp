@@ -45,21 +45,22 @@ Templates read_templates(const std::filesystem::path& folder, const Tokenizer* t
     }
     return templates;
   }
-  if (!is_there(config_path(folder))) {
+  const std::filesystem::path config = config_path(folder);
+  if (!is_there(config)) {
     return templates;
   }
-  const nlohmann::json document = detail::read_json_object(config_path(folder));
-  const JsonField field = JsonField(config_path(folder), document)["chat_template"];
+  const nlohmann::json document = detail::read_json_object(config);
+  const JsonField field = JsonField(config, document)["chat_template"];
   if (field.is_null()) {
     return templates;
   }
   if (field.is_string()) {
-    templates.emplace("default", ChatTemplate(field.string(), config_path(folder), tokens));
+    templates.emplace("default", ChatTemplate(field.string(), config, tokens));
     return templates;
   }
   for (const JsonField& each : field.elements()) {
     const std::string name = each["name"].string();
-    if (!templates.emplace(name, ChatTemplate(each["template"].string(), config_path(folder), tokens)).second) {
+    if (!templates.emplace(name, ChatTemplate(each["template"].string(), config, tokens)).second) {
       each.fail("the name " + detail::quote(name) + " is given twice");
     }
   }

@@ -26,6 +26,7 @@ struct JsonPlace {
 class JsonField {
  public:
   JsonField(const std::filesystem::path& path, const nlohmann::json& document);
+  JsonField(std::filesystem::path&&, const nlohmann::json&) = delete; ///< the path outlives its fields, too
 
   /// The member `key`; a field that is null where there is none.
   JsonField operator[](std::string_view key) const;

@@ -81,11 +81,12 @@ void add_by_id(const JsonField& field, JsonTokenizer& tokenizer) {
 
 void add_named_tokens(const std::filesystem::path& folder, JsonTokenizer& tokenizer) {
   for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    if (!std::filesystem::exists(folder / file)) {
+    const std::filesystem::path path = folder / file;
+    if (!std::filesystem::exists(path)) {
       continue;
     }
-    const nlohmann::json document = read_json_object(folder / file);
-    const JsonField root(folder / file, document);
+    const nlohmann::json document = read_json_object(path);
+    const JsonField root(path, document);
     add_by_id(root["added_tokens_decoder"], tokenizer);
     for (const char* name :
          {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {

@@ -225,6 +225,10 @@ TEST_F(ChatTemplateFolder, HasAListWithNames) {
   EXPECT_THROW(load_chat_template("nope", folder.path()), FileError);
   write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "r"}]})");
   EXPECT_THAT(refusal(), HasSubstr("none of them is named 'default' (found rag)"));
+  write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "rag", "template": "r"}, {"name": "rag", "template": "s"}]})");
+  EXPECT_THAT(refusal(), HasSubstr("tokenizer_config.json: chat_template[1]: the name 'rag' is given twice"));
 }
 
 TEST_F(ChatTemplateFolder, NamesThePlaceOfWhatIsNotSupported) {
