@@ -130,23 +130,26 @@ void require_writable(const std::filesystem::path& file) {
   }
 }
 
-/// Throws `FileError` for a file that is read: the records, and those of the model and the adapter.
+/// Throws `FileError` for the file of records or of a template, and for one of the model or the adapter but for lines
+/// of answers that an earlier evaluation may have left there.
 void require_no_input(const std::filesystem::path& file, const Arguments& arguments) {
   namespace fs = std::filesystem;
   if (!fs::exists(file)) {
     return;
   }
-  std::vector<fs::path> inputs{arguments.data};
+  std::vector<fs::path> inputs{arguments.data, arguments.prompts.chat_template};
   for (const std::string& folder : {arguments.model.model, arguments.model.adapter.value_or("")}) {
     std::error_code ignored; // reading it will say what is wrong
     for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-      inputs.push_back(entry.path());
+      if (entry.path().extension() != ".jsonl" || entry.path().filename() == "metrics.jsonl") {
+        inputs.push_back(entry.path());
+      }
     }
   }
   for (const fs::path& input : inputs) {
     std::error_code ignored;
     if (fs::equivalent(file, input, ignored)) {
-      throw FileError(file, "is read by this command: --predictions would be written in its place");
+      throw FileError(file, "is there already and no file of predictions, which --predictions would make of it");
     }
   }
 }

@@ -173,8 +173,7 @@ int merge(const Arguments& arguments) {
   keep_config_fields(arguments.model.model, staged.path());
   copy_companion_files(arguments.model.model, staged.path());
   if (const auto own = std::filesystem::path(arguments.adapter) / "chat_template.jinja"; std::filesystem::exists(own)) {
-    write_file(staged.path() / own.filename(), read_file(own)); // what the adapter was trained with, with tools or not
-    std::filesystem::remove(staged.path() / "additional_chat_templates" / "tool_use.jinja");
+    write_file(staged.path() / own.filename(), read_file(own)); // what the adapter was trained with
     add_end_of_answers(arguments, staged.path());
   }
   unmerge_adapters(*model);

@@ -126,8 +126,10 @@ void copy_companion_files(const fs::path& from, const fs::path& to) {
   }
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(from / kTemplatesFolder, ignored)) {
-    make_folder(to / kTemplatesFolder);
-    write_file(to / kTemplatesFolder / entry.path().filename(), read_file(entry.path()));
+    if (entry.path().extension() == ".jinja") {
+      make_folder(to / kTemplatesFolder);
+      write_file(to / kTemplatesFolder / entry.path().filename(), read_file(entry.path()));
+    }
   }
 }
 

@@ -17,12 +17,6 @@ const char* name_of(PromptFormat format) {
   return format == PromptFormat::kChat ? "chat" : "alpaca";
 }
 
-std::string text_of(const std::tm& day) {
-  std::array<char, 16> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%d", &day);
-  return text.data();
-}
-
 /// Noon of a day, in local time. Throws `UsageError`.
 std::time_t noon_of(const std::string& date) {
   std::tm day{};
@@ -32,9 +26,10 @@ std::time_t noon_of(const std::string& date) {
   }
   day.tm_hour = 12;
   day.tm_isdst = -1;
-  const std::time_t noon = std::mktime(&day);
-  if (text_of(day) != date) { // such as February 31, which is taken for a day of March
-    throw UsageError("--chat-date: there is no day '" + date + "'");
+  const std::tm asked = day;
+  const std::time_t noon = std::mktime(&day); // which takes February 31 for a day of March
+  if (day.tm_mday != asked.tm_mday || day.tm_mon != asked.tm_mon || asked.tm_year < 0) {
+    throw UsageError("--chat-date: there is no day '" + date + "' since 1900");
   }
   return noon;
 }
@@ -43,7 +38,9 @@ std::string today() {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   localtime_r(&now, &local);
-  return text_of(local);
+  std::array<char, 16> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d", &local);
+  return text.data();
 }
 
 /// A text that a run has noted of its prompts in run.json; empty where it has not.

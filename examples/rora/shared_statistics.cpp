@@ -18,7 +18,7 @@ constexpr const char* kNote = "capture-note";
 std::optional<SharedStatistics::Captured> SharedStatistics::find(std::map<std::string, std::string> made_from) const {
   try {
     const SafetensorsFile file(file_);
-    for (const char* key : {kSeconds, kNote}) { // whatever they are
+    for (const char* key : {kSeconds, kNote}) { // these need not match
       const auto found = file.metadata().find(key);
       made_from[key] = found == file.metadata().end() ? "" : found->second;
     }

@@ -83,10 +83,8 @@ std::map<std::string, std::string> Start::captured_from(
   return from;
 }
 
-std::map<std::string, std::string> Start::begun_from(
-    const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
-    const BatchOptions& batches) const {
-  auto from = captured_from(model, options, examples, batches);
+std::map<std::string, std::string> Start::begun_from(const AdapterOptions& options) const {
+  auto from = captured_from_;
   from["alpha"] = text_of(options.low_rank().alpha());
   from["scaling"] = options.low_rank().scaling() == Scaling::kStandard ? "standard" : "rank-stabilized";
   from["dora"] = options.low_rank().dora() ? "on" : "off";
@@ -112,12 +110,8 @@ StatisticsByModule Start::statistics(
     return {};
   }
   const auto begin = std::chrono::steady_clock::now();
-  std::map<std::string, std::string> from;
-  if (flags_.statistics || shared_) {
-    from = captured_from(model, options, examples, batches);
-  }
   if (shared_) {
-    if (auto found = shared_->find(from)) {
+    if (auto found = shared_->find(captured_from_)) {
       note_ += found->note + (found->note.empty() ? "" : "; ") + flags_.init + ": captured by an earlier run";
       seconds_ = found->seconds;
       return std::move(found->statistics);
@@ -126,7 +120,7 @@ StatisticsByModule Start::statistics(
   if (flags_.statistics) {
     std::error_code error;
     if (fs::exists(*flags_.statistics, error)) {
-      return load_statistics(*flags_.statistics, from);
+      return load_statistics(*flags_.statistics, captured_from_);
     }
     if (const fs::path folder = fs::absolute(*flags_.statistics).parent_path(); !fs::is_directory(folder, error)) {
       throw FileError(*flags_.statistics, "cannot be written: there is no folder " + folder.string());
@@ -156,10 +150,10 @@ StatisticsByModule Start::statistics(
     note_ += "gora: " + std::to_string(most) + " of " + std::to_string(capture.batches()) + " batches are read";
   }
   if (flags_.statistics) {
-    save_statistics(*flags_.statistics, captured, from);
+    save_statistics(*flags_.statistics, captured, captured_from_);
   }
   if (shared_) {
-    shared_->keep({captured, seconds_since(begin), note_}, from);
+    shared_->keep({captured, seconds_since(begin), note_}, captured_from_);
   }
   return captured;
 }
@@ -197,8 +191,9 @@ void Start::attach(
       (reads_statistics(*initializer) || initializer->rewrites_base() || low_rank.core());
   std::error_code error;
   restored_ = kept && goes_on_ && fs::exists(file_, error);
-  if (kept) {
-    from_ = begun_from(model, options, examples, batches);
+  if (kept || flags_.statistics || shared_) {
+    captured_from_ = captured_from(model, options, examples, batches); // reads every weight
+    from_ = begun_from(options);
   }
   if (initializer) {
     options.low_rank(low_rank.initializer(restored_ ? stored_start(initializer) : initializer));

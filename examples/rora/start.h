@@ -71,9 +71,7 @@ class Start {
   std::map<std::string, std::string> captured_from(
       const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
       const BatchOptions& batches) const;
-  std::map<std::string, std::string> begun_from(
-      const CausalLM& model, const AdapterOptions& options, const std::vector<Example>& examples,
-      const BatchOptions& batches) const;
+  std::map<std::string, std::string> begun_from(const AdapterOptions& options) const;
 
   StartFlags flags_;
   std::filesystem::path file_;
@@ -82,6 +80,7 @@ class Start {
   std::optional<SharedStatistics> shared_;
   StatisticsByModule start_; ///< to keep
   std::map<std::string, std::string> from_; ///< what it was made from
+  std::map<std::string, std::string> captured_from_; ///< of it, what decides what is captured
   std::string note_;
   double seconds_ = 0.0;
 };

@@ -139,7 +139,7 @@ class Sweep {
     evaluation_.emplace(flags_, data_.prompts, tokenizer_);
     statistics_.emplace(output_ / kStatisticsFile);
     model_ = flags_.model.load();
-    leave_room(model_, kMostRankBesideWeights); // whatever ranks are swept: a run's digits may depend on it
+    leave_room(model_, kMostRankBesideWeights); // the same for all runs: its width may decide their last digits
     // The smallest adapter there is, whatever is swept: what all runs share is compared.
     attach_adapters(
         *model_, AdapterOptions().low_rank(LowRankOptions().rank(1)).target_modules(ModuleSelection::every_linear()));

@@ -49,7 +49,7 @@ std::string list(const std::set<std::string>& names) {
       ValueError,
       "target module " + quote(target) + " matches nothing; the model has " +
           (kinds.empty() ? "no projections" : list(kinds)) +
-          (last_part(target) == "lm_head" ? "; a head that is tied to the embedding takes no adapter of its own" : ""));
+          (last_part(target) == "lm_head" ? "; a head that is tied to the embedding is none of them" : ""));
 }
 
 /// Whether a selection means each of the names, compiled once.

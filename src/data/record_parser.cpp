@@ -137,8 +137,9 @@ class RecordParser {
   void refuse_unread(const json& value) const {
     const auto refuse = [&](const char* key, const char* why) {
       const auto found = value.find(key);
-      const bool is_given = found != value.end() && !found->is_null() && !(found->is_structured() && found->empty());
-      if (is_given) {
+      const bool is_absent = found == value.end() || found->is_null() || *found == "" || *found == "[]" ||
+          (found->is_structured() && found->empty());
+      if (!is_absent) {
         fail_field(key, "none, as " + std::string(why), describe(*found));
       }
     };
@@ -233,7 +234,10 @@ class RecordParser {
   /// Other tools leave a message without labels that says so; here it would be trained on.
   void refuse_weights(const json& message, const std::string& field) const {
     const auto require = [&](const char* key, const json& trained) {
-      if (const auto found = message.find(key); found != message.end() && !found->is_null() && *found != trained) {
+      const auto found = message.find(key);
+      const bool agrees = found == message.end() || found->is_null() || *found == trained ||
+          (trained.is_boolean() && *found == (trained.get<bool>() ? 1 : 0));
+      if (!agrees) {
         fail_field(field + key, trained.dump() + " or none, as a message's labels cannot be chosen", describe(*found));
       }
     };

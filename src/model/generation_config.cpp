@@ -20,6 +20,12 @@ std::vector<int64_t> config_eos_token_id(const JsonObject& config) {
   return family->absent_fields().eos_token_id();
 }
 
+/// Negative ids are no tokens.
+std::vector<int64_t> without_negative(std::vector<int64_t> ids) {
+  std::erase_if(ids, [](int64_t id) { return id < 0; });
+  return ids;
+}
+
 } // namespace
 
 std::vector<std::string> fields_not_followed(const std::filesystem::path& folder) {
@@ -72,12 +78,11 @@ std::vector<std::string> fields_not_followed(const std::filesystem::path& folder
 std::vector<int64_t> read_stop_token_ids(const std::filesystem::path& folder) {
   std::vector<int64_t> ids;
   if (const auto path = folder / "generation_config.json"; std::filesystem::exists(path)) {
-    ids = JsonObject::read(path).integers("eos_token_id");
+    ids = without_negative(JsonObject::read(path).integers("eos_token_id"));
   }
   if (const auto path = folder / "config.json"; ids.empty() && std::filesystem::exists(path)) {
-    ids = config_eos_token_id(JsonObject::read(path));
+    ids = without_negative(config_eos_token_id(JsonObject::read(path)));
   }
-  std::erase_if(ids, [](int64_t id) { return id < 0; }); // no token
   return ids;
 }
 

@@ -48,12 +48,14 @@ at::Tensor by_runs(
     const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& boundaries, double scale) {
   const at::Tensor places = boundaries.cpu().to(at::kLong).contiguous();
   const int64_t* begin = places.const_data_ptr<int64_t>();
+  TORCH_CHECK_VALUE(
+      places.numel() > 1 && begin[0] == 0 && begin[places.numel() - 1] == q.size(0),
+      "the boundaries of runs rise from 0 to the number of tokens, ", q.size(0));
   std::vector<at::Tensor> runs;
   for (int64_t run = 0; run + 1 < places.numel(); ++run) {
     TORCH_CHECK_VALUE(
-        (run > 0 || begin[0] == 0) && begin[run] <= begin[run + 1] && begin[run + 1] <= q.size(0),
-        "the boundaries of runs rise from 0 to the number of tokens, ", q.size(0), ", and do not hold ", begin[run],
-        " before ", begin[run + 1]);
+        begin[run] <= begin[run + 1], "the boundaries of runs rise, and do not hold ", begin[run], " before ",
+        begin[run + 1]);
     const auto heads = [&](const at::Tensor& x) {
       return x.slice(0, begin[run], begin[run + 1]).transpose(0, 1).unsqueeze(0);
     };

@@ -197,10 +197,10 @@ std::optional<std::string> ChatTemplate::joined_source() const {
   if (marks_generation(true) != marks_generation(false)) {
     return std::nullopt;
   }
-  // The empty expressions keep the white space at a branch's ends from what tags do to it; a template's last newline is
-  // none of its text.
+  // A tag takes the line's end behind it, so that a branch begins as a template does, and blanks before it in its line,
+  // which the empty expression keeps. A template's last newline is none of its text.
   const auto branch = [](const std::string& text) {
-    return "{{ '' }}" + text.substr(0, text.size() - (text.ends_with('\n') ? 1 : 0)) + "{{ '' }}";
+    return "\n" + text.substr(0, text.size() - (text.ends_with('\n') ? 1 : 0)) + "{{ '' }}";
   };
   return "{% if tools is defined and tools is not none %}" + branch(with_tools_->source) + "{% else %}" +
       branch(impl_->source) + "{% endif %}";

@@ -82,17 +82,20 @@ bool JsonTokenizer::insert(const AddedToken& token, std::string spelling) {
   return true;
 }
 
-bool JsonTokenizer::add_token(AddedToken token) {
+std::optional<std::string> JsonTokenizer::add_token(AddedToken token) {
   if (added_ids_.contains(token.content)) {
-    return true;
+    return std::nullopt;
   }
   const std::optional<int64_t> id = model_.id(token.content);
   if (!id) {
-    return false;
+    return quote(token.content) + " is not in the vocabulary";
   }
   token.id = *id;
   std::string spelling = token.normalized && normalizer_ ? normalizer_->normalize(token.content) : token.content;
-  return insert(token, std::move(spelling));
+  if (spelling.size() > kMaxAddedTokenBytes || !insert(token, std::move(spelling))) {
+    return quote(token.content) + " is spelled like another added token, or longer than 1024 bytes";
+  }
+  return std::nullopt;
 }
 
 void JsonTokenizer::read_post_processor(const JsonField& field) {

@@ -24,8 +24,8 @@ class JsonTokenizer : public Tokenizer {
   std::optional<int64_t> token_id(std::string_view token) const override;
 
   /// Finds `token` in texts from now on, by the id that the vocabulary has for its content. Nothing changes for one
-  /// that is found already. Returns false where the vocabulary does not have it, or another token is spelled so.
-  bool add_token(AddedToken token);
+  /// that is found already. Returns why a token cannot be added, or nothing.
+  std::optional<std::string> add_token(AddedToken token);
 
  private:
   struct DecodedToken {

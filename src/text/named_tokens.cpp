@@ -14,26 +14,27 @@ namespace rora::detail {
 namespace {
 
 /// A token, as its text or as an added token's object.
-AddedToken token_of(const JsonField& field) {
-  if (!field.is_string()) {
-    field.object();
-    AddedToken token = added_token_from_json(field);
-    token.normalized = field["normalized"].boolean_or(!token.special);
-    return token;
-  }
+AddedToken token_of(const JsonField& field, bool is_special) {
   AddedToken token;
-  token.content = field.string();
-  token.normalized = false;
-  token.special = true;
+  if (field.is_string()) {
+    token.content = field.string();
+    token.special = is_special;
+  } else {
+    field.object();
+    token = added_token_from_json(field);
+    token.special = token.special || is_special;
+  }
+  const bool says = !field.is_string() && !field["normalized"].is_null();
+  token.normalized = says ? token.normalized : !token.special;
   return token;
 }
 
-void add(const JsonField& field, JsonTokenizer& tokenizer) {
+void add(const JsonField& field, bool is_special, JsonTokenizer& tokenizer) {
   if (field.is_null() || (field.is_string() && field.string().empty())) {
     return;
   }
-  if (const AddedToken token = token_of(field); !tokenizer.add_token(token)) {
-    field.fail(quote(token.content) + " is not in the vocabulary");
+  if (const auto problem = tokenizer.add_token(token_of(field, is_special))) {
+    field.fail(*problem);
   }
 }
 
@@ -43,12 +44,12 @@ void add_all(const JsonField& field, JsonTokenizer& tokenizer) {
   }
   if (field.is_array()) {
     for (const JsonField& each : field.elements()) {
-      add(each, tokenizer);
+      add(each, /*is_special=*/true, tokenizer);
     }
     return;
   }
   for (const auto& item : field.object().items()) { // names that processors ask for
-    add(field[item.key()], tokenizer);
+    add(field[item.key()], /*is_special=*/true, tokenizer);
   }
 }
 
@@ -72,40 +73,52 @@ void add_by_id(const JsonField& field, JsonTokenizer& tokenizer) {
     if (const auto [stop, error] = std::from_chars(item.key().data(), end, id); error != std::errc() || stop != end) {
       field.fail("expected ids for keys, found " + quote(item.key()));
     }
-    require_id(each, token_of(each).content, id, tokenizer);
-    add(each, tokenizer);
+    require_id(each, token_of(each, /*is_special=*/false).content, id, tokenizer);
+    add(each, /*is_special=*/false, tokenizer);
+  }
+}
+
+/// The tokens that a tokenizer_config.json or a special_tokens_map.json names. Returns whether they have ids there.
+bool add_from(const std::filesystem::path& path, JsonTokenizer& tokenizer) {
+  const nlohmann::json document = read_json_object(path);
+  const JsonField root(path, document);
+  add_by_id(root["added_tokens_decoder"], tokenizer);
+  for (const char* name :
+       {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
+    add(root[name], /*is_special=*/true, tokenizer);
+  }
+  add_all(root["additional_special_tokens"], tokenizer);
+  add_all(root["extra_special_tokens"], tokenizer);
+  return !root["added_tokens_decoder"].is_null();
+}
+
+/// The tokens of an added_tokens.json, by their ids.
+void add_from_list(const std::filesystem::path& path, JsonTokenizer& tokenizer) {
+  const nlohmann::json document = read_json_object(path);
+  const JsonField root(path, document);
+  for (const auto& item : document.items()) {
+    const JsonField id = root[item.key()];
+    require_id(id, item.key(), id.integer(), tokenizer);
+    AddedToken token;
+    token.content = item.key();
+    if (const auto problem = tokenizer.add_token(token)) {
+      id.fail(*problem);
+    }
   }
 }
 
 } // namespace
 
 void add_named_tokens(const std::filesystem::path& folder, JsonTokenizer& tokenizer) {
-  for (const char* file : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const std::filesystem::path path = folder / file;
-    if (!std::filesystem::exists(path)) {
-      continue;
-    }
-    const nlohmann::json document = read_json_object(path);
-    const JsonField root(path, document);
-    add_by_id(root["added_tokens_decoder"], tokenizer);
-    for (const char* name :
-         {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
-      add(root[name], tokenizer);
-    }
-    add_all(root["additional_special_tokens"], tokenizer);
-    add_all(root["extra_special_tokens"], tokenizer);
+  const std::filesystem::path config = folder / "tokenizer_config.json";
+  if (std::filesystem::exists(config) && add_from(config, tokenizer)) {
+    return; // transformers then reads no older file
+  }
+  if (const auto path = folder / "special_tokens_map.json"; std::filesystem::exists(path)) {
+    add_from(path, tokenizer);
   }
   if (const auto path = folder / "added_tokens.json"; std::filesystem::exists(path)) {
-    const nlohmann::json document = read_json_object(path);
-    const JsonField root(path, document);
-    for (const auto& item : document.items()) {
-      require_id(root[item.key()], item.key(), root[item.key()].integer(), tokenizer);
-      AddedToken token;
-      token.content = item.key();
-      if (!tokenizer.add_token(token)) {
-        root[item.key()].fail("it is not in the vocabulary");
-      }
-    }
+    add_from_list(path, tokenizer);
   }
 }
 

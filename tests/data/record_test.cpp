@@ -287,7 +287,7 @@ TEST(Records, RefusesMessagesThatAreNotToBeTrainedOn) {
   EXPECT_THAT(refusal(chat_with(R"("training": false)")), HasSubstr("field `messages[1].training`: expected true or"));
   EXPECT_THAT(refusal(chat_with(R"("loss": false)")), HasSubstr("field `messages[1].loss`: expected true or none"));
   EXPECT_THAT(refusal(chat_with(R"("mask": true)")), HasSubstr("field `messages[1].mask`: expected false or none"));
-  EXPECT_EQ(read(chat_with(R"("weight": 1, "train": true, "mask": false)")).size(), 1u);
+  EXPECT_EQ(read(chat_with(R"("weight": 1, "train": true, "mask": false, "loss": 1)")).size(), 1u);
 }
 
 TEST(Records, RefusesFieldsThatAskForMoreThanIsDone) {
@@ -306,6 +306,7 @@ TEST(Records, RefusesFieldsThatAskForMoreThanIsDone) {
   EXPECT_THAT(refusal_of(R"("prompt": "p", "completion": "c")", tools), HasSubstr("field `tools`: expected none"));
   EXPECT_EQ(read("[{" + chat + R"(, "documents": [], "chat_template_kwargs": null}])").size(), 1u);
   EXPECT_EQ(read("[{" + instruction + R"(, "history": [], "tools": []}])").size(), 1u);
+  EXPECT_EQ(read("[{" + instruction + R"(, "history": "", "tools": "[]"}])").size(), 1u);
   EXPECT_EQ(read(R"([{"text": "t", "documents": [1], "history": [1], "tools": [1]}])").size(), 1u) << "a column";
 }
 

@@ -147,8 +147,13 @@ TEST_F(EvaluateTest, WritesPredictionsOverNothingThatItReads) {
     std::vector<std::string> arguments = generation;
     arguments.insert(arguments.end(), {"--predictions", path(file)});
     const auto size = std::filesystem::file_size(path(file));
-    expect_error(run("evaluate", arguments), 1, std::string(file) + ": is read by this command");
+    expect_error(run("evaluate", arguments), 1, std::string(file) + ": is there already");
     EXPECT_EQ(std::filesystem::file_size(path(file)), size);
+  }
+  for (int again = 0; again < 2; ++again) {
+    std::vector<std::string> arguments = generation;
+    arguments.insert(arguments.end(), {"--predictions", path("model/predictions.jsonl"), "--max-new-tokens", "1"});
+    EXPECT_EQ(run("evaluate", arguments).code, 0);
   }
 }
 

@@ -235,6 +235,8 @@ TEST(StopTokens, AreThoseOfTheGenerationConfigElseOfTheConfig) {
   EXPECT_EQ(read_stop_token_ids(folder.path()), (Ids{7, 8}));
   write_file(folder / "generation_config.json", R"({"eos_token_id": [-1, 8]})");
   EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{8});
+  write_file(folder / "generation_config.json", R"({"eos_token_id": -1})");
+  EXPECT_EQ(read_stop_token_ids(folder.path()), Ids{3});
   write_file(folder / "generation_config.json", R"({"eos_token_id": "</s>"})");
   EXPECT_THROW(read_stop_token_ids(folder.path()), FormatError);
 }

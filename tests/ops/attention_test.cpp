@@ -150,7 +150,8 @@ TEST(VarlenAttention, RefusesSizesAndBoundariesThatDoNotGoTogether) {
   const at::Tensor q = at::randn({5, 4, 8}), k = at::randn({5, 2, 8});
   const auto runs = [](const std::vector<int32_t>& begins) { return at::tensor(begins, at::kInt); };
   EXPECT_NO_THROW(varlen_attention(q, k, k, runs({0, 2, 5}), 3));
-  for (const std::vector<int32_t>& begins : {std::vector<int32_t>{0, 2, 9}, {0, 4, 2, 5}, {1, 5}, {-1, 5}}) {
+  for (const std::vector<int32_t>& begins :
+       {std::vector<int32_t>{0, 2, 9}, {0, 4, 2, 5}, {1, 5}, {-1, 5}, {0, 2}, {0}}) {
     EXPECT_THROW(varlen_attention(q, k, k, runs(begins), 5), c10::ValueError);
   }
   EXPECT_THROW(varlen_attention(q, k, k, at::zeros({2}, at::kLong), 5), c10::ValueError);

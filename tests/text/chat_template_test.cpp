@@ -196,6 +196,7 @@ TEST_F(ChatTemplateFolder, JoinsTheTemplateForToolsWithTheOther) {
       {"d", "t"},
       {"\n  {% for m in messages %}\n{{ m.content }}\n  {% endfor %}  \n", "\n\n {{ tools|tojson }} \n\n"},
       {"{%- for m in messages -%} {{ m.content }} {%- endfor -%}", "  {%- if tools %} t {% endif -%}  "},
+      {"  {% if true %}d{% endif %}\n\n", "\t{% set x = 1 %}  {{ x }}\n  "},
       {"", "\n"}};
   for (const auto& [plain, with_tools] : pairs) {
     write("chat_template.jinja", plain);

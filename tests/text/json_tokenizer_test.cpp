@@ -201,6 +201,28 @@ TEST(LoadTokenizer, FindsTheSpecialTokensThatOtherFilesName) {
       ElementsAre(32, 338, 11, 349, 81, 338));
 }
 
+TEST(LoadTokenizer, LeavesOutNamedTokensWhereSpecialOnesAreSkipped) {
+  const auto decoded_with = [](const std::string& config) {
+    TemporaryFolder folder;
+    copy_tokenizer_json(folder, "byte_level");
+    write_file(folder / "tokenizer_config.json", config);
+    return load_tokenizer(folder.path())->decode({32, 220, 338}, /*skip_special_tokens=*/true);
+  };
+  EXPECT_EQ(decoded_with("{}"), "A pain");
+  EXPECT_EQ(decoded_with(R"({"pad_token": "pain"})"), "A ");
+  EXPECT_EQ(decoded_with(R"({"pad_token": {"content": "pain", "lstrip": false}})"), "A ");
+  EXPECT_EQ(decoded_with(R"({"added_tokens_decoder": {"338": {"content": "pain"}}})"), "A pain");
+}
+
+TEST(LoadTokenizer, ReadsNoOlderFileWhereTheConfigListsTokens) {
+  TemporaryFolder folder;
+  copy_tokenizer_json(folder, "byte_level");
+  write_file(folder / "tokenizer_config.json", R"({"added_tokens_decoder": {"361": {"content": "<|end|>"}}})");
+  write_file(folder / "special_tokens_map.json", R"({"additional_special_tokens": ["<X>"]})");
+  write_file(folder / "added_tokens.json", R"({"<X>": 364})");
+  EXPECT_EQ(testing::refusal(folder.path()), "");
+}
+
 TEST(LoadTokenizer, RefusesTokensOfOtherFilesThatTokenizerJsonLacks) {
   const auto refusal_of = [](const std::string& file, const std::string& content) {
     TemporaryFolder folder;
@@ -222,7 +244,7 @@ TEST(LoadTokenizer, RefusesTokensOfOtherFilesThatTokenizerJsonLacks) {
       refusal_of(config, R"({"added_tokens_decoder": {"x": {"content": "<|end|>"}}})"),
       HasSubstr("expected ids for keys, found 'x'"));
   EXPECT_THAT(
-      refusal_of("added_tokens.json", R"({"<X>": 364})"), HasSubstr("added_tokens.json: <X>: it is not in the"));
+      refusal_of("added_tokens.json", R"({"<X>": 364})"), HasSubstr("added_tokens.json: <X>: '<X>' is not in the"));
   EXPECT_THAT(refusal_of("added_tokens.json", R"({"cats": 3})"), HasSubstr("'cats' has the id 363"));
   EXPECT_THAT(
       refusal_of(config, R"({"additional_special_tokens": [7]})"),

@@ -169,7 +169,7 @@ TEST(StepGraphs, FormDorasNormsInTheGraphAndDoNotLeaveThemToOthers) {
   const auto take = [&](const Batch& each) { graphs.add_gradient(each, each.labelled_tokens); };
   constexpr int kAdapted = 10;
   EXPECT_EQ(CountsNorms::count([&] { take(batch); }), kAdapted);
-  EXPECT_EQ(CountsNorms::count([&] { take(batch); }), 0) << "nothing has changed";
+  EXPECT_EQ(CountsNorms::count([&] { take(batch); }), kAdapted) << "an optimiser may have changed what they are of";
   take(other);
   ASSERT_EQ(counts.in_capture, -1);
   take(batch);

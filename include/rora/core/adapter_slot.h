@@ -41,8 +41,8 @@ class AdapterSlot {
     adapters_[name] = std::move(adapter);
   }
 
-  /// Makes the adapter of that name the active one; the empty name makes none active. A backward pass that is still to
-  /// come of what the one before has computed gives that one no gradients any more. Throws for an unknown name.
+  /// Makes the adapter of that name the active one; the empty name makes none active. The others get no gradients any
+  /// more, not even from a graph that they are part of already. Throws for an unknown name.
   void activate(const std::string& name) {
     if (!name.empty()) {
       require(name);

@@ -107,10 +107,10 @@ class LowRankAdapter : public Adapter {
   /// A, or R·A.
   at::Tensor read_factor() const;
 
-  /// ‖W + s·B·A‖ by row. It is kept outside of training until A, B or W may have changed: by their versions, and behind
-  /// each pass that records gradients and each backward pass, as an optimiser may write without raising those
-  /// (`torch::optim::SGD` does). A write through `.data()` at another time goes unseen, as it does by autograd. Threads
-  /// may share an adapter that nobody changes, as they may any module.
+  /// ‖W + s·B·A‖ by row. In evaluation mode it is kept, until the versions of A, B and W change or a pass has recorded
+  /// gradients or gone backward: an optimiser may then write without raising versions, as `torch::optim::SGD` does by
+  /// `.data()`. Such a write is missed by two passes in evaluation mode that it falls between. Threads may share an
+  /// adapter that nobody changes, as they may any module.
   at::Tensor norm(const ProjectionImpl& projection) const;
 
   /// What `train_nested` said.

@@ -252,7 +252,7 @@ RORA_INLINE at::Tensor LowRankAdapter::norm(const ProjectionImpl& projection) co
   const at::NoGradGuard no_grad;
   const std::lock_guard<std::mutex> lock(norm_mutex_);
   const bool may_have_changed = records || passes != passes_;
-  if (!weight_norm_squared_.defined() || weight_version != weight_version_ || (may_have_changed && trains_weight)) {
+  if (!weight_norm_squared_.defined() || weight_version != weight_version_) {
     weight_norm_squared_ = ops::row_norm_squared(projection.base());
     weight_version_ = weight_version;
     norm_ = at::Tensor();
@@ -263,6 +263,9 @@ RORA_INLINE at::Tensor LowRankAdapter::norm(const ProjectionImpl& projection) co
   }
   const at::Tensor formed = ops::dora_norm(projection.base(), weight_norm_squared_, read_factor(), lora_B, scale_);
   norm_ = records || is_training() ? at::Tensor() : formed;
+  if (trains_weight) { // frozen again, it may be another
+    weight_norm_squared_ = at::Tensor();
+  }
   a_version_ = a_version;
   b_version_ = b_version;
   r_version_ = r_version;

@@ -148,25 +148,22 @@ RORA_INLINE void ProjectionImpl::attach(const std::string& name, std::shared_ptr
   check_not_merged("attaching another");
   TORCH_CHECK_VALUE(
       name != "weight" && name != "bias", "an adapter cannot be named '", name, "' as the projection's own");
+  for (const LowRankPair& pair : adapter != nullptr ? adapter->pairs() : std::vector<LowRankPair>()) {
+    TORCH_CHECK_VALUE(
+        pair.a.size(1) == in_features() && pair.b.size(0) == out_features(), "the adapter '", name, "' for [",
+        pair.b.size(0), ", ", pair.a.size(1), "] is none for [", out_features(), ", ", in_features(), "]");
+  }
   const std::string before = active_name();
   slot_.add(name, adapter);
-  for (const LowRankPair& pair : adapter->pairs()) {
-    if (pair.a.size(1) != in_features() || pair.b.size(0) != out_features()) {
-      slot_.remove(name);
-      C10_THROW_ERROR(
-          ValueError,
-          c10::str(
-              "an adapter for [", pair.b.size(0), ", ", pair.a.size(1), "] is none for [", out_features(), ", ",
-              in_features(), "]"));
-    }
-  }
-  register_module(name, adapter);
   try {
+    register_module(name, adapter);
     adapter->train(is_training());
     set_active(name);
   } catch (...) {
     slot_.remove(name);
-    unregister_module(name);
+    if (named_children().contains(name)) {
+      unregister_module(name);
+    }
     set_active(before);
     throw;
   }
@@ -261,12 +258,13 @@ RORA_INLINE void ProjectionImpl::save(torch::serialize::OutputArchive& archive) 
   // reads tensors only when it is written out, so that putting the base back meanwhile would not do. A weight that is
   // part of a larger block of memory is copied: the archive would hold the whole block.
   const at::NoGradGuard no_grad;
+  constexpr auto whole = at::MemoryFormat::Contiguous;
   const at::Tensor dense = original_ ? original_->weight : weight;
   for (const auto& parameter : named_parameters(/*recurse=*/false)) {
     if (parameter.key() != "weight") {
       archive.write(parameter.key(), parameter.value());
     } else if (dense.defined()) {
-      archive.write(parameter.key(), dense.contiguous());
+      archive.write(parameter.key(), dense.storage().nbytes() == dense.nbytes() ? dense : dense.clone(whole));
     }
   }
   const auto write_child = [&archive](const std::string& name, const torch::nn::Module& child) {

@@ -28,9 +28,8 @@ class RoRALinearImpl : public ProjectionImpl {
   explicit RoRALinearImpl(const RoRALinearOptions& options);
   RoRALinearImpl(int64_t in_features, int64_t out_features);
 
-  /// Adapts `linear`: its weight and bias themselves become this layer's, and are frozen there too. What `merge` and a
-  /// start that rewrites the base write into the weight, `linear` then computes with as well; it is to have one such
-  /// layer.
+  /// Adapts `linear`: its weight and bias themselves become this layer's, and are frozen there too. `linear` also
+  /// computes with what `merge`, or a start that rewrites the base, puts into the weight: make only one layer of it.
   RoRALinearImpl(const torch::nn::Linear& linear, const LowRankOptions& low_rank);
 
   /// W and bias anew, then the adapter.

@@ -12,8 +12,8 @@ inline const RoRALinearOptions& validated(const RoRALinearOptions& options) {
   return options;
 }
 
-/// The layer, which stays as it is where the options are out of range.
-inline const torch::nn::Linear& beside_valid(const torch::nn::Linear& linear, const LowRankOptions& low_rank) {
+/// `linear`, once the options have been found to be in range.
+inline const torch::nn::Linear& checked_linear(const torch::nn::Linear& linear, const LowRankOptions& low_rank) {
   low_rank.validate();
   return linear;
 }
@@ -31,7 +31,7 @@ RORA_INLINE RoRALinearImpl::RoRALinearImpl(int64_t in_features, int64_t out_feat
     : RoRALinearImpl(RoRALinearOptions(in_features, out_features)) {}
 
 RORA_INLINE RoRALinearImpl::RoRALinearImpl(const torch::nn::Linear& linear, const LowRankOptions& low_rank)
-    : ProjectionImpl(detail::beside_valid(linear, low_rank)->weight, linear->bias),
+    : ProjectionImpl(detail::checked_linear(linear, low_rank)->weight, linear->bias),
       options(RoRALinearOptions(linear->options.in_features(), linear->options.out_features())
                   .bias(linear->bias.defined())
                   .low_rank(low_rank)) {

@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
+#include <string>
 #include <vector>
 
 namespace rora::detail {
@@ -12,9 +13,9 @@ namespace rora::detail {
 class TensorsBefore {
  public:
   explicit TensorsBefore(const torch::nn::Module& module) {
-    for (const std::vector<at::Tensor>& tensors : {module.parameters(), module.buffers()}) {
-      for (const at::Tensor& each : tensors) {
-        all_.push_back({each, each.variable_data()});
+    for (const auto& tensors : {module.named_parameters(), module.named_buffers()}) {
+      for (const auto& each : tensors) {
+        all_.push_back({each.key(), each.value(), each.value().variable_data()});
       }
     }
   }
@@ -23,8 +24,8 @@ class TensorsBefore {
   void check_sizes() const {
     for (const Kept& each : all_) {
       TORCH_CHECK_VALUE(
-          each.tensor.sizes() == each.values.sizes(), "the archive is of another module: it has ", each.tensor.sizes(),
-          " where ", each.values.sizes(), " is");
+          each.tensor.sizes() == each.values.sizes(), "the archive is of another module: its ", each.name, " is ",
+          each.tensor.sizes(), ", not ", each.values.sizes());
     }
   }
 
@@ -36,6 +37,7 @@ class TensorsBefore {
 
  private:
   struct Kept {
+    std::string name;
     at::Tensor tensor, values;
   };
   std::vector<Kept> all_;

@@ -47,8 +47,8 @@ struct Record {
 /// the others; in a prompt's text it stands in front, with an empty line behind.
 ///
 /// What asks for something else than is done is refused: a message's `weight`, `train`, `training`, `loss` or `mask`
-/// that leaves it without labels, a chat's `chat_template_kwargs` and `documents`, an instruction's `history` and
-/// `tools`, and an `attention_mask` that hides any of the `input_ids`.
+/// that leaves it without labels, a chat's `chat_template_kwargs` and `documents`, `history` and `tools` beside a text,
+/// and an `attention_mask` that hides any of the `input_ids`.
 ///
 /// A pipe is read once, up to 1 GiB, and a record may have 16 MiB of text. Throws `FileError`, and `FormatError` that
 /// names record, line and field: malformed JSON or UTF-8, a key given twice, a record of no kind, a field of another
