@@ -191,7 +191,7 @@ void Start::attach(
       (reads_statistics(*initializer) || initializer->rewrites_base() || low_rank.core());
   std::error_code error;
   restored_ = kept && goes_on_ && fs::exists(file_, error);
-  if (kept || flags_.statistics || shared_) {
+  if (kept || flags_.statistics) {
     captured_from_ = captured_from(model, options, examples, batches); // reads every weight
     from_ = begun_from(options);
   }
