@@ -4,7 +4,8 @@
 #include <rora/checkpoint/json_object.h>
 #include <rora/data/record.h>
 
-#include <algorithm>
+#include <c10/util/Exception.h>
+
 #include <array>
 #include <ostream>
 
@@ -113,16 +114,14 @@ std::map<std::string, std::string> PromptFlags::column_names() const {
       throw UsageError("--columns: expected KEY=COLUMN, found '" + each + "'");
     }
     const std::string key = each.substr(0, equals);
-    if (std::find(record_keys().begin(), record_keys().end(), key) == record_keys().end()) {
-      std::string known;
-      for (const std::string& name : record_keys()) {
-        known += (known.empty() ? "" : ", ") + name;
-      }
-      throw UsageError("--columns: '" + key + "' is no key of a record; those are " + known);
-    }
     if (!names.emplace(key, each.substr(equals + 1)).second) {
       throw UsageError("--columns: '" + key + "' is given twice");
     }
+  }
+  try {
+    check_columns(names);
+  } catch (const c10::ValueError& error) {
+    throw UsageError(std::string("--") + error.what_without_backtrace());
   }
   return names;
 }

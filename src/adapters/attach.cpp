@@ -153,9 +153,8 @@ void make_adapters(
   }
 }
 
-void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan, const std::string& name) {
+void attach(const std::vector<Attachment>& plan, const std::string& name) {
   for (const Attachment& each : plan) {
-    each.adapter->train(model.is_training());
     each.projection->attach(name, each.adapter);
   }
 }
@@ -203,7 +202,7 @@ std::vector<std::string> attach_adapters(
   detail::make_adapters(plan, with_ranks, statistics_of);
   detail::make_rows(rows);
   detail::attach_rows(model, rows, name); // first: a head that cannot be untied is noticed here
-  detail::attach(model, plan, name);
+  detail::attach(plan, name);
   return names;
 }
 

@@ -46,8 +46,8 @@ void make_adapters(
     std::vector<Attachment>& plan, const AdapterOptions& options,
     const std::function<WeightStatistics(const std::string& module)>& statistics);
 
-/// Puts the adapters into their slots and makes them active, in the mode, training or not, of `model`.
-void attach(const torch::nn::Module& model, const std::vector<Attachment>& plan, const std::string& name);
+/// Puts the adapters into their slots and makes them active, in the mode, training or not, of their projections.
+void attach(const std::vector<Attachment>& plan, const std::string& name);
 
 /// The options that attach the adapters of that name as they are, in a folder: their own rank, alpha, scaling … where
 /// those differ from what was attached, and their modules' whole names where the selection that was attached means

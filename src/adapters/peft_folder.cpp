@@ -221,7 +221,7 @@ AdapterOptions load_adapter(
   detail::make_rows(rows);
   copy_tensors(plan, rows, *kind, file);
   detail::attach_rows(model, rows, load.name());
-  detail::attach(model, plan, load.name());
+  detail::attach(plan, load.name());
   return options;
 }
 

@@ -2,6 +2,8 @@
 #include <rora/data/record.h>
 #include <rora/error.h>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -167,19 +169,23 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
   return prompt + "### Response:\n";
 }
 
-const std::vector<std::string>& record_keys() {
+void check_columns(const std::map<std::string, std::string>& columns) {
   static const std::vector<std::string> keys{"instruction", "input",         "output", "prompt", "completion",
                                              "messages",    "conversations", "text",   "tools",  "input_ids",
                                              "labels",      "system",        "answer"};
-  return keys;
+  for (const auto& [key, column] : columns) {
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) {
+      std::string known;
+      for (const std::string& each : keys) {
+        known += (known.empty() ? "" : ", ") + each;
+      }
+      C10_THROW_ERROR(ValueError, "columns: " + detail::quote(key) + " is no key of a record; those are " + known);
+    }
+  }
 }
 
 std::vector<Record> read_records(const std::filesystem::path& file, const std::map<std::string, std::string>& columns) {
-  for (const auto& [key, column] : columns) {
-    TORCH_CHECK_VALUE(
-        std::find(record_keys().begin(), record_keys().end(), key) != record_keys().end(),
-        "columns: ", detail::quote(key), " is no key of a record");
-  }
+  check_columns(columns);
   const std::string bytes = read_file_or_pipe(file);
   const size_t invalid = detail::find_invalid_utf8(bytes);
   if (invalid != std::string::npos) {

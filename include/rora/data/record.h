@@ -54,13 +54,13 @@ struct Record {
 /// names record, line and field: malformed JSON or UTF-8, a key given twice, a record of no kind, a field of another
 /// type, labels that are not as many as the ids, a file without records.
 ///
-/// `columns` says what a key of `record_keys` is called in the file, {{"instruction", "question"}}: a record without
+/// `columns` says what a key of a record is called in the file, {{"instruction", "question"}}: a record without
 /// that column is refused. Throws `c10::ValueError` for another key.
 std::vector<Record> read_records(
     const std::filesystem::path& file, const std::map<std::string, std::string>& columns = {});
 
-/// The keys of a record that are read.
-const std::vector<std::string>& record_keys();
+/// Throws `c10::ValueError` where a key of `columns` is none that `read_records` reads.
+void check_columns(const std::map<std::string, std::string>& columns);
 
 /// The prompt of an alpaca record, ending where the answer begins:
 /// "### Instruction:\n{instruction}\n\n[### Input:\n{input}\n\n]### Response:\n".
